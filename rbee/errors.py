@@ -1,0 +1,426 @@
+"""Every error rbee shows to a person or sends over a wire, as one tree.
+
+    RbeeError
+    ├── InvalidRequest 400 ─┬─ ValidationFailed (field, constraint)
+    │                       └─ ContextLengthExceeded
+    ├── MissingApiKey 401, InvalidApiKey 401, Forbidden 403
+    ├── NotFound 404 ─┬─ ModelNotFound
+    │                 └─ HiveNotFound
+    ├── DeadlineUnmet 408
+    ├── Conflict 409 ─┬─ JobFinished
+    │                 ├─ WorkerAlreadyRegistered
+    │                 └─ VersionMismatch
+    ├── PayloadTooLarge 413
+    ├── ModelCorrupted 422, ModelIncompatible 422, ModelAmbiguous 422
+    ├── QueueFull 429
+    ├── Cancelled 499
+    ├── InternalError 500 ─┬─ WorkerCrashed
+    │                      ├─ WorkerLost
+    │                      └─ ModelLoadFailed
+    ├── BadGateway 502
+    ├── Unavailable 503 ─┬─ AllSlotsBusy
+    │                    ├─ NoWorkers
+    │                    ├─ HiveOffline
+    │                    ├─ WorkerNotReady
+    │                    ├─ BackendUnavailable
+    │                    ├─ DeviceFailed
+    │                    └─ ShuttingDown
+    ├── TimedOut 504 ─┬─ InferenceTimeout
+    │                 ├─ LoadingTimeout
+    │                 └─ ConnectionTimeout
+    ├── Insufficient 507 ─┬─ InsufficientRam
+    │                     ├─ InsufficientVram
+    │                     └─ InsufficientDisk
+    └── Local (never on a wire) ─┬─ SettingsError
+                                 ├─ PortTaken
+                                 ├─ QueenRunning
+                                 └─ QueenUnreachable
+
+Each class fixes a code, an HTTP status and the exit code of the command line. Each instance carries
+a message that names what happened, with amounts, and a `suggested_action`: what to do next.
+This module imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class RbeeError(Exception):
+    """Base of all errors; `details["suggested_action"]` is always present on the wire."""
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+    hint: ClassVar[str] = "Look at `rbee queen logs` and try again."
+
+    def __init__(self, message: str, *, action: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = {"suggested_action": action or self.hint, **details}
+
+    @property
+    def action(self) -> str:
+        """What the user can do next, one sentence."""
+        return str(self.details["suggested_action"])
+
+    def body(self) -> dict[str, Any]:
+        """The wire form: `{"error": {code, message, details}}`."""
+        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
+
+    @staticmethod
+    def from_body(body: Any, status: int = 500) -> RbeeError:
+        """Rebuild the error a daemon sent; an unknown code or shape becomes a plain RbeeError."""
+        raw: Any = body.get("error") if isinstance(body, dict) else None
+        if not isinstance(raw, dict):
+            return BadGateway(f"unexpected reply with status {status}")
+        cls = BY_CODE.get(str(raw.get("code")), RbeeError)
+        details = dict(raw.get("details") or {})
+        error = cls(str(raw.get("message") or raw.get("code")), action=details.pop("suggested_action", None))
+        error.details.update(details)
+        return error
+
+
+class InvalidRequest(RbeeError):
+    """The request cannot be understood."""
+
+    code = "INVALID_REQUEST"
+    status = 400
+    exit_code = 2
+    hint = "Correct the request and send it again."
+
+
+class ValidationFailed(InvalidRequest):
+    """One named field breaks a named constraint (`details.field`, `details.constraint`)."""
+
+    code = "VALIDATION_ERROR"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt plus answer do not fit the context (`details.required`, `details.available` tokens)."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+    exit_code = 1
+    hint = "Shorten the prompt, ask for fewer tokens, or start the worker with a larger --ctx."
+
+
+class MissingApiKey(RbeeError):
+    """No key was sent where one is needed."""
+
+    code = "MISSING_API_KEY"
+    status = 401
+    hint = "Send the key as `Authorization: Bearer …`."
+
+
+class InvalidApiKey(MissingApiKey):
+    """The key that was sent is not known."""
+
+    code = "INVALID_API_KEY"
+
+
+class Forbidden(RbeeError):
+    """The caller may not do this (foreign Host or Origin, missing rights)."""
+
+    code = "FORBIDDEN"
+    status = 403
+    hint = "Call from this machine, or allow the origin in `queen.allowed_origins`."
+
+
+class NotFound(RbeeError):
+    """No object with that id or at that path."""
+
+    code = "NOT_FOUND"
+    status = 404
+    hint = "Check the id; `rbee job list` and `rbee worker list` show what there is."
+
+
+class ModelNotFound(NotFound):
+    """No machine of the colony has the model and it cannot be fetched."""
+
+    code = "MODEL_NOT_FOUND"
+    hint = "`rbee model list` shows the models this colony has."
+
+
+class HiveNotFound(NotFound):
+    """No hive of that name was added."""
+
+    code = "HIVE_NOT_FOUND"
+
+
+class DeadlineUnmet(RbeeError):
+    """The caller's deadline passed before work began."""
+
+    code = "DEADLINE_UNMET"
+    status = 408
+    exit_code = 124
+    hint = "Allow more time, or try again when the queue is shorter."
+
+
+class Conflict(RbeeError):
+    """The object's state does not allow the operation."""
+
+    code = "CONFLICT"
+    status = 409
+
+
+class JobFinished(Conflict):
+    """The job has already ended."""
+
+    code = "JOB_FINISHED"
+    hint = "Nothing to do: the job has ended; its stream can still be read."
+
+
+class WorkerAlreadyRegistered(Conflict):
+    """A second worker reported with an id that is taken."""
+
+    code = "WORKER_ALREADY_REGISTERED"
+
+
+class VersionMismatch(Conflict):
+    """Two parts of the colony run different versions."""
+
+    code = "VERSION_MISMATCH"
+    hint = "Stop the older one and start it again from the same installation."
+
+
+class PayloadTooLarge(RbeeError):
+    """The body is above the route's limit (`details.limit`, bytes)."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+    exit_code = 2
+    hint = "Send a smaller body."
+
+
+class ModelCorrupted(RbeeError):
+    """The model file is not what its header promises."""
+
+    code = "MODEL_CORRUPTED"
+    status = 422
+    hint = "Get the file again; its content does not match its header."
+
+
+class ModelIncompatible(RbeeError):
+    """No installed backend runs this kind of model."""
+
+    code = "MODEL_INCOMPATIBLE"
+    status = 422
+    hint = "Choose a model in a format that an installed backend runs (GGUF for llamacpp)."
+
+
+class ModelAmbiguous(RbeeError):
+    """The reference names several files (`details.files`)."""
+
+    code = "MODEL_AMBIGUOUS"
+    status = 422
+    hint = "Name one of the listed files."
+
+
+class QueueFull(RbeeError):
+    """The queue is at its capacity."""
+
+    code = "QUEUE_FULL"
+    status = 429
+    hint = "Wait and send the request again."
+
+
+class Cancelled(RbeeError):
+    """The job was cancelled by somebody."""
+
+    code = "CANCELLED"
+    status = 499
+    exit_code = 130
+    hint = "Send the request again if it was not you who cancelled it."
+
+
+class InternalError(RbeeError):
+    """A defect of rbee's own."""
+
+    code = "INTERNAL_ERROR"
+
+
+class WorkerCrashed(InternalError):
+    """The worker process died while it had the job."""
+
+    code = "WORKER_CRASHED"
+    hint = "Send the request again: a fresh worker is started. `rbee worker list` shows its log file."
+
+
+class WorkerLost(InternalError):
+    """The job was running when the queen went away, and could not be carried on."""
+
+    code = "WORKER_LOST"
+    hint = "Send the request again."
+
+
+class ModelLoadFailed(InternalError):
+    """The backend refused the model; the reason is in the message."""
+
+    code = "MODEL_LOAD_FAILED"
+    hint = "Read the worker's log named in the message; try another file, a smaller --ctx or another device."
+
+
+class BadGateway(RbeeError):
+    """Somebody answered, but not in rbee's language."""
+
+    code = "BAD_GATEWAY"
+    status = 502
+    exit_code = 255
+    hint = "Check that the address belongs to rbee and that versions match."
+
+
+class Unavailable(RbeeError):
+    """Not now; `Retry-After` goes with it."""
+
+    code = "UNAVAILABLE"
+    status = 503
+
+
+class AllSlotsBusy(Unavailable):
+    """Every slot of every fitting worker is taken (`details.slots_total`, `details.slots_busy`)."""
+
+    code = "ALL_SLOTS_BUSY"
+    hint = "Wait for a slot, or leave out --no-wait to queue."
+
+
+class NoWorkers(Unavailable):
+    """No worker can serve the request and none can be started."""
+
+    code = "NO_WORKERS"
+    hint = "`rbee worker list` shows what runs, `rbee queen logs` why nothing could be started."
+
+
+class HiveOffline(Unavailable):
+    """The hive does not answer."""
+
+    code = "HIVE_OFFLINE"
+    hint = "Check that the machine is on and reachable."
+
+
+class WorkerNotReady(Unavailable):
+    """The worker is still loading its model (`details.progress_url`)."""
+
+    code = "WORKER_NOT_READY"
+    hint = "Wait until the model is loaded."
+
+
+class BackendUnavailable(Unavailable):
+    """The backend or the device it needs is not installed here; never replaced by another."""
+
+    code = "BACKEND_UNAVAILABLE"
+    hint = "Install the backend: pip install 'rbee[llamacpp]'."
+
+
+class DeviceFailed(Unavailable):
+    """The device reported an error; never replaced by another."""
+
+    code = "DEVICE_FAILED"
+    hint = "Check the device with its vendor's tool and start the worker again."
+
+
+class ShuttingDown(Unavailable):
+    """The daemon is on its way out."""
+
+    code = "SHUTTING_DOWN"
+    hint = "Start the queen again: rbee queen start."
+
+
+class TimedOut(RbeeError):
+    """Something took longer than its limit."""
+
+    code = "TIMEOUT"
+    status = 504
+    exit_code = 124
+
+
+class InferenceTimeout(TimedOut):
+    """A running job made no progress for its limit."""
+
+    code = "INFERENCE_TIMEOUT"
+    hint = "Look at the worker's log; send the request again."
+
+
+class LoadingTimeout(TimedOut):
+    """The model did not load in time (`details.stage`)."""
+
+    code = "LOADING_TIMEOUT"
+    hint = "Look at the worker's log; raise `worker.load_timeout` for large models on slow disks."
+
+
+class ConnectionTimeout(TimedOut):
+    """Nobody answered at the address in time."""
+
+    code = "CONNECTION_TIMEOUT"
+    exit_code = 255
+    hint = "Check the address and that the machine is reachable."
+
+
+class Insufficient(RbeeError):
+    """Not enough of something (`details.required`, `details.available`, bytes)."""
+
+    code = "INSUFFICIENT"
+    status = 507
+
+
+class InsufficientRam(Insufficient):
+    """The estimate does not fit the machine's free memory."""
+
+    code = "INSUFFICIENT_RAM"
+    hint = "Use a smaller quantisation, a smaller --ctx, or another machine."
+
+
+class InsufficientVram(Insufficient):
+    """The estimate does not fit the device's free memory."""
+
+    code = "INSUFFICIENT_VRAM"
+    hint = "Use a smaller quantisation, a smaller --ctx, or another device."
+
+
+class InsufficientDisk(Insufficient):
+    """The file does not fit the disk."""
+
+    code = "INSUFFICIENT_DISK"
+    hint = "Free some space or move the models folder."
+
+
+class Local(RbeeError):
+    """Raised on the user's side of the wire only."""
+
+    code = "LOCAL_ERROR"
+
+
+class SettingsError(Local):
+    """A settings file, variable or flag has an unknown key or a bad value."""
+
+    code = "SETTINGS_ERROR"
+    exit_code = 2
+    hint = "`rbee config show` prints every setting and where it comes from."
+
+
+class PortTaken(Local):
+    """The address a daemon was told to use belongs to another process."""
+
+    code = "PORT_TAKEN"
+    hint = "Stop that process or choose another port."
+
+
+class QueenRunning(Local):
+    """A queen already runs for this user."""
+
+    code = "QUEEN_RUNNING"
+    hint = "Use it as it is, or stop it first: rbee queen stop."
+
+
+class QueenUnreachable(Local):
+    """No queen answers, and none was to be started."""
+
+    code = "QUEEN_UNREACHABLE"
+    exit_code = 255
+    hint = "Start one: rbee queen start."
+
+
+def _tree(cls: type[RbeeError]) -> list[type[RbeeError]]:
+    return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _tree(sub))]
+
+
+BY_CODE: dict[str, type[RbeeError]] = {cls.code: cls for cls in reversed(_tree(RbeeError))}

@@ -1,0 +1,57 @@
+"""The struct base classes and the one JSON codec."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from rbee.errors import ValidationFailed
+
+T = TypeVar("T")
+_ENCODER = msgspec.json.Encoder()
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """What our own daemons send each other: fields unknown to an older reader are ignored."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user sends: an unknown field is an error that names it."""
+
+
+def encode(value: Any) -> bytes:
+    """JSON, UTF-8."""
+    return _ENCODER.encode(value)
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """Decode strictly; raises ValidationFailed with `field` and `constraint`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as exc:
+        raise _validation(exc) from exc
+    except msgspec.DecodeError as exc:
+        raise ValidationFailed(f"body is not valid JSON: {exc}", field="$", constraint="json") from exc
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """Like decode, from already parsed JSON."""
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as exc:
+        raise _validation(exc) from exc
+
+
+def builtins(value: Any) -> Any:
+    """A struct as plain dicts and lists."""
+    return msgspec.to_builtins(value)
+
+
+def _validation(exc: msgspec.ValidationError) -> ValidationFailed:
+    text = str(exc)
+    what, _, path = text.partition(" - at `")
+    field = path.rstrip("`").removeprefix("$.") or "$"
+    if "field `" in what:
+        field = what.split("field `", 1)[1].split("`", 1)[0]
+    return ValidationFailed(f"{field}: {what}" if field != "$" else what, field=field, constraint=what)

@@ -1,0 +1,184 @@
+"""Hives: devices, models, telemetry, and the events a hive tells its queen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from rbee.protocol.base import Wire
+from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
+
+
+class Device(Wire):
+    """One place a model can live. Memory in bytes, utilisation 0..100, None where it cannot be read."""
+
+    name: str
+    """`cpu`, `cuda:0`, …"""
+    kind: str
+    label: str
+    """For people: `RTX 3090`, `8 cores`."""
+    memory_total: int
+    memory_used: int
+    memory_free: int
+    utilisation: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    cores: int | None = None
+
+
+class Absent(Wire):
+    """A device kind or backend that is not here, and why."""
+
+    name: str
+    reason: str
+    action: str = ""
+
+
+class BackendStatus(Wire):
+    """An installed backend."""
+
+    name: str
+    formats: list[str]
+    capabilities: list[str]
+    devices: list[str]
+    max_slots: int
+
+
+class ModelInfo(Wire):
+    """A model on a hive's disk, with what the memory preflight needs (bytes)."""
+
+    id: str
+    ref: str
+    path: str
+    format: str
+    size: int
+    architecture: str | None = None
+    quant: str | None = None
+    parameters: int | None = None
+    context: int | None = None
+    """Context length the model was trained for, tokens."""
+    weights_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    compute_bytes: int = 0
+    """Working buffers at the default batch."""
+    capabilities: list[str] = []
+    hidden: bool = False
+    """Not offered in listings (echo)."""
+
+    def memory_needed(self, *, ctx: int, slots: int) -> int:
+        """Estimate in bytes, with the margin of max(512 MiB, 5 %); 64 MiB where weights are not known."""
+        if not self.weights_bytes:
+            return 64 << 20
+        need = self.weights_bytes + self.kv_bytes_per_token * _round_up(ctx, 256) * slots + self.compute_bytes
+        return need + max(512 << 20, need // 20)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+class Capabilities(Wire):
+    """GET /v1/capabilities of a hive."""
+
+    hive: str
+    version: str
+    protocol: int
+    hostname: str
+    os: str
+    devices: list[Device]
+    absent_devices: list[Absent]
+    backends: list[BackendStatus]
+    absent_backends: list[Absent]
+    models: list[ModelInfo]
+    disk_free: int
+    disk_total: int
+
+
+class WorkerLoad(Wire):
+    """One worker's process figures."""
+
+    worker_id: str
+    cpu_percent: float
+    rss_bytes: int
+
+
+class HiveEvent(Wire, tag_field="type"):
+    """What a hive tells its queen, over a function call or its telemetry stream."""
+
+
+class HiveWorkerReady(HiveEvent, tag="worker_ready"):
+    """A worker's HTTP is up."""
+
+    ready: WorkerReady
+
+
+class HiveHeartbeat(HiveEvent, tag="heartbeat"):
+    """A worker's heartbeat, passed on."""
+
+    beat: Heartbeat
+
+
+class HiveWorkerExited(HiveEvent, tag="worker_exited"):
+    """A worker process ended. `exit_code` is negative for a signal; `log_tail` its last lines."""
+
+    worker_id: str
+    exit_code: int
+    expected: bool
+    log_tail: list[str]
+
+
+class HiveTelemetry(HiveEvent, tag="telemetry"):
+    """Every second."""
+
+    devices: list[Device]
+    workers: list[WorkerLoad]
+
+
+class HiveWorkers(HiveEvent, tag="workers"):
+    """First event of a telemetry stream: what already runs there."""
+
+    workers: list[HiveWorker]
+
+
+class HiveWorker(Wire):
+    """A worker as its hive knows it."""
+
+    spec: WorkerSpec
+    pid: int
+    log_path: str
+    started_at: float
+    ready: WorkerReady | None = None
+    beat: Heartbeat | None = None
+
+
+class HiveReady(Wire):
+    """POST /v1/hives/ready, hive → queen."""
+
+    name: str
+    url: str
+    token: str
+    version: str
+    protocol: int
+
+
+class HiveInfo(Wire):
+    """A hive as the queen lists it."""
+
+    name: str
+    kind: str
+    """`local` or `http`."""
+    url: str | None
+    online: bool
+    version: str | None
+    hostname: str | None
+    devices: list[Device]
+    absent_devices: list[Absent]
+    backends: list[BackendStatus]
+    absent_backends: list[Absent]
+    last_seen_at: float | None
+    workers: int = 0
+    labels: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+AnyHiveEvent = HiveWorkerReady | HiveHeartbeat | HiveWorkerExited | HiveTelemetry | HiveWorkers

@@ -1,0 +1,136 @@
+"""A job, its states on the wire, and the events of its stream."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from rbee.protocol.base import Wire
+
+
+class JobState(StrEnum):
+    """queued → dispatched → running → completed | failed | cancelled."""
+
+    QUEUED = "queued"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class EventType(StrEnum):
+    """The `event:` names of a job stream."""
+
+    QUEUED = "queued"
+    STATUS = "status"
+    STARTED = "started"
+    TOKEN = "token"
+    RESULT = "result"
+    METRICS = "metrics"
+    END = "end"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+TERMINAL_EVENTS = frozenset({EventType.END, EventType.ERROR, EventType.CANCELLED})
+
+
+class JobInfo(Wire):
+    """A job as listed. Times are UTC seconds since the epoch, durations milliseconds."""
+
+    job_id: str
+    operation: str
+    state: JobState
+    model: str | None = None
+    worker_id: str | None = None
+    hive: str | None = None
+    priority: str = "interactive"
+    client: str = ""
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    queue_position: int | None = None
+    waiting_for: str | None = None
+    """One sentence: why it is not running yet."""
+    tokens_out: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    ttft_ms: float | None = None
+    tokens_per_second: float | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+class JobAccepted(Wire):
+    """Reply to a submission (202)."""
+
+    job_id: str
+    status: JobState
+    stream_url: str
+    queue_position: int | None
+
+
+class QueuedData(Wire):
+    """`queued`"""
+
+    position: int
+    eta_ms: int | None = None
+
+
+class StatusData(Wire):
+    """`status`: narration for people; progress 0..1 when known."""
+
+    stage: str
+    message: str
+    progress: float | None = None
+
+
+class StartedData(Wire):
+    """`started`"""
+
+    worker_id: str
+    hive: str
+    model: str
+    device: str
+    quant: str | None
+    queued_ms: int
+
+
+class TokenData(Wire):
+    """`token`: text and its index."""
+
+    t: str
+    i: int
+
+
+class MetricsData(Wire):
+    """`metrics`, just before `end`."""
+
+    tokens_per_second: float
+    ttft_ms: float
+    prompt_tokens: int
+    cached_tokens: int
+
+
+class EndData(Wire):
+    """`end`"""
+
+    finish_reason: str
+    tokens_out: int
+    duration_ms: int
+
+
+class ErrorData(Wire):
+    """`error`"""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class CancelledData(Wire):
+    """`cancelled`"""
+
+    reason: str

@@ -1,0 +1,165 @@
+"""The worker's contract and what a hive says of its workers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from rbee.protocol.base import Wire
+
+
+class WorkerState(StrEnum):
+    """loading → idle ⇄ busy → stopping → stopped; failed from anywhere."""
+
+    LOADING = "loading"
+    IDLE = "idle"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class WorkerSpec(Wire):
+    """What a hive needs to start a worker. `model_path` is on the hive's machine."""
+
+    worker_id: str
+    model_id: str
+    model_path: str
+    format: str
+    backend: str
+    device: str
+    slots: int
+    ctx: int
+    load_timeout: float = 300.0
+
+
+class WorkerReady(Wire):
+    """POST /v1/workers/ready, worker → hive: HTTP is bound; the model loads from now on."""
+
+    worker_id: str
+    url: str
+    model: str
+    backend: str
+    device: str
+    pid: int
+    protocol: int
+
+
+class Heartbeat(Wire):
+    """POST /v1/worker-heartbeat, every 2 s and at each change of state or load progress."""
+
+    worker_id: str
+    state: WorkerState
+    stage: str = ""
+    progress: float | None = None
+    slots_total: int = 0
+    slots_busy: int = 0
+    ctx: int = 0
+    memory_bytes: int = 0
+    idle_seconds: float = 0.0
+    error: dict[str, Any] | None = None
+    """The `error` object of an RbeeError body when state is failed."""
+
+
+class WorkerHealth(Wire):
+    """GET /v1/health of a worker; the only route without the internal token."""
+
+    status: str
+    model: str
+    backend: str
+    device: str
+    state: WorkerState
+    slots_total: int
+    slots_busy: int
+    memory_bytes: int
+    idle_seconds: float
+    capabilities: list[str]
+    protocol: str
+    """How results travel: `sse` for text."""
+    worker_id: str = ""
+
+
+class Execute(Wire):
+    """POST /v1/execute. `messages` hold role and content strings only."""
+
+    request_id: str
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    max_tokens: int | None = None
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.05
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: list[str] = []
+    stream: bool = True
+
+
+class Usage(Wire):
+    """Counts in tokens, times in milliseconds."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+class TextEvent(Wire):
+    """A worker's stream: `{token, index}` …"""
+
+    token: str
+    index: int
+
+
+class DoneEvent(Wire):
+    """… `{done: true, …}`, then [DONE]. A failure in mid-stream is `{error: {code, message, details}}` instead."""
+
+    done: bool
+    total_tokens: int
+    finish_reason: str
+    usage: Usage
+
+
+class CancelRequest(Wire):
+    """POST /v1/cancel"""
+
+    request_id: str
+
+
+class ShutdownRequest(Wire):
+    """POST /v1/admin/shutdown"""
+
+    graceful: bool = True
+    timeout_seconds: float = 5.0
+
+
+class WorkerInfo(Wire):
+    """A worker as the queen lists it. Times are UTC seconds since the epoch."""
+
+    worker_id: str
+    hive: str
+    model: str
+    backend: str
+    device: str
+    state: WorkerState
+    slots_total: int = 0
+    slots_busy: int = 0
+    ctx: int = 0
+    url: str | None = None
+    pid: int | None = None
+    stage: str = ""
+    progress: float | None = None
+    memory_bytes: int = 0
+    rss_bytes: int = 0
+    cpu_percent: float = 0.0
+    tokens_per_second: float | None = None
+    started_at: float = 0.0
+    last_beat_at: float | None = None
+    idle_seconds: float = 0.0
+    quant: str | None = None
+    pinned: bool = False
+    log_path: str | None = None
+    error: str | None = None
+    """One sentence when state is failed."""

@@ -1,0 +1,73 @@
+"""Server-sent events: encode, and decode incrementally from any chunking of bytes.
+
+Owns the text format only (https://html.spec.whatwg.org/multipage/server-sent-events.html); never I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class ServerEvent:
+    """One event; `comment` is set instead of data for a comment line (a heartbeat)."""
+
+    data: str
+    event: str = "message"
+    id: str | None = None
+    comment: str | None = None
+
+
+def encode_event(data: bytes, *, event: str | None = None, id: int | None = None) -> bytes:  # noqa: A002
+    """One event whose data has no newline (compact JSON has none)."""
+    head = b"" if id is None else b"id: %d\n" % id
+    if event is not None:
+        head += b"event: " + event.encode() + b"\n"
+    return head + b"data: " + data + b"\n\n"
+
+
+def encode_comment(text: str) -> bytes:
+    """A comment: keeps the connection alive, means nothing to a parser."""
+    return b": " + text.replace("\n", " ").encode() + b"\n\n"
+
+
+class Decoder:
+    """Feed bytes, get whole events. Raises ValueError when one event exceeds `limit` bytes."""
+
+    def __init__(self, limit: int = 8 << 20) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+        self._last_id: str | None = None
+
+    def feed(self, chunk: bytes) -> list[ServerEvent]:
+        """Events completed by this chunk, in order; CRLF and LF both end lines."""
+        self._buffer += chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
+        out: list[ServerEvent] = []
+        while (end := self._buffer.find(b"\n\n")) >= 0:
+            block = bytes(self._buffer[:end]).decode("utf-8", "replace")
+            del self._buffer[: end + 2]
+            if (event := self._parse(block)) is not None:
+                out.append(event)
+        if len(self._buffer) > self._limit:
+            raise ValueError(f"server-sent event larger than {self._limit} bytes")
+        return out
+
+    def _parse(self, block: str) -> ServerEvent | None:
+        data: list[str] = []
+        name, comment = "message", None
+        for line in block.split("\n"):
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "data":
+                data.append(value)
+            elif field == "event":
+                name = value
+            elif field == "id":
+                self._last_id = value
+            elif field == "":
+                comment = value
+        if data:
+            return ServerEvent("\n".join(data), name, self._last_id)
+        return ServerEvent("", "comment", self._last_id, comment) if comment is not None else None

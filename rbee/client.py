@@ -1,0 +1,196 @@
+"""QueenClient: the only door of the TUI and the command line to the queen.
+
+Owns HTTP towards one queen: requests, error bodies turned back into exceptions, and the two event
+streams. It never starts a queen and never retries what is not safe to repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import httpx
+import msgspec
+
+from rbee.errors import BadGateway, ConnectionTimeout, QueenUnreachable, RbeeError
+from rbee.protocol.base import Wire, convert, decode, encode
+from rbee.protocol.colony import EVENTS, Health, Info
+from rbee.protocol.hives import HiveInfo, ModelInfo
+from rbee.protocol.jobs import JobAccepted, JobInfo
+from rbee.protocol.operations import Operation
+from rbee.protocol.workers import WorkerInfo
+from rbee.sse import Decoder, ServerEvent
+
+T = TypeVar("T")
+_CONTROL = httpx.Timeout(10.0, connect=2.0)
+_STREAM = httpx.Timeout(20.0, connect=2.0)
+"""Streams: the queen says something at least every 5 s, so 20 s of silence is a dead link."""
+
+
+@dataclass(frozen=True)
+class QueenStatus:
+    """What a QueenKeeper reports whenever it changes."""
+
+    up: bool
+    url: str | None
+    message: str
+    """One sentence for the screen: `attached to …`, `restarted after signal 9 (2nd time)`, …"""
+    restarts: int = 0
+
+
+class QueenKeeper(Protocol):
+    """Keeps a queen for a screen: found running (not owned) or started and supervised (owned)."""
+
+    owned: bool
+
+    async def keep(self, report: Callable[[QueenStatus], None]) -> None:
+        """Run until cancelled: find or start the queen, watch it, bring it back; report each change."""
+        ...
+
+    async def stop(self) -> None:
+        """Take the queen down with everything it runs; returns when it is gone."""
+        ...
+
+    async def leave(self) -> None:
+        """Let the queen go on without us."""
+        ...
+
+
+class QueenClient:
+    """REST and event streams of one queen. Use as an async context manager.
+
+    Every method raises QueenUnreachable when nobody listens, ConnectionTimeout when nobody
+    answers, and otherwise the error the queen named.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.AsyncClient(base_url=url, timeout=_CONTROL, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def health(self) -> Health:
+        """GET /health"""
+        return await self._get("/health", Health)
+
+    async def info(self) -> Info:
+        """GET /v1/info"""
+        return await self._get("/v1/info", Info)
+
+    async def submit(self, operation: Operation) -> JobAccepted:
+        """Submit an operation; when this returns the job is on the queen's disk."""
+        body = msgspec.to_builtins(operation)
+        return decode(await self._call("POST", "/v1/jobs", content=encode(body)), JobAccepted)
+
+    async def jobs(self, *, state: str | None = None, limit: int = 100) -> list[JobInfo]:
+        """Jobs, newest first."""
+        params: dict[str, str | int] = {"limit": limit} | ({"state": state} if state else {})
+        return (await self._list("/v1/jobs", "jobs", JobInfo, params=params))
+
+    async def job(self, job_id: str) -> JobInfo:
+        """One job."""
+        return await self._get(f"/v1/jobs/{job_id}", JobInfo)
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job; JobFinished when it has already ended."""
+        await self._call("DELETE", f"/v1/jobs/{job_id}")
+
+    async def workers(self) -> list[WorkerInfo]:
+        """All workers of the colony."""
+        return await self._list("/v1/workers", "workers", WorkerInfo)
+
+    async def worker(self, worker_id: str) -> WorkerInfo:
+        """One worker."""
+        return await self._get(f"/v1/workers/{worker_id}", WorkerInfo)
+
+    async def hives(self) -> list[HiveInfo]:
+        """All hives."""
+        return await self._list("/v1/hives", "hives", HiveInfo)
+
+    async def models(self) -> list[ModelInfo]:
+        """Models on the colony's disks."""
+        return await self._list("/v1/catalog/models", "models", ModelInfo)
+
+    async def shutdown(self) -> None:
+        """Ask the queen to take everything down; returns when it has agreed."""
+        await self._call("POST", "/v1/shutdown")
+
+    async def job_stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[ServerEvent]:
+        """Events of a job from `after` on, until its terminal event; reconnects are the caller's."""
+        path = f"/v1/jobs/{job_id}/stream"
+        async with self._stream(path, params={"after": after}) as events:
+            async for event in events:
+                if event.data == "[DONE]":
+                    return
+                yield event
+        raise BadGateway(f"the stream of job {job_id} broke off", action=f"rbee job show {job_id}")
+
+    async def events(self) -> AsyncIterator[tuple[str, Wire]]:
+        """Colony events: ("snapshot", Snapshot) first, then deltas; ends only by an exception."""
+        async with self._stream("/v1/events/stream") as events:
+            async for event in events:
+                kind = EVENTS.get(event.event)
+                if kind is not None and event.data:
+                    yield event.event, decode(event.data, kind)
+        raise QueenUnreachable("the queen closed its event stream")
+
+    async def _get(self, path: str, kind: type[T]) -> T:
+        return decode(await self._call("GET", path), kind)
+
+    async def _list(self, path: str, key: str, kind: type[T], *, params: dict[str, Any] | None = None) -> list[T]:
+        body = decode(await self._call("GET", path, params=params), dict[str, Any])
+        return [convert(item, kind) for item in body[key]]
+
+    async def _call(self, method: str, path: str, **kwargs: Any) -> bytes:
+        with self._translated():
+            reply = await self._http.request(method, path, **kwargs)
+        if reply.status_code >= 400:
+            raise _error(reply.status_code, reply.content)
+        return reply.content
+
+    @asynccontextmanager
+    async def _stream(self, path: str, **kwargs: Any) -> AsyncIterator[AsyncIterator[ServerEvent]]:
+        with self._translated():
+            async with self._http.stream("GET", path, timeout=_STREAM, **kwargs) as reply:
+                if reply.status_code >= 400:
+                    raise _error(reply.status_code, await reply.aread())
+                yield _decode(reply)
+
+    def _translated(self) -> _Translate:
+        return _Translate(self.url)
+
+
+class _Translate:
+    """httpx's exceptions as ours, with the address in the message."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, exc: BaseException | None, tb: object) -> None:
+        if isinstance(exc, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+            raise QueenUnreachable(f"no queen answers at {self._url}") from exc
+        if isinstance(exc, httpx.TimeoutException):
+            raise ConnectionTimeout(f"the queen at {self._url} does not answer") from exc
+
+
+async def _decode(reply: httpx.Response) -> AsyncIterator[ServerEvent]:
+    decoder = Decoder()
+    async for chunk in reply.aiter_raw():
+        for event in decoder.feed(chunk):
+            yield event
+
+
+def _error(status: int, content: bytes) -> RbeeError:
+    try:
+        return RbeeError.from_body(msgspec.json.decode(content), status)
+    except msgspec.DecodeError:
+        return BadGateway(f"reply with status {status} is not rbee's")

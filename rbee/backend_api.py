@@ -119,7 +119,9 @@ class Support:
 class Backend(Protocol):
     """A backend's own code; constructed without arguments inside the worker."""
 
-    def load(self, model: ModelFile, options: LoadOptions, progress: Progress, cancelled: threading.Event) -> LoadedModel:
+    def load(
+        self, model: ModelFile, options: LoadOptions, progress: Progress, cancelled: threading.Event
+    ) -> LoadedModel:
         """Load the model. Raises ModelCorrupted, ModelIncompatible, ModelLoadFailed, BackendUnavailable."""
         ...
 

@@ -91,7 +91,7 @@ class QueenClient:
     async def jobs(self, *, state: str | None = None, limit: int = 100) -> list[JobInfo]:
         """Jobs, newest first."""
         params: dict[str, str | int] = {"limit": limit} | ({"state": state} if state else {})
-        return (await self._list("/v1/jobs", "jobs", JobInfo, params=params))
+        return await self._list("/v1/jobs", "jobs", JobInfo, params=params)
 
     async def job(self, job_id: str) -> JobInfo:
         """One job."""
@@ -143,7 +143,9 @@ class QueenClient:
     async def _get(self, path: str, kind: type[T]) -> T:
         return decode(await self._call("GET", path), kind)
 
-    async def _list(self, path: str, key: str, kind: type[T], *, params: dict[str, Any] | None = None) -> list[T]:
+    async def _list(
+        self, path: str, key: str, kind: type[T], *, params: dict[str, Any] | None = None
+    ) -> list[T]:
         body = decode(await self._call("GET", path, params=params), dict[str, Any])
         return [convert(item, kind) for item in body[key]]
 
@@ -176,7 +178,9 @@ class _Translate:
         return None
 
     def __exit__(self, kind: object, exc: BaseException | None, tb: object) -> None:
-        if isinstance(exc, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+        if isinstance(
+            exc, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError
+        ):
             raise QueenUnreachable(f"no queen answers at {self._url}") from exc
         if isinstance(exc, httpx.TimeoutException):
             raise ConnectionTimeout(f"the queen at {self._url} does not answer") from exc

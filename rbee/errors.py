@@ -76,7 +76,9 @@ class RbeeError(Exception):
             return BadGateway(f"unexpected reply with status {status}")
         cls = BY_CODE.get(str(raw.get("code")), RbeeError)
         details = dict(raw.get("details") or {})
-        error = cls(str(raw.get("message") or raw.get("code")), action=details.pop("suggested_action", None))
+        error = cls(
+            str(raw.get("message") or raw.get("code")), action=details.pop("suggested_action", None)
+        )
         error.details.update(details)
         return error
 
@@ -243,7 +245,9 @@ class WorkerCrashed(InternalError):
     """The worker process died while it had the job."""
 
     code = "WORKER_CRASHED"
-    hint = "Send the request again: a fresh worker is started. `rbee worker list` shows its log file."
+    hint = (
+        "Send the request again: a fresh worker is started. `rbee worker list` shows its log file."
+    )
 
 
 class WorkerLost(InternalError):

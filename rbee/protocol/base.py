@@ -32,7 +32,9 @@ def decode(data: bytes | str, kind: type[T]) -> T:
     except msgspec.ValidationError as exc:
         raise _validation(exc) from exc
     except msgspec.DecodeError as exc:
-        raise ValidationFailed(f"body is not valid JSON: {exc}", field="$", constraint="json") from exc
+        raise ValidationFailed(
+            f"body is not valid JSON: {exc}", field="$", constraint="json"
+        ) from exc
 
 
 def convert(value: Any, kind: type[T]) -> T:
@@ -54,4 +56,6 @@ def _validation(exc: msgspec.ValidationError) -> ValidationFailed:
     field = path.rstrip("`").removeprefix("$.") or "$"
     if "field `" in what:
         field = what.split("field `", 1)[1].split("`", 1)[0]
-    return ValidationFailed(f"{field}: {what}" if field != "$" else what, field=field, constraint=what)
+    return ValidationFailed(
+        f"{field}: {what}" if field != "$" else what, field=field, constraint=what
+    )

@@ -70,7 +70,11 @@ class ModelInfo(Wire):
         """Estimate in bytes, with the margin of max(512 MiB, 5 %); 64 MiB where weights are not known."""
         if not self.weights_bytes:
             return 64 << 20
-        need = self.weights_bytes + self.kv_bytes_per_token * _round_up(ctx, 256) * slots + self.compute_bytes
+        need = (
+            self.weights_bytes
+            + self.kv_bytes_per_token * _round_up(ctx, 256) * slots
+            + self.compute_bytes
+        )
         return need + max(512 << 20, need // 20)
 
 

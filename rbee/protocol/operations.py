@@ -12,7 +12,9 @@ from rbee.protocol.base import Request, convert, decode
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A hive name: a DNS label."""
-ModelName = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ModelName = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 DeviceName = Annotated[str, msgspec.Meta(pattern=r"^(cpu|(cuda|metal|vulkan)(:[0-9]{1,2})?)$")]
 WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 Text = Annotated[str, msgspec.Meta(max_length=1_000_000)]
@@ -49,7 +51,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
                 if part.type != "text":
                     raise ValidationFailed(
                         f"messages: a part of type {part.type!r} is not supported by any installed backend",
-                        field="messages", constraint="text parts only",
+                        field="messages",
+                        constraint="text parts only",
                     )
             return "".join(part.text for part in self.content)
         return self.content or ""
@@ -117,7 +120,8 @@ def parse_operation(body: bytes) -> Operation:
     if name not in OPERATIONS:
         raise ValidationFailed(
             f"operation: {name!r} is not one of {', '.join(OPERATIONS)}",
-            field="operation", constraint="known operation",
+            field="operation",
+            constraint="known operation",
         )
     op: Operation = convert(raw, Operation)  # pyright: ignore[reportArgumentType]
     if isinstance(op, Infer):
@@ -128,8 +132,14 @@ def parse_operation(body: bytes) -> Operation:
 def check_infer(op: Infer) -> None:
     """The constraints between fields. Raises ValidationFailed."""
     if (op.prompt is None) == (op.messages is None):
-        raise ValidationFailed("prompt: give either prompt or messages", field="prompt", constraint="prompt xor messages")
+        raise ValidationFailed(
+            "prompt: give either prompt or messages",
+            field="prompt",
+            constraint="prompt xor messages",
+        )
     if op.messages is not None and not op.messages:
-        raise ValidationFailed("messages: must not be empty", field="messages", constraint="at least one")
+        raise ValidationFailed(
+            "messages: must not be empty", field="messages", constraint="at least one"
+        )
     for message in op.messages or ():
         message.text()

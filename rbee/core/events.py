@@ -1,0 +1,206 @@
+"""What can happen to the colony, and what shall be done about it: the brain's two vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rbee.core.jobs import Job
+from rbee.errors import RbeeError
+from rbee.protocol.base import Wire
+from rbee.protocol.hives import AnyHiveEvent, Capabilities
+from rbee.protocol.jobs import EventType
+from rbee.protocol.workers import Usage, WorkerSpec
+
+# ---- events: something happened ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JobSubmitted:
+    """A checked job, already on disk when it is durable."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class JobCancelAsked:
+    """Somebody wants it to end: the caller left, DELETE, Ctrl+C."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The worker's first token is on its way to the readers."""
+
+    job_id: str
+    ttft_ms: float
+
+
+@dataclass(frozen=True)
+class RunCompleted:
+    """The worker finished the job."""
+
+    job_id: str
+    finish_reason: str
+    tokens_out: int
+    duration_ms: float
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class RunFailed:
+    """The run ended with an error. `lost`: the connection broke; `busy`: no slot was free."""
+
+    job_id: str
+    error: RbeeError
+    tokens_out: int = 0
+    lost: bool = False
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class RunCancelled:
+    """The worker has let go of the job."""
+
+    job_id: str
+    tokens_out: int
+
+
+@dataclass(frozen=True)
+class HiveJoined:
+    """A hive is there; `kind` is local or http."""
+
+    name: str
+    kind: str
+    url: str | None
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True)
+class HiveLeft:
+    """A hive does not answer any more."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class HiveSaid:
+    """A hive's own event."""
+
+    hive: str
+    event: AnyHiveEvent
+
+
+@dataclass(frozen=True)
+class SpawnRefused:
+    """The hive could not start the process at all."""
+
+    worker_id: str
+    error: RbeeError
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Once a second; `tokens` counts what each running job has produced so far."""
+
+    tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True)
+class ShutdownAsked:
+    """The queen is told to go."""
+
+    reason: str
+
+
+Event = (
+    JobSubmitted
+    | JobCancelAsked
+    | RunStarted
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | HiveJoined
+    | HiveLeft
+    | HiveSaid
+    | SpawnRefused
+    | Tick
+    | ShutdownAsked
+)
+
+# ---- effects: something shall be done ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Run the job on the worker and relay its tokens."""
+
+    job: Job
+    worker_id: str
+    url: str
+    device: str
+    quant: str | None
+    queued_ms: int
+
+
+@dataclass(frozen=True)
+class AbortRun:
+    """Stop relaying, tell the worker to drop it."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Have the hive start the process."""
+
+    hive: str
+    spec: WorkerSpec
+
+
+@dataclass(frozen=True)
+class StopWorker:
+    """Have the hive end the process; `force` skips asking it politely."""
+
+    hive: str
+    worker_id: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Append:
+    """Add to the job's stream."""
+
+    job_id: str
+    type: EventType
+    data: Wire | Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class SaveJob:
+    """Write the job's present state."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Tell the dashboards. `name` is a key of rbee.protocol.colony.EVENTS."""
+
+    name: str
+    data: Wire
+
+
+@dataclass(frozen=True)
+class Narrate:
+    """Say who did what and why."""
+
+    source: str
+    message: str
+    level: str = "info"
+
+
+Effect = Dispatch | AbortRun | StartWorker | StopWorker | Append | SaveJob | Publish | Narrate

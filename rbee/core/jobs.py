@@ -1,0 +1,167 @@
+"""A job as the brain holds it, and the queue it waits in.
+
+Jobs with equal demands (model and pins) wait in one group, in order; only heads of groups are ever
+looked at, so that a plan costs the number of groups, not of jobs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rbee.core.states import JOB_STEPS, Lifecycle
+from rbee.protocol.hives import ModelInfo
+from rbee.protocol.jobs import JobInfo, JobState
+from rbee.protocol.operations import Infer, Operation, Priority
+
+PROMOTE_AFTER = 300.0
+"""Seconds after which waiting batch work counts as interactive."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a job needs of a worker; jobs with equal demands are interchangeable for placing."""
+
+    model_id: str
+    hive: str | None
+    worker_id: str | None
+    device: str | None
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One operation on its way. `*_at` fields are UTC seconds, `*_mono` fields monotonic ones."""
+
+    job_id: str
+    request: Operation
+    created_at: float
+    queued_mono: float
+    model: ModelInfo | None = None
+    client: str = ""
+    durable: bool = True
+    """True: accepted with 202, survives the queen. False: lives with the caller's connection."""
+    worker_id: str | None = None
+    hive: str | None = None
+    waiting_for: str | None = None
+    """One sentence: why it does not run yet."""
+    waits_on: str | None = None
+    """The worker it counts on while that loads."""
+    dispatched_mono: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    tokens_out: int = 0
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    ttft_ms: float | None = None
+    tokens_per_second: float | None = None
+    finish_reason: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    cancel_reason: str | None = None
+    life: Lifecycle[JobState] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.life = Lifecycle(self.job_id, JobState.QUEUED, JOB_STEPS)
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is."""
+        return self.life.state
+
+    @property
+    def operation(self) -> str:
+        """The operation's tag."""
+        return str(self.request.__struct_config__.tag)
+
+    @property
+    def priority(self) -> Priority:
+        """Of an inference; everything else is interactive."""
+        return self.request.priority if isinstance(self.request, Infer) else Priority.INTERACTIVE
+
+    def demand(self) -> Demand:
+        """What it needs of a worker. Only for inferences with their model resolved."""
+        assert isinstance(self.request, Infer)
+        assert self.model is not None
+        return Demand(self.model.id, self.request.hive, self.request.worker_id, self.request.device)
+
+    def info(self, position: int | None = None) -> JobInfo:
+        """The wire form."""
+        model = self.model.id if self.model else getattr(self.request, "model", None)
+        return JobInfo(
+            job_id=self.job_id,
+            operation=self.operation,
+            state=self.state,
+            model=model,
+            worker_id=self.worker_id,
+            hive=self.hive,
+            priority=self.priority,
+            client=self.client,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            queue_position=position if self.state is JobState.QUEUED else None,
+            waiting_for=self.waiting_for,
+            tokens_out=self.tokens_out,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            ttft_ms=self.ttft_ms,
+            tokens_per_second=self.tokens_per_second,
+            finish_reason=self.finish_reason,
+            error_code=self.error_code,
+            error_message=self.error_message,
+        )
+
+
+class JobQueue:
+    """Waiting inferences: interactive before batch, FIFO inside, batch promoted after 5 min."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[Demand, Priority], deque[Job]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, job: Job) -> None:
+        """Wait at the end of its group."""
+        self._groups.setdefault((job.demand(), job.priority), deque()).append(job)
+        self._size += 1
+
+    def push_front(self, job: Job) -> None:
+        """Wait first again (its worker turned it away)."""
+        self._groups.setdefault((job.demand(), job.priority), deque()).appendleft(job)
+        self._size += 1
+
+    def remove(self, job: Job) -> None:
+        """Take it out, wherever it stands. Raises ValueError when it does not wait."""
+        key = (job.demand(), job.priority)
+        group = self._groups.get(key)
+        if group is None:
+            raise ValueError(f"{job.job_id} is not queued")
+        group.remove(job)
+        self._size -= 1
+        if not group:
+            del self._groups[key]
+
+    def heads(self, now: float) -> list[Job]:
+        """The first job of every group, the most urgent first."""
+        return sorted((g[0] for g in self._groups.values()), key=lambda j: _urgency(j, now))
+
+    def members(self, demand: Demand) -> list[Job]:
+        """All waiting jobs with this demand, interactive first."""
+        return [j for p in Priority for j in self._groups.get((demand, p), ())]
+
+    def position(self, job: Job, now: float) -> int:
+        """How many wait before it, plus one."""
+        mine = _urgency(job, now)
+        return 1 + sum(1 for other in self if other is not job and _urgency(other, now) < mine)
+
+    def __iter__(self) -> Iterator[Job]:
+        for group in self._groups.values():
+            yield from group
+
+
+def _urgency(job: Job, now: float) -> tuple[bool, float]:
+    late = now - job.queued_mono >= PROMOTE_AFTER
+    return (job.priority is Priority.BATCH and not late, job.queued_mono)

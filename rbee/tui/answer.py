@@ -1,0 +1,190 @@
+"""One question and its answer, as its job stream tells it.
+
+Owns the state of a turn: what was asked, how far it has come, the figures of the usage line.
+Pure: events and times go in, text comes out; no widget and no I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from rbee.errors import RbeeError
+from rbee.protocol.base import decode
+from rbee.protocol.jobs import (
+    CancelledData,
+    EndData,
+    ErrorData,
+    EventType,
+    MetricsData,
+    QueuedData,
+    StartedData,
+    StatusData,
+    TokenData,
+)
+from rbee.sse import ServerEvent
+from rbee.tui.glyphs import Glyphs
+
+
+class Phase(StrEnum):
+    """sending → waiting → streaming → done | failed | stopped."""
+
+    SENDING = "sending"
+    WAITING = "waiting"
+    STREAMING = "streaming"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED})
+
+
+@dataclass
+class Answer:
+    """A turn of a chat. Times are seconds of the screen's clock."""
+
+    prompt: str
+    model: str
+    asked_at: float
+    phase: Phase = Phase.SENDING
+    job_id: str | None = None
+    text: list[str] = field(default_factory=list)
+    tokens: int = 0
+    worker_id: str | None = None
+    hive: str | None = None
+    device: str | None = None
+    position: int | None = None
+    stage: str = ""
+    progress: float | None = None
+    first_at: float | None = None
+    ended_at: float | None = None
+    metrics: MetricsData | None = None
+    finish_reason: str | None = None
+    error: RbeeError | None = None
+    wanted_stop: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing more will come."""
+        return self.phase in ENDED
+
+    def body(self) -> str:
+        """The answer so far."""
+        return "".join(self.text)
+
+    def apply(self, event: ServerEvent, now: float) -> str:
+        """Take in one event of the job stream; returns the text it added."""
+        match event.event:
+            case EventType.QUEUED:
+                self.position, self.phase = decode(event.data, QueuedData).position, Phase.WAITING
+            case EventType.STATUS:
+                status = decode(event.data, StatusData)
+                self.stage, self.progress = status.message or status.stage, status.progress
+                self.position = None
+                if self.phase is Phase.SENDING:
+                    self.phase = Phase.WAITING
+            case EventType.STARTED:
+                started = decode(event.data, StartedData)
+                self.worker_id, self.hive = started.worker_id, started.hive
+                self.device, self.position, self.stage = started.device, None, ""
+                self.progress, self.phase = None, Phase.WAITING
+            case EventType.TOKEN:
+                return self._token(decode(event.data, TokenData), now)
+            case EventType.METRICS:
+                self.metrics = decode(event.data, MetricsData)
+            case EventType.END:
+                end = decode(event.data, EndData)
+                self.finish_reason, self.tokens = end.finish_reason, end.tokens_out
+                self._end(Phase.DONE, now)
+            case EventType.ERROR:
+                error = decode(event.data, ErrorData)
+                self.fail(RbeeError.from_body({"error": vars_of(error)}), now)
+            case EventType.CANCELLED:
+                self.finish_reason = decode(event.data, CancelledData).reason
+                self._end(Phase.STOPPED, now)
+            case _:
+                pass
+        return ""
+
+    def fail(self, error: RbeeError, now: float) -> None:
+        """The answer ends here; what was said of it stays."""
+        self.error = error
+        self._end(Phase.FAILED, now)
+
+    def stop(self, now: float) -> None:
+        """The user stopped it."""
+        self._end(Phase.STOPPED, now)
+
+    def rate(self, now: float) -> float | None:
+        """Tokens per second: the worker's own figure once known, else counted here."""
+        if self.metrics is not None:
+            return self.metrics.tokens_per_second
+        if self.first_at is None or self.tokens < 2:
+            return None
+        seconds = (self.ended_at or now) - self.first_at
+        return (self.tokens - 1) / seconds if seconds > 0 else None
+
+    def ttft(self) -> float | None:
+        """Seconds from asking to the first token, as the user felt it until the queen tells."""
+        if self.metrics is not None:
+            return self.metrics.ttft_ms / 1000
+        return None if self.first_at is None else self.first_at - self.asked_at
+
+    def _token(self, token: TokenData, now: float) -> str:
+        if self.first_at is None:
+            self.first_at = now
+        self.phase, self.stage, self.progress, self.position = Phase.STREAMING, "", None, None
+        self.tokens = max(self.tokens, token.i + 1)
+        self.text.append(token.t)
+        return token.t
+
+    def _end(self, phase: Phase, now: float) -> None:
+        self.phase, self.ended_at = phase, now
+        self.stage, self.progress, self.position = "", None, None
+
+
+def vars_of(error: ErrorData) -> dict[str, object]:
+    """The `error` object of an error body."""
+    return {"code": error.code, "message": error.message, "details": error.details}
+
+
+def usage_line(answer: Answer, glyphs: Glyphs, now: float) -> str:
+    """`⠹ llama-3.2-3b · w-03@mule · ↑12 ↓96 · 81.7 tok/s · ttft 0.14 s`; frozen at its end."""
+    dot = f" {glyphs.dot} "
+    parts = [f"{_mark(answer, glyphs, now)} {answer.model}"]
+    if answer.worker_id:
+        parts.append(f"{answer.worker_id}@{answer.hive}")
+    if answer.position is not None:
+        parts.append(f"{glyphs.queued} queued #{answer.position}")
+    if answer.stage:
+        percent = "" if answer.progress is None else f" {answer.progress:.0%}"
+        parts.append(f"{answer.stage}{percent}")
+    elif answer.phase is Phase.SENDING:
+        parts.append("sending")
+    elif answer.phase is Phase.WAITING and answer.worker_id:
+        parts.append("reading the prompt")
+    if answer.tokens:
+        prompt = f"{glyphs.up}{answer.metrics.prompt_tokens} " if answer.metrics else ""
+        parts.append(f"{prompt}{glyphs.down}{answer.tokens}")
+    if (speed := answer.rate(now)) is not None:
+        parts.append(f"{speed:.1f} tok/s")
+    if (ttft := answer.ttft()) is not None:
+        parts.append(f"ttft {ttft:.2f} s")
+    if answer.phase is Phase.STOPPED:
+        parts.append("stopped")
+    elif answer.phase is Phase.DONE and answer.finish_reason == "length":
+        parts.append("cut at the token limit")
+    return dot.join(parts)
+
+
+def _mark(answer: Answer, glyphs: Glyphs, now: float) -> str:
+    match answer.phase:
+        case Phase.DONE:
+            return glyphs.done
+        case Phase.FAILED:
+            return glyphs.failed
+        case Phase.STOPPED:
+            return glyphs.cancelled
+        case _:
+            return glyphs.spinner[int(now * 10) % len(glyphs.spinner)]

@@ -1,0 +1,70 @@
+"""ColonyScreen: the three rows around a body, one repaint a second while it is on screen.
+
+A screen that is not shown does nothing: its timer stops when another mode comes up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual import events
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.widget import Widget
+
+from rbee.tui.widgets.bars import SMALLEST, FooterBar, NavBar, TooSmall, TopBar
+
+if TYPE_CHECKING:
+    from rbee.tui.app import RbeeApp
+
+REFRESH_SECONDS = 1.0
+
+
+class ColonyScreen(Screen[None]):
+    """Base of the nine screens."""
+
+    MODE: ClassVar[str]
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+
+    @property
+    def rbee(self) -> RbeeApp:
+        """The app."""
+        return cast("RbeeApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield TopBar()
+        yield NavBar(self.MODE)
+        yield from self.body()
+        yield FooterBar()
+        yield TooSmall()
+
+    def body(self) -> Iterable[Widget]:
+        """What the screen shows."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Bring the body up to date with the store."""
+
+    def on_mount(self) -> None:
+        self._timer = self.set_interval(REFRESH_SECONDS, self.repaint)
+
+    def on_screen_resume(self) -> None:
+        self._timer.resume()
+        self.repaint()
+
+    def on_screen_suspend(self) -> None:
+        self._timer.pause()
+
+    def on_resize(self, event: events.Resize) -> None:
+        width, height = event.size
+        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-small")
+        self.call_after_refresh(self.repaint)
+
+    def repaint(self) -> None:
+        """Everything that has changed since last time, and nothing else."""
+        if not self.is_mounted:
+            return
+        self.query_one(TopBar).repaint()
+        self.show()

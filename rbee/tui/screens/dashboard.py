@@ -1,0 +1,228 @@
+"""Dashboard: workers, devices, jobs and narration; starts and stops workers.
+
+Reads the store; what it does to the colony goes through the app as jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import on
+from textual.binding import BindingType
+from textual.containers import Container, Vertical
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from rbee.protocol.workers import WorkerInfo, WorkerState
+from rbee.tui import keymap
+from rbee.tui.glyphs import duration, gib, wall_time
+from rbee.tui.rows import WORKER_COLUMNS, worker_row
+from rbee.tui.screens.base import ColonyScreen
+from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
+from rbee.tui.store import Link
+from rbee.tui.widgets.panels import Devices, Jobs, NarrationPanel
+from rbee.tui.widgets.table import RowTable
+from rbee.tui.widgets.welcome import Welcome, demo_model
+
+
+class Dashboard(ColonyScreen):
+    """Mode 1."""
+
+    MODE = "dashboard"
+    AUTO_FOCUS = "#workers"
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("dashboard")
+
+    def body(self) -> Iterable[Widget]:
+        glyphs = self.rbee.glyphs
+        table = RowTable("Workers", WORKER_COLUMNS, glyphs=glyphs, id="workers")
+        empty = Static(self._empty_words(), id="empty", classes="hatched")
+        search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
+        return [
+            Container(
+                Vertical(Vertical(table, empty, search, id="top"), Jobs(glyphs), id="left"),
+                Devices(glyphs),
+                NarrationPanel(),
+                id="dashboard",
+            ),
+            Welcome(glyphs),
+        ]
+
+    def show(self) -> None:
+        """Bring every panel up to date."""
+        store = self.rbee.store
+        welcome, panels = self.query_one(Welcome), self.query_one("#dashboard")
+        lonely = not store.hives and not store.workers
+        if panels.display == lonely:
+            panels.display, welcome.display = not lonely, lonely
+            (welcome if lonely else self.query_one("#workers", RowTable)).focus()
+        if lonely:
+            welcome.show(store)
+            return
+        table = self.query_one("#workers", RowTable)
+        now = store.clock()
+        table.set_rows([worker_row(worker, table.glyphs, now) for worker in store.worker_list()])
+        self._subtitle(table)
+        self.query_one("#empty").display = not store.workers
+        self.query_one(Devices).show(store)
+        self.query_one(Jobs).show(store)
+        self.query_one(NarrationPanel).show(store)
+
+    def action_new_worker(self) -> None:
+        """Choose a model and start a worker for it."""
+        rbee = self.rbee
+        models = rbee.store.offered_models()
+        if not models:
+            rbee.notify("This colony has no model on its disks yet.", title="No models", markup=False)
+            return
+        rbee.push_screen(Picker("Start a worker", models), self._start)
+
+    def action_stop_worker(self) -> None:
+        """Ask, then stop the selected worker."""
+        worker = self._selected()
+        if worker is not None:
+            self.ask_stop(worker)
+
+    def ask_stop(self, worker: WorkerInfo) -> None:
+        """The confirm dialog for a worker."""
+        calls = worker.slots_busy
+        what = (
+            f"is serving {calls} request{'s' if calls != 1 else ''}"
+            if calls
+            else f"is {worker.state.value}"
+        )
+        cost = f": {calls} caller{'s' if calls != 1 else ''} get an error" if calls else " now"
+        dialog = Confirm(
+            f"Stop {worker.worker_id}?",
+            f"{worker.model} on {worker.hive} {worker.device} {what}.",
+            [Choice("k", "keep it", "keep"), Choice("s", f"stop it{cost}", "stop")],
+        )
+
+        def answered(choice: str | None) -> None:
+            if choice == "stop":
+                self.rbee.stop_worker(worker.worker_id)
+
+        self.rbee.push_screen(dialog, answered)
+
+    def action_show_worker(self) -> None:
+        """Where the selected worker stands, and where its log is."""
+        worker = self._selected()
+        if worker is not None:
+            self.rbee.push_screen(Details(worker.worker_id, self._facts(worker)))
+
+    def action_open_row(self) -> None:
+        """The details of what has the cursor."""
+        jobs = self.query_one(Jobs)
+        if not jobs.has_focus:
+            self.action_show_worker()
+        elif (row := jobs.current) is not None:
+            self._show_job(row.key)
+
+    def action_filter(self) -> None:
+        """Type to filter the workers."""
+        search = self.query_one("#filter", Input)
+        search.display = True
+        search.focus()
+
+    def action_follow(self) -> None:
+        """Follow the narration, or stand still."""
+        self.query_one(NarrationPanel).toggle_follow()
+
+    def action_demo(self) -> None:
+        """Start the demo model when the colony has it."""
+        model = demo_model(self.rbee.store)
+        if model is not None:
+            self._start(model)
+
+    def back(self) -> bool:
+        """Leave the filter; True when there was something to leave."""
+        search = self.query_one("#filter", Input)
+        if not search.display:
+            return False
+        search.value = ""
+        search.display = False
+        self.query_one("#workers", RowTable).focus()
+        return True
+
+    @on(RowTable.Opened)
+    def _opened(self) -> None:
+        self.action_open_row()
+
+    @on(Input.Changed, "#filter")
+    def _filtered(self, event: Input.Changed) -> None:
+        table = self.query_one("#workers", RowTable)
+        table.set_filter(event.value)
+        self._subtitle(table)
+
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self, event: Input.Submitted) -> None:
+        if not event.value:
+            self.back()
+        self.query_one("#workers", RowTable).focus()
+
+    def _start(self, model: str | None) -> None:
+        if model is not None:
+            self.rbee.start_worker(model)
+
+    def _selected(self) -> WorkerInfo | None:
+        row = self.query_one("#workers", RowTable).current
+        return None if row is None else self.rbee.store.workers.get(row.key)
+
+    def _subtitle(self, table: RowTable) -> None:
+        store, dot = self.rbee.store, self.rbee.glyphs.dot
+        counts = store.counts()
+        words = [f"{counts.workers_live} live", f"{counts.workers_loading} loading"]
+        if counts.workers_failed:
+            words.append(f"{counts.workers_failed} failed")
+        if table.needle:
+            words.insert(0, f"/{table.needle}: {len(table.rows)} shown")
+        if store.link is not Link.UP and store.heard_at is not None:
+            words.append(f"as of {wall_time(store.heard_at)}")
+        subtitle = f" {dot} ".join(words)
+        if table.border_subtitle != subtitle:
+            table.border_subtitle = subtitle
+
+    def _empty_words(self) -> Content:
+        return Content.assemble(
+            ("No workers yet. ", "$foreground"),
+            ("n", "$primary bold"),
+            (" starts one, or just ask something in ", "$foreground"),
+            ("6 Chat", "$primary bold"),
+            (".", "$foreground"),
+        )
+
+    def _facts(self, worker: WorkerInfo) -> list[tuple[str, str]]:
+        now = self.rbee.store.clock()
+        progress = "" if worker.progress is None else f" {worker.progress:.0%}"
+        state = f"{worker.state.value}{progress} {worker.stage}".strip()
+        facts = [
+            ("state", state),
+            ("model", worker.model + (f" ({worker.quant})" if worker.quant else "")),
+            ("where", f"{worker.hive} {worker.device}"),
+            ("backend", worker.backend),
+            ("slots", f"{worker.slots_busy} of {worker.slots_total} busy, {worker.ctx} tokens each"),
+            ("memory", f"{gib(worker.memory_bytes)} GiB model, {gib(worker.rss_bytes)} GiB process"),
+            ("process", "" if worker.pid is None else f"pid {worker.pid}, {worker.url or ''}"),
+            ("up", duration(now - worker.started_at) if worker.started_at else ""),
+            ("log", worker.log_path or ""),
+        ]
+        if worker.state is WorkerState.FAILED:
+            facts.insert(1, ("error", worker.error or "no reason was given"))
+        return [(name, value) for name, value in facts if value]
+
+    def _show_job(self, job_id: str) -> None:
+        job = self.rbee.store.jobs.get(job_id)
+        if job is None:
+            return
+        facts = [
+            ("state", job.state.value),
+            ("operation", job.operation),
+            ("model", job.model or ""),
+            ("worker", f"{job.worker_id} @ {job.hive}" if job.worker_id else ""),
+            ("waiting", job.waiting_for or ""),
+            ("tokens", f"{job.tokens_out} written" if job.tokens_out else ""),
+            ("ended", job.finish_reason or ""),
+            ("error", f"{job.error_code} {job.error_message or ''}" if job.error_code else ""),
+        ]
+        self.rbee.push_screen(Details(job.job_id, [(n, v) for n, v in facts if v]))

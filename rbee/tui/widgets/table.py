@@ -1,0 +1,277 @@
+"""RowTable: rows with a cursor, fixed columns, a filter and an order, on top of Lines.
+
+Owns which row is under the cursor (by its key, so it stays on the same thing when rows move). What
+the rows are and what is done to them belongs to the screen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.binding import BindingType
+from textual.message import Message
+
+from rbee.tui import keymap
+from rbee.tui.glyphs import UNICODE, Glyphs
+from rbee.tui.widgets.lines import Line, Lines, Span
+
+
+@dataclass(frozen=True)
+class Column:
+    """`width` includes the gap; `grow`: takes spare cells when a value needs them; `extra`: left
+    out, last one first, where there is no room; `least`: how far it may shrink."""
+
+    key: str
+    label: str
+    width: int
+    grow: bool = False
+    extra: bool = False
+    least: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """`key` is the object's id; `cells` by column key; `command`: what a shell would take."""
+
+    key: str
+    cells: dict[str, Span]
+    mark: Span | None = None
+    command: str = ""
+
+    def text(self) -> str:
+        """What a filter looks at."""
+        return " ".join(text for text, _ in self.cells.values()).lower()
+
+
+class RowTable(Lines):
+    """A table. Posts RowTable.Opened when a row is chosen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("lists")
+
+    class Opened(Message):
+        """Enter or a second click on a row."""
+
+        def __init__(self, table: RowTable, key: str) -> None:
+            super().__init__()
+            self.table = table
+            self.key = key
+
+        @property
+        def control(self) -> RowTable:
+            """The table."""
+            return self.table
+
+    def __init__(
+        self,
+        title: str,
+        columns: Sequence[Column],
+        *,
+        glyphs: Glyphs = UNICODE,
+        heading: bool = True,
+        marks: bool = True,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        super().__init__(title, id=id)
+        self.glyphs = glyphs
+        self.columns = tuple(columns)
+        self._heading = heading
+        self._marks = marks
+        self._all: list[Row] = []
+        self.rows: list[Row] = []
+        self.cursor_key: str | None = None
+        self.needle = ""
+        self.sorted_by: str | None = None
+        self.reversed = False
+
+    @property
+    def current(self) -> Row | None:
+        """The row under the cursor."""
+        at = self._cursor_row()
+        return None if at is None else self.rows[at]
+
+    def set_rows(self, rows: list[Row]) -> None:
+        """Show these rows; filter, order and cursor stay as they are."""
+        self._all = rows
+        self._lay_out()
+
+    def set_filter(self, needle: str) -> None:
+        """Keep rows that contain `needle`; with a leading `!`, those that do not."""
+        self.needle = needle.strip().lower()
+        self._lay_out()
+
+    def row_role(self, row: int) -> str | None:
+        """The cursor is a block of the full width, paler while the panel has no focus."""
+        if self.rows and row == self._cursor_row():
+            return "cursor" if self.has_focus else "shadow"
+        return None
+
+    def on_focus(self) -> None:
+        """The cursor changes its look with the focus."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """The cursor changes its look with the focus."""
+        self.refresh()
+
+    def on_resize(self) -> None:
+        """Columns depend on the width."""
+        self._lay_out()
+
+    def on_click(self, event: events.Click) -> None:
+        """A click moves the cursor; on the row under it, opens."""
+        at = event.get_content_offset(self)
+        if at is None:
+            return
+        row = at.y - self.offset_rows + self.scroll_offset.y
+        if 0 <= row < len(self.rows):
+            again = self.rows[row].key == self.cursor_key and event.chain > 1
+            self._move_to(row)
+            if again:
+                self.post_message(self.Opened(self, self.rows[row].key))
+
+    def action_cursor(self, step: int) -> None:
+        """Move by rows."""
+        self._move_to((self._cursor_row() or 0) + step)
+
+    def action_first(self) -> None:
+        """To the first row."""
+        self._move_to(0)
+
+    def action_last(self) -> None:
+        """To the last row."""
+        self._move_to(len(self.rows) - 1)
+
+    def action_page(self, step: int) -> None:
+        """Move by what fits the panel."""
+        self.action_cursor(step * max(1, self.size.height - self.offset_rows - 1))
+
+    def action_sort(self) -> None:
+        """Order by the next column; after the last one, as it came."""
+        keys: list[str | None] = [None, *(column.key for column in self._fitting()[0])]
+        self.sorted_by = keys[(keys.index(self.sorted_by) + 1) % len(keys)]
+        self._lay_out()
+
+    def action_reverse(self) -> None:
+        """Turn the order around."""
+        self.reversed = not self.reversed
+        self._lay_out()
+
+    def action_copy(self) -> None:
+        """The id to the clipboard."""
+        self._copy(lambda row: row.key)
+
+    def action_copy_command(self) -> None:
+        """The command about this row to the clipboard."""
+        self._copy(lambda row: row.command)
+
+    def _copy(self, what: Callable[[Row], str]) -> None:
+        row = self.current
+        if row is not None and what(row):
+            self.app.copy_to_clipboard(what(row))
+            self.notify(f"copied: {what(row)}", markup=False)
+
+    def _cursor_row(self) -> int | None:
+        if not self.rows:
+            return None
+        for at, row in enumerate(self.rows):
+            if row.key == self.cursor_key:
+                return at
+        return 0
+
+    def _move_to(self, row: int) -> None:
+        if not self.rows:
+            return
+        row = max(0, min(len(self.rows) - 1, row))
+        self.cursor_key = self.rows[row].key
+        self._lay_out()
+        room = max(1, self.size.height - self.offset_rows)
+        top = self.scroll_offset.y
+        if row < top:
+            self.scroll_to(y=row, animate=False)
+        elif row >= top + room:
+            self.scroll_to(y=row - room + 1, animate=False)
+        self.refresh()
+
+    def _lay_out(self) -> None:
+        self.rows = self._ordered([row for row in self._all if self._kept(row)])
+        if self.cursor_key is None and self.rows:
+            self.cursor_key = self.rows[0].key
+        columns, widths = self._fitting()
+        cursor = self._cursor_row()
+        lead = "    " if self._marks else "  "
+        header: Line | None = None
+        if self._heading:
+            header = ((lead, "muted"), *self._header_spans(columns, widths))
+        self.set_lines(
+            [self._line(row, at == cursor, columns, widths) for at, row in enumerate(self.rows)],
+            header,
+        )
+
+    def _header_spans(self, columns: list[Column], widths: dict[str, int]) -> list[Span]:
+        arrow = self.glyphs.up if self.reversed else self.glyphs.down
+        return [
+            (
+                (column.label + (arrow if column.key == self.sorted_by else "")).ljust(
+                    widths[column.key]
+                ),
+                "muted",
+            )
+            for column in columns
+        ]
+
+    def _line(self, row: Row, chosen: bool, columns: list[Column], widths: dict[str, int]) -> Line:
+        spans: list[Span] = [(" " + (self.glyphs.cursor if chosen else " "), "key")]
+        if self._marks:
+            spans += [row.mark or (" ", "text"), (" ", "text")]
+        for column in columns:
+            text, role = row.cells.get(column.key, ("", "text"))
+            width = widths[column.key]
+            spans.append((self.glyphs.clip(text, width - 1).ljust(width), role))
+        return tuple(spans)
+
+    def _fitting(self) -> tuple[list[Column], dict[str, int]]:
+        room = self.size.width - (4 if self._marks else 2)
+        columns = list(self.columns)
+        while sum(column.width for column in columns) > room:
+            extra = [column for column in columns if column.extra]
+            if not extra:
+                break
+            columns.remove(extra[-1])
+        widths = {column.key: column.width for column in columns}
+        spare = room - sum(widths.values())
+        for column in columns:
+            if spare < 0 and column.least:
+                cut = min(-spare, column.width - column.least)
+                widths[column.key] -= cut
+                spare += cut
+            elif spare > 0 and column.grow:
+                longest = max(
+                    (len(row.cells.get(column.key, ("", ""))[0]) + 1 for row in self._all),
+                    default=0,
+                )
+                more = max(0, min(spare, longest - column.width))
+                widths[column.key] += more
+                spare -= more
+        return columns, widths
+
+    def _kept(self, row: Row) -> bool:
+        if not self.needle or self.needle == "!":
+            return True
+        if self.needle.startswith("!"):
+            return self.needle[1:] not in row.text()
+        return self.needle in row.text()
+
+    def _ordered(self, rows: list[Row]) -> list[Row]:
+        if self.sorted_by is not None:
+            key = self.sorted_by
+            rows = sorted(rows, key=lambda row: _natural(row.cells.get(key, ("", ""))[0]))
+        return rows[::-1] if self.reversed else rows
+
+
+def _natural(text: str) -> list[tuple[int, float, str]]:
+    parts = re.findall(r"\d+(?:\.\d+)?|\D+", text)
+    return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]

@@ -54,7 +54,7 @@ def places(wish: Wish, fleet: Fleet) -> tuple[list[Place], list[RbeeError]]:
         return [], [
             HiveNotFound(
                 f"no hive named {wish.hive!r} was added (known: {known})",
-                action=f"rbee hive add {wish.hive} USER@HOST",
+                action=f"Use one of: {known}, or leave the hive out.",
             )
         ]
     good: list[Place] = []

@@ -1,0 +1,276 @@
+"""The shell every HTTP daemon wears: bind, serve, end in good order, and the guards at its door.
+
+Owns listening sockets, uvicorn's run, error bodies, correlation ids and the checks that keep
+browsers and oversized bodies out. Never knows what a route means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Generator, Iterable
+
+import anyio
+import uvicorn
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rbee import naming
+from rbee.errors import (
+    Forbidden,
+    InternalError,
+    InvalidApiKey,
+    InvalidRequest,
+    MissingApiKey,
+    NotFound,
+    PayloadTooLarge,
+    PortTaken,
+    QueueFull,
+    RbeeError,
+    SettingsError,
+    Unavailable,
+)
+from rbee.protocol.base import encode
+
+log = logging.getLogger("rbee")
+BODY_LIMIT = 1 << 20
+RETRY_AFTER = 1
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises PortTaken naming the holder, SettingsError off loopback."""
+    if not is_loopback(host):
+        raise SettingsError(
+            f"{host} is not a loopback address and this version has no API keys to protect it",
+            action="Listen on 127.0.0.1 and reach it from elsewhere with ssh -L.",
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as exc:
+        sock.close()
+        raise PortTaken(f"{host}:{port} is taken{_holder(port)}: {exc.strerror}") from exc
+    return sock
+
+
+def next_free(host: str, base: int, *, tries: int = 1000) -> socket.socket:
+    """A listening socket on the first free port from `base` on. Raises PortTaken after `tries`."""
+    for port in range(base, min(base + tries, 65536)):
+        with contextlib.suppress(PortTaken):
+            return listen(host, port)
+    raise PortTaken(f"no free port from {base} to {base + tries - 1} on {host}")
+
+
+def url_of(sock: socket.socket) -> str:
+    """`http://address:port` of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _holder(port: int) -> str:
+    import psutil  # 15 ms, and only when something is wrong
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for conn in psutil.net_connections("tcp"):
+            if conn.laddr and conn.laddr.port == port and conn.status == psutil.CONN_LISTEN:
+                if conn.pid is None:
+                    return " by a process of another user"
+                return f" by {psutil.Process(conn.pid).name()} (pid {conn.pid})"
+    return ""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handling: signals belong to the daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave the signals alone."""
+        yield
+
+    def stop(self) -> None:
+        """Finish the running replies (at most a second) and return from serve."""
+        self.should_exit = True
+
+
+def make_server(app: ASGIApp) -> Server:
+    """A server for the app; log lines go through the `rbee` logger only."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=75,
+        lifespan="off",
+        ws="none",
+    )
+    return Server(config)
+
+
+class Door:
+    """ASGI middleware: Host and Origin checks, body limit, correlation id, errors as bodies."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
+        limit: int = BODY_LIMIT,
+    ) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+        self._origins = frozenset(origins)
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        correlation = naming.correlation_id(_text(headers.get(b"x-correlation-id")))
+        scope.setdefault("state", {})["correlation_id"] = correlation
+        scope["app"] = self  # makes the router raise its 404 and 405 instead of answering in text
+        started = False
+
+        async def tagged(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-correlation-id", correlation.encode()),
+                ]
+            await send(message)
+
+        try:
+            self._check(headers)
+            await self._app(scope, self._bounded(receive), tagged)
+        except RbeeError as exc:
+            if started:
+                raise
+            await error_response(exc)(scope, receive, tagged)
+        except HTTPException as exc:
+            await error_response(_routing_error(scope, exc.status_code))(scope, receive, tagged)
+        except Exception:
+            log.exception("request failed correlation_id=%s path=%s", correlation, scope["path"])
+            if started:
+                raise
+            error = InternalError(
+                f"a defect; the log has it under correlation id {correlation}",
+                action="See `rbee queen logs` and report it.",
+            )
+            await error_response(error)(scope, receive, tagged)
+
+    def _check(self, headers: dict[bytes, bytes]) -> None:
+        host = (_text(headers.get(b"host")) or "").strip()
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        name = name.strip("[]")
+        if name not in self._hosts and not is_loopback(name):
+            raise Forbidden(
+                f"requests for host {name[:80]!r} are refused here",
+                action="Use 127.0.0.1 or localhost as the address.",
+            )
+        origin = _text(headers.get(b"origin"))
+        if origin is not None and origin not in self._origins and not _same_host(origin, host):
+            raise Forbidden(f"requests from the web page {origin[:80]!r} are refused")
+        length = _text(headers.get(b"content-length"))
+        if length is not None and (not length.isdigit() or int(length) > self._limit):
+            raise self._too_large(length)
+
+    def _too_large(self, size: object) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"the body has {size} bytes, {self._limit} are allowed", limit=self._limit
+        )
+
+    def _bounded(self, receive: Receive) -> Receive:
+        total = 0
+
+        async def counted() -> Message:
+            nonlocal total
+            message = await receive()
+            if message["type"] == "http.request":
+                total += len(message.get("body", b""))
+                if total > self._limit:
+                    raise self._too_large(f"more than {self._limit}")
+            return message
+
+        return counted
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value is not None else None
+
+
+def _same_host(origin: str, host: str) -> bool:
+    return origin.partition("://")[2] == host
+
+
+def json_response(
+    value: object, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """A struct or plain value as JSON."""
+    return Response(encode(value), status, headers, "application/json")
+
+
+def error_headers(error: RbeeError) -> dict[str, str]:
+    """Retry-After where trying again makes sense, WWW-Authenticate where a key is missing."""
+    if isinstance(error, Unavailable | QueueFull):
+        wait = int(error.details.get("retry_after", RETRY_AFTER))
+        return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000)}
+    if isinstance(error, MissingApiKey):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def error_response(error: RbeeError) -> Response:
+    """The error as its body, with its status."""
+    return json_response(error.body(), error.status, error_headers(error))
+
+
+def check_token(request: Request, token: str) -> None:
+    """Raises MissingApiKey or InvalidApiKey unless the internal token is presented."""
+    given = request.headers.get("authorization", "")
+    if not given:
+        raise MissingApiKey(
+            "this route is for rbee's own processes", action="Use the queen's public routes."
+        )
+    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise InvalidApiKey(
+            "the internal token is not right", action="Use the queen's public routes."
+        )
+
+
+def _routing_error(scope: Scope, status: int) -> RbeeError:
+    path = scope["path"][:200]
+    if status == 405:
+        return InvalidRequest(f"{scope['method']} is not possible on {path}")
+    return NotFound(f"no route {path}", action="GET /v1/info says what this daemon can do.")
+
+
+async def serve(server: Server, sock: socket.socket) -> None:
+    """Serve until `server.stop()`; on cancellation stop in good order."""
+    try:
+        await server.serve([sock])
+    except anyio.get_cancelled_exc_class():
+        server.stop()
+        raise

@@ -1,0 +1,90 @@
+"""Server-sent event replies that notice when their reader leaves.
+
+A plain ASGI reply goes on writing into the void; this one watches `http.disconnect`, ends its source
+and calls back. Owns nothing but that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TypeVar
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+WRITE_LIMIT = 60.0
+"""Seconds a reader may block one write before it is dropped; it can resume by id."""
+
+
+class EventStream(Response):
+    """Blocks of bytes as `text/event-stream`. `on_leave` is called when the reader left early."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        blocks: AsyncIterator[bytes],
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_leave: Callable[[], None] | None = None,
+    ) -> None:
+        self._blocks = blocks
+        self._on_leave = on_leave
+        self.status_code = 200
+        self.background = None
+        self.init_headers(
+            {"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})}
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the source ends or the reader leaves."""
+        finished = False
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            try:
+                await self._write(send)
+                finished = True
+            finally:
+                if not finished and self._on_leave is not None:
+                    self._on_leave()
+            tasks.cancel_scope.cancel()
+
+    async def _write(self, send: Send) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        async for block in self._blocks:
+            with anyio.fail_after(WRITE_LIMIT):
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_left(request: Request, work: Callable[[], AsyncIterator[T]]) -> list[T] | None:
+    """Everything `work` yields, or None when the caller left first (work is then cancelled).
+
+    The request's body must have been read.
+    """
+    items: list[T] = []
+    left = False
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            nonlocal left
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            left = True
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch)
+        async for item in work():
+            items.append(item)  # noqa: PERF401 - kept also when cancelled
+        tasks.cancel_scope.cancel()
+    return None if left else items

@@ -1,0 +1,192 @@
+"""A hive: what one machine can do, done when the queen says so.
+
+Owns this machine's devices, models and worker processes, and tells its listener what happens to
+them. It decides nothing. The queen embeds one (calls), or reaches one over HTTP (`app`, `link`).
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import secrets
+import shutil
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from rbee import __version__, registry
+from rbee.daemons.hive.workers import Workers
+from rbee.daemons.process import sweep
+from rbee.errors import NotFound
+from rbee.hardware.probe import Probe
+from rbee.models.library import Library
+from rbee.protocol import PROTOCOL
+from rbee.protocol.hives import (
+    Absent,
+    AnyHiveEvent,
+    BackendStatus,
+    Capabilities,
+    HiveHeartbeat,
+    HiveTelemetry,
+    HiveWorker,
+    HiveWorkerReady,
+    ModelInfo,
+    WorkerLoad,
+)
+from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
+
+if TYPE_CHECKING:
+    from rbee.paths import Paths
+    from rbee.settings import Settings
+
+log = logging.getLogger("rbee.hive")
+Listener = Callable[[AnyHiveEvent], Awaitable[None]]
+TELEMETRY_EVERY = 1.0
+
+
+class Hive:
+    """One machine's hive.
+
+    `listener` is awaited with every event, in order. `callback_url` is where this machine's workers
+    report (the embedding queen's or the hive's own address), with `token`.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        paths: Paths,
+        listener: Listener,
+        callback_url: str,
+        token: str,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or settings.hive.name
+        self.token = token
+        self._settings = settings
+        self._paths = paths
+        self._listener = listener
+        self._probe = Probe()
+        self._library: Library | None = None
+        nonce = secrets.token_hex(4)
+        self._nonce = nonce
+        self.workers = Workers(
+            settings=settings,
+            paths=paths,
+            listener=listener,
+            callback_url=callback_url,
+            token=token,
+            tree=lambda worker: f"{self._tree_prefix()}{worker}:{nonce}",
+        )
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[Capabilities] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Live until cancelled; then every worker is gone. Reports its capabilities as started."""
+        left = await anyio.to_thread.run_sync(sweep, self._tree_prefix(), self._nonce)
+        if left:
+            log.warning("killed %d processes an earlier hive left: %s", len(left), left)
+        task_status.started(await self.capabilities())
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.workers.run)
+                tasks.start_soon(self._telemetry)
+        finally:
+            self._probe.close()
+
+    async def capabilities(self) -> Capabilities:
+        """Devices, backends, models and disk, with a reason for everything that is absent."""
+        return await anyio.to_thread.run_sync(self._capabilities)
+
+    def _capabilities(self) -> Capabilities:
+        devices, absent = self._probe.read()
+        present: list[BackendStatus] = []
+        missing: list[Absent] = []
+        for info, support in registry.survey():
+            if support.available:
+                present.append(
+                    BackendStatus(
+                        name=info.name,
+                        formats=list(info.formats),
+                        capabilities=list(info.capabilities),
+                        devices=list(support.devices),
+                        max_slots=info.max_slots,
+                    )
+                )
+            else:
+                missing.append(Absent(name=info.name, reason=support.reason, action=support.action))
+        disk = shutil.disk_usage(self._paths.data if self._paths.data.exists() else "/")
+        return Capabilities(
+            hive=self.name,
+            version=__version__,
+            protocol=PROTOCOL,
+            hostname=socket.gethostname(),
+            os=f"{platform.system()} {platform.release()} {platform.machine()}",
+            devices=devices,
+            absent_devices=absent,
+            backends=present,
+            absent_backends=missing,
+            models=self._models().list(),
+            disk_free=disk.free,
+            disk_total=disk.total,
+        )
+
+    async def resolve(self, ref: str) -> ModelInfo:
+        """A model by reference or alias. Raises ModelNotFound, ModelCorrupted, …Incompatible."""
+        return await anyio.to_thread.run_sync(lambda: self._models().resolve(ref))
+
+    def _models(self) -> Library:
+        if self._library is None:
+            backends = [info for info, _ in registry.survey()]
+            self._library = Library(self._settings.models.aliases, backends)
+        return self._library
+
+    async def spawn(self, spec: WorkerSpec) -> None:
+        """Start a worker process. Raises WorkerAlreadyRegistered, PortTaken, ShuttingDown."""
+        await self.workers.spawn(spec)
+
+    async def stop(self, worker_id: str, *, force: bool = False) -> None:
+        """End a worker; returns when the process is gone. Raises NotFound."""
+        await self.workers.stop(worker_id, force=force)
+
+    async def worker_ready(self, ready: WorkerReady) -> None:
+        """A worker's HTTP is up. Raises NotFound for one that is not ours."""
+        self.workers.get(ready.worker_id).ready = ready
+        await self._listener(HiveWorkerReady(ready=ready))
+
+    async def heartbeat(self, beat: Heartbeat) -> None:
+        """A worker's heartbeat. Raises NotFound for one that is not ours."""
+        self.workers.get(beat.worker_id).beat = beat
+        await self._listener(HiveHeartbeat(beat=beat))
+
+    def listing(self) -> list[HiveWorker]:
+        """The workers that run."""
+        return self.workers.listing()
+
+    def log_tail(self, worker_id: str, lines: int = 200) -> list[str]:
+        """The last lines a worker wrote, also after its end. Raises NotFound."""
+        path = self.workers.log_path(worker_id)
+        if not path.exists():
+            raise NotFound(f"no log of {worker_id}", action="rbee worker list shows the workers.")
+        from rbee.daemons.process import tail
+
+        return tail(path, lines)
+
+    async def _telemetry(self) -> None:
+        while True:
+            devices, _ = await anyio.to_thread.run_sync(self._probe.read)
+            loads = await anyio.to_thread.run_sync(self._loads)
+            await self._listener(HiveTelemetry(devices=devices, workers=loads))
+            await anyio.sleep(TELEMETRY_EVERY)
+
+    def _loads(self) -> list[WorkerLoad]:
+        return [
+            WorkerLoad(worker_id=worker_id, cpu_percent=cpu, rss_bytes=rss)
+            for worker_id, cpu, rss in self.workers.loads()
+        ]
+
+    def _tree_prefix(self) -> str:
+        return f"{self.name}@{self._paths.state}:"

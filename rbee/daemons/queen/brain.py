@@ -1,0 +1,78 @@
+"""The inbox: one task takes events one by one, asks the core what follows, and has it done.
+
+Owns the order in which the colony changes. Nothing else may call `Colony.handle`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from rbee.core.colony import Colony
+from rbee.core.events import Effect, Event, Tick
+from rbee.errors import ShuttingDown
+
+if TYPE_CHECKING:
+    from rbee.clock import Clock
+
+log = logging.getLogger("rbee.brain")
+
+
+class Brain:
+    """The colony's state machine on its inbox. `execute` carries out effects, in order, at once."""
+
+    def __init__(self, colony: Colony, clock: Clock, execute: Callable[[Effect], None]) -> None:
+        self.colony = colony
+        self._clock = clock
+        self._execute = execute
+        send, receive = anyio.create_memory_object_stream[tuple[Event, anyio.Event | None]](
+            math.inf
+        )
+        self._send = send
+        self._receive = receive
+
+    def post(self, event: Event) -> None:
+        """Put an event into the inbox. Bounded by what produces events: slots, children, timers."""
+        try:
+            self._send.send_nowait((event, None))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            log.debug("too late for %s", type(event).__name__)
+
+    async def call(self, event: Event) -> None:
+        """Put an event into the inbox and wait until it has been handled. Raises ShuttingDown."""
+        done = anyio.Event()
+        try:
+            self._send.send_nowait((event, done))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError) as exc:
+            raise ShuttingDown("the queen is shutting down") from exc
+        await done.wait()
+
+    async def run(self) -> None:
+        """Handle events until the inbox is closed; a defect is logged with its story."""
+        async with self._receive:
+            async for event, done in self._receive:
+                try:
+                    effects = self.colony.handle(
+                        event, now=self._clock.monotonic(), utc=self._clock.utc()
+                    )
+                    for effect in effects:
+                        self._execute(effect)
+                except Exception:
+                    log.exception("handling %s failed", type(event).__name__)
+                finally:
+                    if done is not None:
+                        done.set()
+
+    async def tick(self, counts: Callable[[], dict[str, int]]) -> None:
+        """Post a Tick every second."""
+        while True:
+            await anyio.sleep(1.0)
+            self.post(Tick(counts()))
+
+    def close(self) -> None:
+        """Take no more events; `run` returns when the inbox is empty."""
+        self._send.close()

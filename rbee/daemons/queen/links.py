@@ -1,0 +1,168 @@
+"""How the queen reaches a hive: by function call when it is its own, over HTTP when it is not.
+
+Both look the same to the effects: `spawn`, `stop`, `resolve`, and events that arrive as HiveSaid.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import anyio
+import httpx
+import msgspec
+
+from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
+from rbee.daemons.hive.hive import Hive
+from rbee.errors import BadGateway, HiveOffline, RbeeError, VersionMismatch
+from rbee.protocol import PROTOCOL
+from rbee.protocol.base import decode, encode
+from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
+from rbee.protocol.workers import WorkerSpec
+from rbee.sse import Decoder
+
+log = logging.getLogger("rbee.links")
+Call = Callable[[Event], Awaitable[None]]
+RETRIES = (0.1, 0.2, 0.4)
+"""Seconds between tries of an idempotent call."""
+SILENCE = 6.0
+"""Seconds without telemetry after which a hive is offline."""
+
+
+class HiveLink(Protocol):
+    """One hive, as the queen's effects use it."""
+
+    name: str
+    token: str
+    """The internal token of its workers."""
+
+    async def spawn(self, spec: WorkerSpec) -> None:
+        """See Hive.spawn."""
+        ...
+
+    async def stop(self, worker_id: str, *, force: bool) -> None:
+        """See Hive.stop."""
+        ...
+
+    async def resolve(self, ref: str) -> ModelInfo:
+        """See Hive.resolve."""
+        ...
+
+    async def log_tail(self, worker_id: str, lines: int) -> list[str]:
+        """See Hive.log_tail."""
+        ...
+
+
+class LocalLink:
+    """The queen's own hive: calls, not requests."""
+
+    def __init__(self, hive: Hive) -> None:
+        self._hive = hive
+        self.name = hive.name
+        self.token = hive.token
+
+    async def spawn(self, spec: WorkerSpec) -> None:
+        """See Hive.spawn."""
+        await self._hive.spawn(spec)
+
+    async def stop(self, worker_id: str, *, force: bool) -> None:
+        """See Hive.stop."""
+        await self._hive.stop(worker_id, force=force)
+
+    async def resolve(self, ref: str) -> ModelInfo:
+        """See Hive.resolve."""
+        return await self._hive.resolve(ref)
+
+    async def log_tail(self, worker_id: str, lines: int) -> list[str]:
+        """See Hive.log_tail."""
+        return self._hive.log_tail(worker_id, lines)
+
+
+class HttpLink:
+    """A hive with a process of its own. `run` follows its telemetry and reports to the brain."""
+
+    def __init__(self, ready: HiveReady, call: Call) -> None:
+        self.name = ready.name
+        self.token = ready.token
+        self.url = ready.url
+        self._call = call
+        self._http = httpx.AsyncClient(
+            base_url=ready.url,
+            timeout=httpx.Timeout(10.0, connect=2.0),
+            headers={"Authorization": f"Bearer {ready.token}"},
+            trust_env=False,
+        )
+        if ready.protocol != PROTOCOL:
+            raise VersionMismatch(
+                f"hive {ready.name} speaks protocol {ready.protocol} (rbee {ready.version}),"
+                f" this queen speaks {PROTOCOL}"
+            )
+
+    async def run(self) -> None:
+        """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last."""
+        try:
+            caps = decode(await self._get("/v1/capabilities"), Capabilities)
+            await self._call(HiveJoined(self.name, "http", self.url, caps))
+            await self._follow()
+        except (RbeeError, httpx.HTTPError, ValueError) as exc:
+            log.warning("hive %s: %s", self.name, exc)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._http.aclose()
+                await self._call(HiveLeft(self.name, "its telemetry stream ended"))
+
+    async def _follow(self) -> None:
+        decoder = Decoder()
+        limits = httpx.Timeout(SILENCE, connect=2.0)
+        async with self._http.stream("GET", "/v1/telemetry/stream", timeout=limits) as reply:
+            if reply.status_code != 200:
+                raise BadGateway(f"telemetry answered {reply.status_code}")
+            async for chunk in reply.aiter_raw():
+                for event in decoder.feed(chunk):
+                    if event.data:
+                        said: AnyHiveEvent = msgspec.json.decode(event.data, type=AnyHiveEvent)
+                        await self._call(HiveSaid(self.name, said))
+
+    async def spawn(self, spec: WorkerSpec) -> None:
+        """See Hive.spawn."""
+        await self._post("/v1/workers/spawn", encode(spec))
+
+    async def stop(self, worker_id: str, *, force: bool) -> None:
+        """See Hive.stop."""
+        await self._post(f"/v1/workers/{worker_id}/stop", encode({"force": force}), limit=30.0)
+
+    async def resolve(self, ref: str) -> ModelInfo:
+        """See Hive.resolve."""
+        return decode(await self._post("/v1/models/resolve", encode({"ref": ref})), ModelInfo)
+
+    async def log_tail(self, worker_id: str, lines: int) -> list[str]:
+        """See Hive.log_tail."""
+        body = decode(
+            await self._get(f"/v1/workers/{worker_id}/logs?lines={lines}"), dict[str, list[str]]
+        )
+        return body["lines"]
+
+    async def _get(self, path: str) -> bytes:
+        for pause in RETRIES:
+            try:
+                return self._checked(await self._http.get(path))
+            except httpx.ConnectError:
+                await anyio.sleep(pause)
+        raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({len(RETRIES)} tries)")
+
+    async def _post(self, path: str, body: bytes, *, limit: float = 10.0) -> bytes:
+        try:
+            return self._checked(await self._http.post(path, content=body, timeout=limit))
+        except httpx.HTTPError as exc:
+            kind = type(exc).__name__
+            raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({kind})") from exc
+
+    def _checked(self, reply: httpx.Response) -> bytes:
+        if reply.status_code >= 400:
+            try:
+                body = msgspec.json.decode(reply.content)
+            except msgspec.DecodeError as exc:
+                raise BadGateway(f"hive {self.name} answered {reply.status_code}") from exc
+            raise RbeeError.from_body(body, reply.status_code)
+        return reply.content

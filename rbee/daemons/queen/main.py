@@ -1,0 +1,217 @@
+"""The queen as a process: lock, address, state file, signals, log. `python -m rbee.daemons.queen.main`.
+
+Exactly one queen runs per state folder: she holds a lock on a file for as long as she lives, and
+says in the state file where she is. The lock goes with the process, whatever its death.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+
+from rbee import __version__
+from rbee.clock import SystemClock
+from rbee.daemons.base import listen, url_of
+from rbee.daemons.state import QueenState, read_state, remove_state, write_state
+from rbee.errors import QueenRunning, RbeeError
+from rbee.paths import Paths
+from rbee.settings import Settings, load
+
+if TYPE_CHECKING:
+    from rbee.daemons.queen.queen import Queen
+
+log = logging.getLogger("rbee.queen")
+DETACH = b"detach\n"
+"""What an owner writes into the lifeline before closing it, to leave the queen running."""
+
+
+def serve(
+    settings: Settings, paths: Paths, *, lifetime: str = "persistent", lifeline: bool = False
+) -> int:
+    """Run a queen in this process until she is told to stop; returns the exit code.
+
+    `lifeline`: stdin is the owner's pipe; its end takes the queen down. Raises QueenRunning,
+    PortTaken and SettingsError before anything was started.
+    """
+    setup_logging(settings)
+    paths.ensure()
+    with _lock(paths), listen(settings.queen.host, settings.queen.port) as sock:
+        return anyio.run(
+            _main, settings, paths, sock, lifetime, lifeline,
+            backend_options={"use_uvloop": _has_uvloop()},
+        )  # fmt: skip
+
+
+async def _main(
+    settings: Settings, paths: Paths, sock: socket.socket, lifetime: str, lifeline: bool
+) -> int:
+    from rbee.daemons.queen.queen import Queen  # heavy: starlette, aiohttp
+
+    queen = Queen(settings=settings, paths=paths, clock=SystemClock(), sock=sock, lifetime=lifetime)
+    state = QueenState(
+        url=url_of(sock),
+        pid=os.getpid(),
+        version=__version__,
+        lifetime=lifetime,
+        started_at=queen.started_at,
+        token=queen.token,
+    )
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_signals, queen)
+            if lifeline:
+                tasks.start_soon(_lifeline, queen)
+            tasks.start_soon(_until_done, queen, tasks, state, paths)
+    finally:
+        remove_state(paths, os.getpid())
+    return 0
+
+
+async def _until_done(
+    queen: Queen, tasks: anyio.abc.TaskGroup, state: QueenState, paths: Paths
+) -> None:
+    async with anyio.create_task_group() as inner:
+        await inner.start(queen.run)
+        write_state(paths, state)
+        gc.collect()
+        gc.freeze()
+        _notify_ready()
+    tasks.cancel_scope.cancel()
+
+
+async def _signals(queen: Queen) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        async for number in received:
+            if number == signal.SIGHUP and queen.lifetime == "persistent":
+                queen.effects.narrate("queen", "settings are read at start; restart to apply them")
+                continue
+            queen.ask_to_stop(f"signal {signal.Signals(number).name}")
+
+
+async def _lifeline(queen: Queen) -> None:
+    """Follow the owner's pipe: its end is ours, unless it said otherwise first."""
+    heard = b""
+    fd = sys.stdin.fileno()
+    os.set_blocking(fd, False)
+    while True:
+        await anyio.wait_readable(fd)
+        try:
+            data = os.read(fd, 256)
+        except BlockingIOError:
+            continue
+        if not data:
+            break
+        heard = (heard + data)[-64:]
+    if heard.endswith(DETACH):
+        queen.lifetime = "persistent"
+        queen.effects.narrate("queen", "left running by whoever started her")
+        return
+    queen.ask_to_stop("whoever started her is gone")
+
+
+@contextlib.contextmanager
+def _lock(paths: Paths) -> Generator[None]:
+    fd = os.open(paths.lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise _already(paths) from exc
+        yield
+    finally:
+        os.close(fd)
+
+
+def _already(paths: Paths) -> QueenRunning:
+    state = read_state(paths)
+    if state is None:
+        return QueenRunning("a queen is just starting for this user")
+    return QueenRunning(
+        f"a queen already runs at {state.url} (pid {state.pid}, version {state.version})",
+        url=state.url,
+        pid=state.pid,
+    )
+
+
+def setup_logging(settings: Settings) -> None:
+    """Log to stderr, as text for people or one JSON object a line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter()
+        if settings.log.format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    )
+    root = logging.getLogger("rbee")
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log.level.upper())
+    root.propagate = False
+    logging.getLogger("uvicorn").handlers[:] = [handler]
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: at, level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        from rbee.protocol.base import encode
+
+        line: dict[str, object] = {
+            "at": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return encode(line).decode()
+
+
+def _notify_ready() -> None:
+    """Tell systemd, when it started us (sd_notify(3): one datagram to $NOTIFY_SOCKET)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.sendto(b"READY=1", "\0" + address[1:] if address[0] == "@" else address)
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        return False
+    return True
+
+
+def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> int:
+    """Entry point of the background form; settings come from files, environment and `--set`."""
+    parser = argparse.ArgumentParser(prog="rbee-queen")
+    parser.add_argument("--lifetime", choices=("persistent", "linger", "owned"), required=True)
+    parser.add_argument("--lifeline", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    args = parser.parse_args(argv)
+    flags = dict(item.split("=", 1) for item in args.set)
+    try:
+        paths = Paths.user(env)
+        settings = load(paths=paths, env=env, flags=flags).settings
+        return serve(settings, paths, lifetime=args.lifetime, lifeline=args.lifeline)
+    except RbeeError as exc:
+        sys.stderr.write(f"error {exc.code}: {exc.message}\n  → {exc.action}\n")
+        return exc.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

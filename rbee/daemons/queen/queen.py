@@ -1,0 +1,342 @@
+"""The queen put together: store, brain, effects, relay, hive and HTTP, started and ended in order.
+
+Owns the wiring and the order of shutdown: no new work, runs ended, streams closed, workers gone,
+store flushed. Everything else is somebody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from rbee.core.colony import Colony, Limits
+from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted, ShutdownAsked
+from rbee.core.jobs import Job
+from rbee.core.scheduling import Ect
+from rbee.core.states import JOB_TERMINAL
+from rbee.daemons.base import make_server, serve, url_of
+from rbee.daemons.hive.hive import Hive
+from rbee.daemons.queen.admission import Admission
+from rbee.daemons.queen.board import Board
+from rbee.daemons.queen.brain import Brain
+from rbee.daemons.queen.effects import Effects
+from rbee.daemons.queen.links import HttpLink, LocalLink
+from rbee.daemons.queen.relay import Relay
+from rbee.daemons.queen.store import Store, Unfinished
+from rbee.daemons.queen.streams import Streams
+from rbee.errors import HiveOffline, RbeeError, WorkerLost
+from rbee.protocol.base import decode, encode
+from rbee.protocol.colony import Snapshot
+from rbee.protocol.hives import AnyHiveEvent, HiveReady, ModelInfo
+from rbee.protocol.jobs import ErrorData, EventType, JobInfo, JobState
+from rbee.protocol.operations import Infer, Operation
+from rbee.protocol.workers import WorkerInfo
+
+if TYPE_CHECKING:
+    from rbee.clock import Clock
+    from rbee.paths import Paths
+    from rbee.settings import Settings
+
+log = logging.getLogger("rbee.queen")
+PURGE_EVERY = 600.0
+CASCADE_LIMIT = 30.0
+
+
+class Use:
+    """When the queen was last used: requests in flight, and the end of the last one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.open = 0
+        self.last = clock.monotonic()
+
+    @contextmanager
+    def one(self) -> Generator[None]:
+        """One request."""
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+            self.last = self._clock.monotonic()
+
+
+class Queen:
+    """One queen on one listening socket. `lifetime` is persistent, linger or owned."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        paths: Paths,
+        clock: Clock,
+        sock: socket.socket,
+        lifetime: str,
+        token: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self.paths = paths
+        self.clock = clock
+        self.lifetime = lifetime
+        self.url = url_of(sock)
+        self.pid = os.getpid()
+        self.started_at = clock.utc()
+        self.token = token or secrets.token_urlsafe(32)
+        self.use = Use(clock)
+        self._sock = sock
+        self._started_mono = clock.monotonic()
+        self._stop = anyio.Event()
+        self._stop_reason = ""
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._hive: Hive | None = None
+        self._http_links: dict[str, anyio.CancelScope] = {}
+        self.store = Store.open(paths.database)
+        self.streams = Streams(self.store)
+        self.board = Board(self.snapshot)
+        worker = settings.worker
+        self.colony = Colony(
+            policy=Ect(ctx=worker.ctx, slots=worker.slots or None),
+            limits=Limits(
+                load_timeout=worker.load_timeout,
+                keep_alive=worker.keep_alive,
+                stale_after=worker.stale_after,
+                remove_after=worker.remove_after,
+            ),
+            now=self._started_mono,
+            utc=self.started_at,
+            started_mono=self._started_mono,
+        )
+        self.effects = Effects(
+            streams=self.streams,
+            board=self.board,
+            store=self.store,
+            post=lambda event: self.brain.post(event),
+            retention=settings.job.retention,
+        )
+        self.brain = Brain(self.colony, clock, self.effects.execute)
+        self.admission = Admission(
+            settings=settings,
+            clock=clock,
+            brain=self.brain,
+            effects=self.effects,
+            streams=self.streams,
+            store=self.store,
+        )
+
+    # ---- what the routes ask -------------------------------------------------------------------
+
+    def uptime(self) -> float:
+        """Seconds."""
+        return self.clock.monotonic() - self._started_mono
+
+    def job_info(self, job: Job) -> JobInfo:
+        """A live job's wire form, with its position when it waits."""
+        waiting = job.state is JobState.QUEUED
+        now = self.clock.monotonic()
+        return job.info(self.colony.queue.position(job, now) if waiting else None)
+
+    def worker_infos(self) -> list[WorkerInfo]:
+        """All workers."""
+        now = self.clock.monotonic()
+        return [w.info(now) for w in self.colony.fleet.workers.values()]
+
+    def models(self) -> list[ModelInfo]:
+        """Models on the hives' disks and in live workers, each once, hidden ones last."""
+        found: dict[str, ModelInfo] = {}
+        for hive in self.colony.fleet.hives.values():
+            for model in hive.capabilities.models:
+                found.setdefault(model.id, model)
+        for worker in self.colony.fleet.live():
+            found.setdefault(worker.model.id, worker.model)
+        return sorted(found.values(), key=lambda m: (m.hidden, m.id))
+
+    def overhead_ms(self, job: Job) -> int:
+        """Milliseconds from the request's arrival to its dispatch, less the time in the queue."""
+        if job.started_at is None or job.dispatched_mono is None:
+            return 0
+        waited = job.dispatched_mono - job.queued_mono
+        return max(0, round((job.started_at - job.created_at - waited) * 1000))
+
+    def snapshot(self) -> Snapshot:
+        """The whole colony, for a dashboard that has just come."""
+        fleet = self.colony.fleet
+        return Snapshot(
+            hives=[fleet.hive_info(h) for h in fleet.hives.values()],
+            workers=self.worker_infos(),
+            jobs=[self.job_info(j) for j in self.colony.jobs.values()][:1000],
+            models=self.models(),
+            narration=list(self.board.narration),
+            totals=self.colony.totals(),
+        )
+
+    def local_hive(self) -> Hive:
+        """The queen's own hive. Raises HiveOffline when she runs none."""
+        if self._hive is None:
+            raise HiveOffline("this queen runs no hive of its own (queen.local_hive = false)")
+        return self._hive
+
+    def hive_ready(self, ready: HiveReady) -> None:
+        """A hive with a process of its own has come; an older link of that name gives way."""
+        assert self._tasks is not None
+        link = HttpLink(ready, self.brain.call)
+        old = self._http_links.pop(ready.name, None)
+        if old is not None:
+            old.cancel()
+        self._tasks.start_soon(self._follow, link)
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Begin the cascade; harmless when it has begun."""
+        if not self._stop.is_set():
+            self._stop_reason = reason
+            self._stop.set()
+
+    # ---- life ----------------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: anyio.abc.TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Live until asked to stop, then take everything down. Started when HTTP answers."""
+        from rbee.daemons.queen.app import build  # the app needs this module's Queen
+
+        server = make_server(build(self))
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                self.effects.tasks = tasks
+                self.effects.relay = Relay(
+                    tasks=tasks,
+                    post=self.brain.post,
+                    streams=self.streams,
+                    token_of=lambda hive: self.effects.links[hive].token,
+                    stall_timeout=self.settings.worker.stall_timeout,
+                )
+                tasks.start_soon(self.brain.run)
+                tasks.start_soon(serve, server, self._sock)
+                if self.settings.queen.local_hive:
+                    await self._start_hive(tasks)
+                await self._recover()
+                tasks.start_soon(self.brain.tick, self.streams.counts)
+                tasks.start_soon(self._purge)
+                if self.lifetime == "linger":
+                    tasks.start_soon(self._linger)
+                if self.store.set_aside is not None:
+                    self.effects.narrate(
+                        "queen", f"the database was unreadable: {self.store.set_aside}", "error"
+                    )
+                self.effects.narrate("queen", f"listening on {self.url}")
+                task_status.started(self.url)
+                await self._stop.wait()
+                with anyio.move_on_after(CASCADE_LIMIT):
+                    await self.brain.call(ShutdownAsked(self._stop_reason))
+                self.streams.close()
+                self.board.close()
+                server.stop()
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.effects.relay.close()
+                await anyio.to_thread.run_sync(self.store.close)
+            log.info("stopped: %s", self._stop_reason or "cancelled")
+
+    async def _start_hive(self, tasks: anyio.abc.TaskGroup) -> None:
+        hive = Hive(
+            settings=self.settings,
+            paths=self.paths,
+            listener=self._local_said,
+            callback_url=self.url,
+            token=self.token,
+        )
+        self._hive = hive
+        self.effects.links[hive.name] = LocalLink(hive)
+        caps = await tasks.start(hive.run)
+        await self.brain.call(HiveJoined(hive.name, "local", None, caps))
+
+    async def _local_said(self, event: AnyHiveEvent) -> None:
+        assert self._hive is not None
+        self.brain.post(HiveSaid(self._hive.name, event))
+
+    async def _follow(self, link: HttpLink) -> None:
+        with anyio.CancelScope() as scope:
+            self._http_links[link.name] = scope
+            self.effects.links[link.name] = link
+            try:
+                await link.run()
+            finally:
+                if self.effects.links.get(link.name) is link:
+                    del self.effects.links[link.name]
+
+    async def _linger(self) -> None:
+        """Leave when nobody has used the queen for a while and nothing runs."""
+        limit = self.settings.queen.linger
+        while True:
+            idle = self.clock.monotonic() - self.use.last
+            busy = self.use.open or self.colony.jobs
+            if not busy and idle >= limit:
+                self.ask_to_stop(f"not used for {limit:g} s")
+                return
+            await anyio.sleep(1.0 if busy else max(0.05, limit - idle))
+
+    async def _purge(self) -> None:
+        job = self.settings.job
+        while True:
+            self.store.purge(before=self.clock.utc() - job.retention, keep=job.finished_kept)
+            await anyio.sleep(PURGE_EVERY)
+
+    async def _recover(self) -> None:
+        """Jobs an earlier queen left: what had sent nothing runs again, the rest ends as lost."""
+        for left in await self.store.unfinished():
+            operation = decode(left.request, Operation)  # pyright: ignore[reportArgumentType]
+            again = left.durable and isinstance(operation, Infer) and not _has_begun(left)
+            if not again:
+                self._lose(left, operation)
+                continue
+            try:
+                await self._resubmit(left, operation)
+            except RbeeError as exc:
+                self._lose(left, operation, exc)
+
+    async def _resubmit(self, left: Unfinished, operation: Infer) -> None:
+        model = await self.admission.resolve(operation.model, operation.hive)
+        job = Job(
+            job_id=left.info.job_id,
+            request=operation,
+            created_at=left.info.created_at,
+            queued_mono=self.clock.monotonic(),
+            model=model,
+            client=left.info.client,
+        )
+        self.streams.create(job.job_id)
+        await self.brain.call(JobSubmitted(job))
+
+    def _lose(self, left: Unfinished, operation: Operation, why: RbeeError | None = None) -> None:
+        error = why or WorkerLost("the queen ended while this job was running")
+        job = Job(
+            job_id=left.info.job_id,
+            request=operation,
+            created_at=left.info.created_at,
+            queued_mono=self.clock.monotonic(),
+            client=left.info.client,
+            durable=left.durable,
+        )
+        job.error_code, job.error_message = error.code, error.message
+        job.finished_at = self.clock.utc()
+        job.life.to(JobState.FAILED, error.code)
+        assert job.state in JOB_TERMINAL
+        stream = self.streams.create(job.job_id)
+        data = ErrorData(code=error.code, message=error.message, details=error.details)
+        stream.append(EventType.ERROR, encode(data))
+        self.store.save_job(job.info(), left.request, durable=left.durable)
+        self.store.save_stream(job.job_id, self.streams.retire(job.job_id))
+
+
+def _has_begun(left: Unfinished) -> bool:
+    return left.info.state is JobState.RUNNING

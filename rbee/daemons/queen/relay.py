@@ -1,0 +1,229 @@
+"""The relay: one running inference, from the worker's stream into the job's stream.
+
+Owns the upstream connection of each run, its cancellation and its stall limit. Reports start, end
+and counts to the brain; tokens never pass through the inbox. One upstream event becomes one job
+event with the same text; no model object is kept per token.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+import anyio
+import anyio.abc
+import msgspec
+
+from rbee.core.events import Dispatch, Event, RunCancelled, RunCompleted, RunFailed, RunStarted
+from rbee.daemons.queen.streams import JobStream, Streams
+from rbee.errors import (
+    AllSlotsBusy,
+    BadGateway,
+    InferenceTimeout,
+    RbeeError,
+    WorkerCrashed,
+    WorkerNotReady,
+)
+from rbee.protocol.base import encode
+from rbee.protocol.jobs import EventType, TokenData
+from rbee.protocol.operations import Infer
+from rbee.protocol.workers import CancelRequest, DoneEvent, Execute
+from rbee.sse import Decoder
+
+log = logging.getLogger("rbee.relay")
+CONNECT_TIMEOUT = 2.0
+CLEANUP = 5.0
+"""Seconds a worker may take to confirm that it let go of a job."""
+
+
+class _Upstream(msgspec.Struct):
+    """Any event of a worker's stream; which one follows from what is set."""
+
+    token: str | None = None
+    index: int = 0
+    done: bool = False
+    error: dict[str, object] | None = None
+
+
+@dataclass
+class _Run:
+    dispatch: Dispatch
+    stream: JobStream
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    began: float = 0.0
+    tokens: int = 0
+    first_ms: float | None = None
+
+
+class Relay:
+    """All running inferences."""
+
+    def __init__(
+        self,
+        *,
+        tasks: anyio.abc.TaskGroup,
+        post: Callable[[Event], None],
+        streams: Streams,
+        token_of: Callable[[str], str],
+        stall_timeout: float,
+    ) -> None:
+        self._tasks = tasks
+        self._post = post
+        self._streams = streams
+        self._token_of = token_of
+        self._stall = stall_timeout
+        self._runs: dict[str, _Run] = {}
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=stall_timeout),
+            read_bufsize=1 << 16,
+        )
+
+    def start(self, dispatch: Dispatch) -> None:
+        """Run a job on its worker."""
+        run = _Run(dispatch, self._streams.create(dispatch.job.job_id))
+        self._runs[dispatch.job.job_id] = run
+        self._tasks.start_soon(self._carry, run)
+
+    def abort(self, job_id: str) -> None:
+        """Stop a run; its end is reported as RunCancelled. Harmless when it has ended."""
+        run = self._runs.get(job_id)
+        if run is not None:
+            run.scope.cancel()
+
+    async def close(self) -> None:
+        """Close the upstream connections."""
+        await self._http.close()
+
+    async def _carry(self, run: _Run) -> None:
+        job_id = run.dispatch.job.job_id
+        run.began = anyio.current_time()
+        try:
+            with run.scope:
+                self._post(await self._run(run))
+                return
+            with anyio.move_on_after(CLEANUP):
+                await self._cancel_upstream(run)
+            self._post(RunCancelled(job_id, run.tokens))
+        finally:
+            self._runs.pop(job_id, None)
+
+    async def _run(self, run: _Run) -> Event:
+        dispatch = run.dispatch
+        job_id = dispatch.job.job_id
+        try:
+            async with self._http.post(
+                f"{dispatch.url}/v1/execute",
+                data=encode(execute_of(dispatch)),
+                headers=self._headers(dispatch),
+            ) as reply:
+                if reply.status != 200:
+                    error = RbeeError.from_body(_json(await reply.read()), reply.status)
+                    busy = isinstance(error, AllSlotsBusy | WorkerNotReady)
+                    return RunFailed(job_id, error, busy=busy)
+                return await self._follow(run, reply)
+        except aiohttp.SocketTimeoutError as exc:
+            log.info("job %s stalled: %s", job_id, exc)
+            await self._cancel_upstream(run)
+            error = InferenceTimeout(
+                f"{dispatch.worker_id} made no progress on {job_id} for {self._stall:g} s"
+            )
+            return RunFailed(job_id, error, run.tokens, lost=True)
+        except (aiohttp.ClientError, ConnectionError) as exc:
+            error = WorkerCrashed(
+                f"the connection to {dispatch.worker_id} broke after {run.tokens} tokens"
+                f" ({type(exc).__name__})",
+                worker_id=dispatch.worker_id,
+            )
+            return RunFailed(job_id, error, run.tokens, lost=True)
+
+    async def _follow(self, run: _Run, reply: aiohttp.ClientResponse) -> Event:
+        job_id = run.dispatch.job.job_id
+        decoder = Decoder()
+        async for chunk in reply.content.iter_any():
+            for event in decoder.feed(chunk):
+                if not event.data or event.data == "[DONE]":
+                    continue
+                up = msgspec.json.decode(event.data, type=_Upstream)
+                if up.token is not None:
+                    self._token(run, up.token)
+                elif up.error is not None:
+                    return RunFailed(job_id, RbeeError.from_body({"error": up.error}), run.tokens)
+                elif up.done:
+                    return self._done(run, msgspec.json.decode(event.data, type=DoneEvent))
+        error = WorkerCrashed(
+            f"{run.dispatch.worker_id} ended the stream of {job_id} without a word"
+        )
+        return RunFailed(job_id, error, run.tokens, lost=True)
+
+    def _token(self, run: _Run, text: str) -> None:
+        data = TokenData(t=text, i=run.tokens)
+        run.tokens += 1
+        run.stream.append(EventType.TOKEN, encode(data))
+        if run.first_ms is None:
+            run.first_ms = (anyio.current_time() - run.began) * 1000
+            self._post(RunStarted(run.dispatch.job.job_id, run.first_ms))
+
+    def _done(self, run: _Run, done: DoneEvent) -> Event:
+        job_id = run.dispatch.job.job_id
+        if done.finish_reason == "cancelled":
+            return RunCancelled(job_id, done.usage.completion_tokens)
+        return RunCompleted(
+            job_id,
+            done.finish_reason,
+            done.usage.completion_tokens,
+            (anyio.current_time() - run.began) * 1000,
+            done.usage,
+        )
+
+    async def _cancel_upstream(self, run: _Run) -> None:
+        dispatch = run.dispatch
+        body = encode(CancelRequest(request_id=dispatch.job.job_id))
+        try:
+            async with self._http.post(
+                f"{dispatch.url}/v1/cancel",
+                data=body,
+                headers=self._headers(dispatch),
+                timeout=aiohttp.ClientTimeout(total=CLEANUP),
+            ):
+                pass
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as exc:
+            log.info("cancelling %s upstream: %s", dispatch.job.job_id, type(exc).__name__)
+
+    def _headers(self, dispatch: Dispatch) -> dict[str, str]:
+        hive = dispatch.job.hive or ""
+        return {
+            "Authorization": f"Bearer {self._token_of(hive)}",
+            "Content-Type": "application/json",
+        }
+
+
+def execute_of(dispatch: Dispatch) -> Execute:
+    """The worker's request for a job. A plain prompt is one user message unless it is `raw`."""
+    request = dispatch.job.request
+    assert isinstance(request, Infer)
+    messages = [{"role": m.role, "content": m.text()} for m in request.messages or ()]
+    if request.prompt is not None and not request.raw:
+        messages = [{"role": "user", "content": request.prompt}]
+    return Execute(
+        request_id=dispatch.job.job_id,
+        prompt=request.prompt if request.raw else None,
+        messages=messages or None,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        repetition_penalty=request.repetition_penalty,
+        seed=request.seed,
+        stop=list(request.stop),
+    )
+
+
+def _json(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError as exc:
+        raise BadGateway("the worker's reply is not JSON") from exc

@@ -1,0 +1,120 @@
+"""Job streams: one append-only list of events per job, any number of readers at their own pace.
+
+A reader is an index into the list, so a slow one costs nothing and holds nobody up. Ids count
+from 1 without gaps; nothing follows a terminal event. Streams of ended jobs come from the store.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import anyio
+
+from rbee.errors import NotFound
+from rbee.protocol.jobs import TERMINAL_EVENTS, EventType
+
+if TYPE_CHECKING:
+    from rbee.daemons.queen.store import Store
+
+KEEPALIVE = 5.0
+"""Seconds of silence after which a reader gets an empty batch."""
+ENDED_IN_MEMORY = 64
+
+
+class JobStream:
+    """One job's events as (type, JSON)."""
+
+    def __init__(
+        self, events: list[tuple[str, bytes]] | None = None, *, ended: bool = False
+    ) -> None:
+        self.events = events or []
+        self.ended = ended
+        self.tokens = 0
+        self._wake = anyio.Event()
+
+    def append(self, kind: EventType, data: bytes) -> None:
+        """Add one event; ignored after a terminal one, so that there is exactly one of those."""
+        if self.ended:
+            return
+        self.events.append((kind, data))
+        if kind is EventType.TOKEN:
+            self.tokens += 1
+        elif kind in TERMINAL_EVENTS:
+            self.ended = True
+        wake, self._wake = self._wake, anyio.Event()
+        wake.set()
+
+    async def read(self, after: int = 0) -> AsyncIterator[tuple[int, list[tuple[str, bytes]]]]:
+        """Batches (id of the first, events) of all that is there, then as it comes, to the end.
+
+        An empty batch after KEEPALIVE seconds of silence.
+        """
+        at = max(0, after)
+        while True:
+            if at < len(self.events):
+                batch = self.events[at:]
+                yield at + 1, batch
+                at += len(batch)
+            elif self.ended:
+                return
+            else:
+                wake = self._wake
+                with anyio.move_on_after(KEEPALIVE) as limit:
+                    await wake.wait()
+                if limit.cancelled_caught:
+                    yield at + 1, []
+
+    def close(self) -> None:
+        """Let readers go without a terminal event: the queen leaves, the job will go on later."""
+        self.ended = True
+        self._wake.set()
+
+
+class Streams:
+    """The streams of all jobs that are retained."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._live: dict[str, JobStream] = {}
+        self._ended: OrderedDict[str, JobStream] = OrderedDict()
+
+    def create(self, job_id: str) -> JobStream:
+        """A new, empty one."""
+        return self._live.setdefault(job_id, JobStream())
+
+    def live(self, job_id: str) -> JobStream | None:
+        """The stream of a job that has not ended."""
+        return self._live.get(job_id)
+
+    def retire(self, job_id: str) -> list[tuple[str, bytes]]:
+        """The job has ended: its events, for the store; kept in memory a while for readers."""
+        stream = self._live.pop(job_id)
+        self._ended[job_id] = stream
+        while len(self._ended) > ENDED_IN_MEMORY:
+            self._ended.popitem(last=False)
+        return stream.events
+
+    def forget(self, job_id: str) -> None:
+        """Drop an ended one."""
+        self._ended.pop(job_id, None)
+
+    async def get(self, job_id: str) -> JobStream:
+        """Live, remembered or from the store. Raises NotFound."""
+        stream = self._live.get(job_id) or self._ended.get(job_id)
+        if stream is None:
+            events = await self._store.stream(job_id)
+            if events is None:
+                raise NotFound(f"no job {job_id}", action="rbee job list shows the jobs.")
+            stream = JobStream(events, ended=True)
+        return stream
+
+    def counts(self) -> dict[str, int]:
+        """Tokens so far of every live job."""
+        return {job_id: stream.tokens for job_id, stream in self._live.items() if stream.tokens}
+
+    def close(self) -> None:
+        """End all readers."""
+        for stream in self._live.values():
+            stream.close()

@@ -1,0 +1,51 @@
+"""The state file: where the running queen is. Written by her, read by everybody of the same user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rbee.errors import RbeeError
+from rbee.protocol.base import Wire, decode, encode
+
+if TYPE_CHECKING:
+    from rbee.paths import Paths
+
+
+class QueenState(Wire):
+    """One running queen. `token` is for her own hives and workers; the file's mode is 0600."""
+
+    url: str
+    pid: int
+    version: str
+    lifetime: str
+    started_at: float
+    token: str
+
+
+def read_state(paths: Paths) -> QueenState | None:
+    """What the file says; None when there is none or it is not sound. The queen may be dead."""
+    try:
+        return decode(paths.state_file.read_bytes(), QueenState)
+    except (OSError, RbeeError, msgspec.MsgspecError):
+        return None
+
+
+def write_state(paths: Paths, state: QueenState) -> None:
+    """Replace the file in one step."""
+    fresh = paths.state_file.with_suffix(f".{os.getpid()}.tmp")
+    fd = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(encode(state))
+    fresh.replace(paths.state_file)
+
+
+def remove_state(paths: Paths, pid: int) -> None:
+    """Remove the file if it is about process `pid`."""
+    state = read_state(paths)
+    if state is not None and state.pid == pid:
+        with contextlib.suppress(FileNotFoundError):
+            paths.state_file.unlink()

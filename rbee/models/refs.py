@@ -1,0 +1,151 @@
+"""How a model is named: `pkg:name`, `file:/abs/path`, `hf:org/repo…`, or an alias for one of them.
+
+Owns the grammar of references and the built-in alias table. Never touches the disk: whether a
+reference leads anywhere is the library's business.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from rbee.errors import InvalidRequest, ModelNotFound
+
+ALIASES: Mapping[str, str] = {"smollm2-135m": "pkg:smollm2-135m"}
+"""Short names everybody has; `models.aliases` in the settings adds to them."""
+
+FORMS = "pkg:NAME, file:/absolute/path, hf:org/repo[:QUANT], or an alias"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})"
+_HUB = re.compile(
+    rf"(?P<repo>{_SEGMENT}/{_SEGMENT})"
+    r"(?::(?P<quant>[A-Za-z0-9][A-Za-z0-9_]{0,31})"
+    r"|@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{0,127})::(?P<file>[^\x00-\x1f\x7f\\]{1,512}))?"
+)
+
+
+@dataclass(frozen=True)
+class PackageRef:
+    """`pkg:name`: a model inside an installed Python package."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"pkg:{self.name}"
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """`file:/abs/path`: a file of this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"file:{self.path}"
+
+
+@dataclass(frozen=True)
+class HubRef:
+    """`hf:org/repo`, `hf:org/repo:QUANT`, `hf:org/repo@revision::file`."""
+
+    repo: str
+    quant: str | None = None
+    revision: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        if self.file is not None:
+            return f"hf:{self.repo}@{self.revision}::{self.file}"
+        return f"hf:{self.repo}" + (f":{self.quant}" if self.quant else "")
+
+
+Ref: TypeAlias = PackageRef | FileRef | HubRef
+
+
+def parse(text: str, aliases: Mapping[str, str] | None = None) -> Ref:
+    """A reference or alias as a Ref; `aliases` come before the built-in ones.
+
+    Raises InvalidRequest for what is no reference, ModelNotFound for a name that is no alias.
+    """
+    table = {**ALIASES, **(aliases or {})}
+    if text not in table:
+        return _parse(text, table)
+    target = table[text]
+    try:
+        return _parse(target, {})
+    except ModelNotFound as exc:
+        raise InvalidRequest(
+            f"the alias {text!r} stands for {target!r}, which is no model reference",
+            action=f"Correct `models.aliases` in the settings; a reference is {FORMS}.",
+        ) from exc
+
+
+def unknown(name: str, known: Iterable[str]) -> ModelNotFound:
+    """The error for a name nobody knows, with the nearest known names."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return ModelNotFound(
+        f"no model is called {name!r} here",
+        action=f"Did you mean {' or '.join(near)}?"
+        if near
+        else f"Known names: {', '.join(names) or 'none'}; a file is named file:/absolute/path.",
+        model=name,
+    )
+
+
+def _parse(text: str, names: Mapping[str, str]) -> Ref:
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme == "pkg":
+        return _package(text, rest)
+    if colon and scheme == "file":
+        return _file(text, rest)
+    if colon and scheme == "hf":
+        return _hub(text, rest)
+    if text.startswith(("/", "./", "../", "~")):
+        raise InvalidRequest(
+            f"{text!r} is a path, not a model reference",
+            action=f"Write it as file:{os.path.abspath(os.path.expanduser(text))}",
+        )
+    if _NAME.fullmatch(text.lower()) is None:
+        raise InvalidRequest(
+            f"{text!r} is not a model reference", action=f"Name a model as {FORMS}."
+        )
+    raise unknown(text, names)
+
+
+def _package(text: str, name: str) -> PackageRef:
+    if _NAME.fullmatch(name) is None:
+        raise InvalidRequest(
+            f"{text!r}: a packaged model's name has lower-case letters, digits, '.', '_' and '-'"
+        )
+    return PackageRef(name)
+
+
+def _file(text: str, path: str) -> FileRef:
+    if not path or any(ord(char) < 32 or ord(char) == 127 for char in path):
+        raise InvalidRequest(f"{text!r} names no file", action="Write file:/absolute/path.")
+    if not Path(path).is_absolute():
+        raise InvalidRequest(
+            f"{text!r}: the path must be absolute", action="Write file:/absolute/path."
+        )
+    if ".." in Path(path).parts:
+        raise InvalidRequest(f"{text!r}: the path must not contain '..'")
+    return FileRef(Path(path))
+
+
+def _hub(text: str, rest: str) -> HubRef:
+    match = _HUB.fullmatch(rest)
+    if match is None or ".." in match["repo"] or ".." in (match["revision"] or ""):
+        raise InvalidRequest(
+            f"{text!r} is not a hub reference",
+            action="Write hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo@revision::file.gguf.",
+        )
+    file = match["file"]
+    if file is not None and (file.startswith("/") or ".." in PurePosixPath(file).parts):
+        raise InvalidRequest(f"{text!r}: the file must lie inside the repository")
+    return HubRef(match["repo"], match["quant"], match["revision"], file)

@@ -1,8 +1,8 @@
 """What a backend is: everything the author of one needs to know.
 
 A backend turns a model file into text (or vectors) inside one worker process. It is found by the
-entry point group `rbee.backends` (name → module attribute holding a `BackendInfo`), the bundled ones
-exactly like a third party's. It runs in a process of its own, one model per process, and never
+entry point group `rbee.backends` (name → module attribute holding a `BackendInfo`), the bundled
+ones exactly like a third party's. It runs in a process of its own, one model per process, and never
 touches HTTP: the worker daemon does that.
 
 Threads: `load`, `run` and `close` are called in worker threads, never on the event loop; `run` is
@@ -47,7 +47,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Generation:
-    """One request. Either `messages` (chat, rendered with the model's template) or `prompt` (raw)."""
+    """One request: either `messages` (rendered with the model's template) or `prompt` (raw)."""
 
     prompt: str | None = None
     messages: tuple[Mapping[str, Any], ...] = ()
@@ -64,7 +64,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Piece:
-    """One step of the answer: a run of text. Empty text is allowed (a token that completes no character)."""
+    """One step of the answer; empty text is a token that completes no character."""
 
     text: str
     tokens: int = 1
@@ -122,13 +122,13 @@ class Backend(Protocol):
     def load(
         self, model: ModelFile, options: LoadOptions, progress: Progress, cancelled: threading.Event
     ) -> LoadedModel:
-        """Load the model. Raises ModelCorrupted, ModelIncompatible, ModelLoadFailed, BackendUnavailable."""
+        """Load it. Raises ModelCorrupted, ModelIncompatible, ModelLoadFailed, BackendUnavailable."""
         ...
 
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """What an entry point of group `rbee.backends` points at. Importing it must be cheap (no heavy library)."""
+    """What an entry point of group `rbee.backends` points at; importing it must be cheap."""
 
     name: str
     formats: tuple[str, ...]

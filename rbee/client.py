@@ -6,7 +6,7 @@ streams. It never starts a queen and never retries what is not safe to repeat.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -46,7 +46,7 @@ class QueenKeeper(Protocol):
     owned: bool
 
     async def keep(self, report: Callable[[QueenStatus], None]) -> None:
-        """Run until cancelled: find or start the queen, watch it, bring it back; report each change."""
+        """Until cancelled: find or start the queen, watch her, bring her back; report changes."""
         ...
 
     async def stop(self) -> None:
@@ -122,7 +122,7 @@ class QueenClient:
         await self._call("POST", "/v1/shutdown")
 
     async def job_stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[ServerEvent]:
-        """Events of a job from `after` on, until its terminal event; reconnects are the caller's."""
+        """Events of a job from `after` on, to its terminal event; reconnects are the caller's."""
         path = f"/v1/jobs/{job_id}/stream"
         async with self._stream(path, params={"after": after}) as events:
             async for event in events:
@@ -157,7 +157,7 @@ class QueenClient:
         return reply.content
 
     @asynccontextmanager
-    async def _stream(self, path: str, **kwargs: Any) -> AsyncIterator[AsyncIterator[ServerEvent]]:
+    async def _stream(self, path: str, **kwargs: Any) -> AsyncGenerator[AsyncIterator[ServerEvent]]:
         with self._translated():
             async with self._http.stream("GET", path, timeout=_STREAM, **kwargs) as reply:
                 if reply.status_code >= 400:

@@ -99,7 +99,7 @@ class ValidationFailed(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt plus answer do not fit the context (`details.required`, `details.available` tokens)."""
+    """Prompt plus answer exceed the context (`details.required`, `details.available` tokens)."""
 
     code = "CONTEXT_LENGTH_EXCEEDED"
     exit_code = 1
@@ -261,7 +261,7 @@ class ModelLoadFailed(InternalError):
     """The backend refused the model; the reason is in the message."""
 
     code = "MODEL_LOAD_FAILED"
-    hint = "Read the worker's log named in the message; try another file, a smaller --ctx or another device."
+    hint = "Read the worker's log; try another file, a smaller --ctx or another device."
 
 
 class BadGateway(RbeeError):

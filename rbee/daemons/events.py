@@ -1,7 +1,7 @@
 """Server-sent event replies that notice when their reader leaves.
 
-A plain ASGI reply goes on writing into the void; this one watches `http.disconnect`, ends its source
-and calls back. Owns nothing but that.
+A plain ASGI reply goes on writing into the void; this one watches `http.disconnect`, ends its
+source and calls back. Owns nothing but that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The state file: where the running queen is. Written by her, read by everybody of the same user."""
+"""The state file: where the running queen is. Written by her, read by her user's commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rbee.paths import Paths
 
 
-class QueenState(Wire):
+class QueenState(Wire, frozen=True, kw_only=True):
     """One running queen. `token` is for her own hives and workers; the file's mode is 0600."""
 
     url: str

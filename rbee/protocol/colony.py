@@ -8,7 +8,7 @@ from rbee.protocol.jobs import JobInfo
 from rbee.protocol.workers import WorkerInfo
 
 
-class Health(Wire):
+class Health(Wire, frozen=True, kw_only=True):
     """GET /health"""
 
     status: str
@@ -20,7 +20,7 @@ class Health(Wire):
     queue_depth: int
 
 
-class Info(Wire):
+class Info(Wire, frozen=True, kw_only=True):
     """GET /v1/info"""
 
     version: str
@@ -35,7 +35,7 @@ class Info(Wire):
     """`persistent`, `linger` or `owned`."""
 
 
-class Narration(Wire):
+class Narration(Wire, frozen=True, kw_only=True):
     """One line of who did what and why. `level` is info, warning or error."""
 
     at: float
@@ -44,7 +44,7 @@ class Narration(Wire):
     level: str = "info"
 
 
-class Totals(Wire):
+class Totals(Wire, frozen=True, kw_only=True):
     """The top bar's figures."""
 
     hives_online: int
@@ -56,8 +56,8 @@ class Totals(Wire):
     uptime_seconds: float
 
 
-class Snapshot(Wire):
-    """`event: snapshot`, the first of GET /v1/events/stream. Jobs: the active ones and the last finished."""
+class Snapshot(Wire, frozen=True, kw_only=True):
+    """`event: snapshot`, the first of GET /v1/events/stream. Jobs: those that have not ended."""
 
     hives: list[HiveInfo]
     workers: list[WorkerInfo]
@@ -67,27 +67,27 @@ class Snapshot(Wire):
     totals: Totals
 
 
-class HiveGone(Wire):
+class HiveGone(Wire, frozen=True, kw_only=True):
     """`event: hive_gone`"""
 
     name: str
 
 
-class WorkerGone(Wire):
+class WorkerGone(Wire, frozen=True, kw_only=True):
     """`event: worker_gone`"""
 
     worker_id: str
     reason: str
 
 
-class Telemetry(Wire):
+class Telemetry(Wire, frozen=True, kw_only=True):
     """`event: telemetry`, each second per hive."""
 
     hive: str
     devices: list[Device]
 
 
-class Models(Wire):
+class Models(Wire, frozen=True, kw_only=True):
     """`event: models`: the catalogue changed."""
 
     models: list[ModelInfo]

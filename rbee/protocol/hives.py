@@ -10,8 +10,8 @@ from rbee.protocol.base import Wire
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
 
 
-class Device(Wire):
-    """One place a model can live. Memory in bytes, utilisation 0..100, None where it cannot be read."""
+class Device(Wire, frozen=True, kw_only=True):
+    """One place a model can live. Memory in bytes, utilisation 0..100, None: cannot be read."""
 
     name: str
     """`cpu`, `cuda:0`, …"""
@@ -27,7 +27,7 @@ class Device(Wire):
     cores: int | None = None
 
 
-class Absent(Wire):
+class Absent(Wire, frozen=True, kw_only=True):
     """A device kind or backend that is not here, and why."""
 
     name: str
@@ -35,7 +35,7 @@ class Absent(Wire):
     action: str = ""
 
 
-class BackendStatus(Wire):
+class BackendStatus(Wire, frozen=True, kw_only=True):
     """An installed backend."""
 
     name: str
@@ -45,7 +45,7 @@ class BackendStatus(Wire):
     max_slots: int
 
 
-class ModelInfo(Wire):
+class ModelInfo(Wire, frozen=True, kw_only=True):
     """A model on a hive's disk, with what the memory preflight needs (bytes)."""
 
     id: str
@@ -67,7 +67,7 @@ class ModelInfo(Wire):
     """Not offered in listings (echo)."""
 
     def memory_needed(self, *, ctx: int, slots: int) -> int:
-        """Estimate in bytes, with the margin of max(512 MiB, 5 %); 64 MiB where weights are not known."""
+        """Estimate in bytes with a margin of max(512 MiB, 5 %); 64 MiB where weights are unknown."""
         if not self.weights_bytes:
             return 64 << 20
         need = (
@@ -82,7 +82,7 @@ def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-class Capabilities(Wire):
+class Capabilities(Wire, frozen=True, kw_only=True):
     """GET /v1/capabilities of a hive."""
 
     hive: str
@@ -99,7 +99,7 @@ class Capabilities(Wire):
     disk_total: int
 
 
-class WorkerLoad(Wire):
+class WorkerLoad(Wire, frozen=True, kw_only=True):
     """One worker's process figures."""
 
     worker_id: str
@@ -107,23 +107,23 @@ class WorkerLoad(Wire):
     rss_bytes: int
 
 
-class HiveEvent(Wire, tag_field="type"):
+class HiveEvent(Wire, frozen=True, kw_only=True, tag_field="type"):
     """What a hive tells its queen, over a function call or its telemetry stream."""
 
 
-class HiveWorkerReady(HiveEvent, tag="worker_ready"):
+class HiveWorkerReady(HiveEvent, frozen=True, kw_only=True, tag="worker_ready"):
     """A worker's HTTP is up."""
 
     ready: WorkerReady
 
 
-class HiveHeartbeat(HiveEvent, tag="heartbeat"):
+class HiveHeartbeat(HiveEvent, frozen=True, kw_only=True, tag="heartbeat"):
     """A worker's heartbeat, passed on."""
 
     beat: Heartbeat
 
 
-class HiveWorkerExited(HiveEvent, tag="worker_exited"):
+class HiveWorkerExited(HiveEvent, frozen=True, kw_only=True, tag="worker_exited"):
     """A worker process ended. `exit_code` is negative for a signal; `log_tail` its last lines."""
 
     worker_id: str
@@ -132,20 +132,20 @@ class HiveWorkerExited(HiveEvent, tag="worker_exited"):
     log_tail: list[str]
 
 
-class HiveTelemetry(HiveEvent, tag="telemetry"):
+class HiveTelemetry(HiveEvent, frozen=True, kw_only=True, tag="telemetry"):
     """Every second."""
 
     devices: list[Device]
     workers: list[WorkerLoad]
 
 
-class HiveWorkers(HiveEvent, tag="workers"):
+class HiveWorkers(HiveEvent, frozen=True, kw_only=True, tag="workers"):
     """First event of a telemetry stream: what already runs there."""
 
     workers: list[HiveWorker]
 
 
-class HiveWorker(Wire):
+class HiveWorker(Wire, frozen=True, kw_only=True):
     """A worker as its hive knows it."""
 
     spec: WorkerSpec
@@ -156,7 +156,7 @@ class HiveWorker(Wire):
     beat: Heartbeat | None = None
 
 
-class HiveReady(Wire):
+class HiveReady(Wire, frozen=True, kw_only=True):
     """POST /v1/hives/ready, hive → queen."""
 
     name: str
@@ -166,7 +166,7 @@ class HiveReady(Wire):
     protocol: int
 
 
-class HiveInfo(Wire):
+class HiveInfo(Wire, frozen=True, kw_only=True):
     """A hive as the queen lists it."""
 
     name: str

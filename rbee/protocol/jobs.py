@@ -36,7 +36,7 @@ class EventType(StrEnum):
 TERMINAL_EVENTS = frozenset({EventType.END, EventType.ERROR, EventType.CANCELLED})
 
 
-class JobInfo(Wire):
+class JobInfo(Wire, frozen=True, kw_only=True):
     """A job as listed. Times are UTC seconds since the epoch, durations milliseconds."""
 
     job_id: str
@@ -63,7 +63,7 @@ class JobInfo(Wire):
     error_message: str | None = None
 
 
-class JobAccepted(Wire):
+class JobAccepted(Wire, frozen=True, kw_only=True):
     """Reply to a submission (202)."""
 
     job_id: str
@@ -72,14 +72,14 @@ class JobAccepted(Wire):
     queue_position: int | None
 
 
-class QueuedData(Wire):
+class QueuedData(Wire, frozen=True, kw_only=True):
     """`queued`"""
 
     position: int
     eta_ms: int | None = None
 
 
-class StatusData(Wire):
+class StatusData(Wire, frozen=True, kw_only=True):
     """`status`: narration for people; progress 0..1 when known."""
 
     stage: str
@@ -87,7 +87,7 @@ class StatusData(Wire):
     progress: float | None = None
 
 
-class StartedData(Wire):
+class StartedData(Wire, frozen=True, kw_only=True):
     """`started`"""
 
     worker_id: str
@@ -98,14 +98,14 @@ class StartedData(Wire):
     queued_ms: int
 
 
-class TokenData(Wire):
+class TokenData(Wire, frozen=True, kw_only=True):
     """`token`: text and its index."""
 
     t: str
     i: int
 
 
-class MetricsData(Wire):
+class MetricsData(Wire, frozen=True, kw_only=True):
     """`metrics`, just before `end`."""
 
     tokens_per_second: float
@@ -114,7 +114,7 @@ class MetricsData(Wire):
     cached_tokens: int
 
 
-class EndData(Wire):
+class EndData(Wire, frozen=True, kw_only=True):
     """`end`"""
 
     finish_reason: str
@@ -122,7 +122,7 @@ class EndData(Wire):
     duration_ms: int
 
 
-class ErrorData(Wire):
+class ErrorData(Wire, frozen=True, kw_only=True):
     """`error`"""
 
     code: str
@@ -130,7 +130,7 @@ class ErrorData(Wire):
     details: dict[str, Any]
 
 
-class CancelledData(Wire):
+class CancelledData(Wire, frozen=True, kw_only=True):
     """`cancelled`"""
 
     reason: str

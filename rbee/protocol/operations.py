@@ -1,4 +1,4 @@
-"""Operations: flat objects with the tag `operation`. This version's queen carries out those in OPERATIONS."""
+"""Operations: flat objects with the tag `operation`, those that this version carries out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
             for part in self.content:
                 if part.type != "text":
                     raise ValidationFailed(
-                        f"messages: a part of type {part.type!r} is not supported by any installed backend",
+                        f"messages: parts of type {part.type[:40]!r} are not supported here",
                         field="messages",
                         constraint="text parts only",
                     )
@@ -58,7 +58,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         return self.content or ""
 
 
-class Infer(Request, tag_field="operation", tag="infer"):
+class Infer(Request, frozen=True, kw_only=True, tag_field="operation", tag="infer"):
     """Generate text: `messages` (chat) or `prompt` (one user message)."""
 
     model: ModelName
@@ -83,7 +83,7 @@ class Infer(Request, tag_field="operation", tag="infer"):
     """False: ALL_SLOTS_BUSY at once instead of queueing behind other jobs."""
 
 
-class WorkerSpawn(Request, tag_field="operation", tag="worker_spawn"):
+class WorkerSpawn(Request, frozen=True, kw_only=True, tag_field="operation", tag="worker_spawn"):
     """Start a worker and wait until it is ready."""
 
     model: ModelName
@@ -95,17 +95,17 @@ class WorkerSpawn(Request, tag_field="operation", tag="worker_spawn"):
     pin: bool = False
 
 
-class WorkerStop(Request, tag_field="operation", tag="worker_stop"):
+class WorkerStop(Request, frozen=True, kw_only=True, tag_field="operation", tag="worker_stop"):
     """Stop a worker; jobs it runs end with an error."""
 
     worker_id: WorkerId
 
 
-class Status(Request, tag_field="operation", tag="status"):
+class Status(Request, frozen=True, kw_only=True, tag_field="operation", tag="status"):
     """One colony snapshot as the job's result."""
 
 
-class QueenCheck(Request, tag_field="operation", tag="queen_check"):
+class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag="queen_check"):
     """Self-test of the streaming path, queen only."""
 
 
@@ -114,7 +114,7 @@ OPERATIONS = ("infer", "worker_spawn", "worker_stop", "status", "queen_check")
 
 
 def parse_operation(body: bytes) -> Operation:
-    """Decode a POST /v1/jobs body. Raises ValidationFailed naming the unknown operation or field."""
+    """Decode a POST /v1/jobs body. Raises ValidationFailed naming the unknown one."""
     raw: Any = decode(body, dict[str, Any])
     name = raw.get("operation")
     if name not in OPERATIONS:

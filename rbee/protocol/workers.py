@@ -19,7 +19,7 @@ class WorkerState(StrEnum):
     FAILED = "failed"
 
 
-class WorkerSpec(Wire):
+class WorkerSpec(Wire, frozen=True, kw_only=True):
     """What a hive needs to start a worker. `model_path` is on the hive's machine."""
 
     worker_id: str
@@ -33,7 +33,7 @@ class WorkerSpec(Wire):
     load_timeout: float = 300.0
 
 
-class WorkerReady(Wire):
+class WorkerReady(Wire, frozen=True, kw_only=True):
     """POST /v1/workers/ready, worker → hive: HTTP is bound; the model loads from now on."""
 
     worker_id: str
@@ -45,7 +45,7 @@ class WorkerReady(Wire):
     protocol: int
 
 
-class Heartbeat(Wire):
+class Heartbeat(Wire, frozen=True, kw_only=True):
     """POST /v1/worker-heartbeat, every 2 s and at each change of state or load progress."""
 
     worker_id: str
@@ -61,7 +61,7 @@ class Heartbeat(Wire):
     """The `error` object of an RbeeError body when state is failed."""
 
 
-class WorkerHealth(Wire):
+class WorkerHealth(Wire, frozen=True, kw_only=True):
     """GET /v1/health of a worker; the only route without the internal token."""
 
     status: str
@@ -79,7 +79,7 @@ class WorkerHealth(Wire):
     worker_id: str = ""
 
 
-class Execute(Wire):
+class Execute(Wire, frozen=True, kw_only=True):
     """POST /v1/execute. `messages` hold role and content strings only."""
 
     request_id: str
@@ -96,7 +96,7 @@ class Execute(Wire):
     stream: bool = True
 
 
-class Usage(Wire):
+class Usage(Wire, frozen=True, kw_only=True):
     """Counts in tokens, times in milliseconds."""
 
     prompt_tokens: int
@@ -106,15 +106,15 @@ class Usage(Wire):
     decode_ms: float = 0.0
 
 
-class TextEvent(Wire):
+class TextEvent(Wire, frozen=True, kw_only=True):
     """A worker's stream: `{token, index}` …"""
 
     token: str
     index: int
 
 
-class DoneEvent(Wire):
-    """… `{done: true, …}`, then [DONE]. A failure in mid-stream is `{error: {code, message, details}}` instead."""
+class DoneEvent(Wire, frozen=True, kw_only=True):
+    """… `{done: true, …}`, then [DONE]. Failing in mid-stream: `{error: {…}}` in its place."""
 
     done: bool
     total_tokens: int
@@ -122,20 +122,20 @@ class DoneEvent(Wire):
     usage: Usage
 
 
-class CancelRequest(Wire):
+class CancelRequest(Wire, frozen=True, kw_only=True):
     """POST /v1/cancel"""
 
     request_id: str
 
 
-class ShutdownRequest(Wire):
+class ShutdownRequest(Wire, frozen=True, kw_only=True):
     """POST /v1/admin/shutdown"""
 
     graceful: bool = True
     timeout_seconds: float = 5.0
 
 
-class WorkerInfo(Wire):
+class WorkerInfo(Wire, frozen=True, kw_only=True):
     """A worker as the queen lists it. Times are UTC seconds since the epoch."""
 
     worker_id: str

@@ -1,7 +1,7 @@
 """The OpenAI-compatible routes: a chat completion is a job whose stream is told in OpenAI's words.
 
-Format: https://platform.openai.com/docs/api-reference/chat. A parameter that would change the answer
-and is not supported is refused by name, never ignored; those that cannot (user, metadata, store) are.
+Format: https://platform.openai.com/docs/api-reference/chat. A parameter that would change the
+answer and is not supported is refused by name; those that cannot (user, metadata) are ignored.
 """
 
 from __future__ import annotations

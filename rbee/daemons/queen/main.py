@@ -1,4 +1,4 @@
-"""The queen as a process: lock, address, state file, signals, log. `python -m rbee.daemons.queen.main`.
+"""The queen as a process (`python -m rbee.daemons.queen.main`): lock, address, signals, log.
 
 Exactly one queen runs per state folder: she holds a lock on a file for as long as she lives, and
 says in the state file where she is. The lock goes with the process, whatever its death.

@@ -1,0 +1,285 @@
+"""Finding a queen, starting one, keeping one: what every command and the screen begin with.
+
+Owns the three ways a queen is started: in the background on purpose (persistent), because a command
+needed one (linger), or owned by a screen or an ephemeral command (a pipe whose end takes her down).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from rbee import __version__
+from rbee.client import QueenClient, QueenStatus
+from rbee.daemons.detached import DetachedProcess, alive, gone, send
+from rbee.daemons.process import clean_environment, open_log, python_module, tail
+from rbee.daemons.queen.main import DETACH
+from rbee.daemons.state import read_state
+from rbee.errors import QueenUnreachable, RbeeError, TimedOut, VersionMismatch
+
+if TYPE_CHECKING:
+    from rbee.paths import Paths
+    from rbee.settings import Settings
+
+log = logging.getLogger("rbee.launch")
+START_LIMIT = 30.0
+CASCADE_LIMIT = 30.0
+KILL_AFTER = 5.0
+BACKOFF_FIRST, BACKOFF_MAX, STABLE = 1.0, 60.0, 300.0
+"""Seconds between restarts of a queen that dies: doubling, reset when she lived STABLE."""
+LOG_LIMIT = 10 << 20
+"""A queen's log larger than this is set aside as `.1` at her next start."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A queen that answers."""
+
+    url: str
+    pid: int
+    version: str
+    lifetime: str
+
+
+async def find(settings: Settings, paths: Paths) -> Found | None:
+    """The running queen: `queen.url` if set, the state file, the settings' address. None: none.
+
+    Raises QueenUnreachable when `queen.url` is set and nobody answers there.
+    """
+    if settings.queen.url:
+        return await _ask(settings.queen.url)
+    urls: list[str] = []
+    state = read_state(paths)
+    if state is not None and alive(state.pid):
+        urls.append(state.url)
+    for url in urls:
+        with contextlib.suppress(RbeeError):
+            return await _ask(url)
+    return None
+
+
+async def _ask(url: str) -> Found:
+    async with QueenClient(url) as client:
+        info = await client.info()
+    return Found(url, info.pid, info.version, info.lifetime)
+
+
+async def start_background(
+    settings: Settings, paths: Paths, *, lifetime: str, narrate: Callable[[str], None]
+) -> Found:
+    """Start a queen that outlives us. Raises QueenUnreachable with her last words otherwise."""
+    narrate("starting the queen")
+    process = _spawn(settings, paths, lifetime=lifetime, lifeline=False)
+    found = await _await_up(process, settings, paths)
+    process.forget()
+    narrate(f"queen is up at {found.url} (pid {found.pid})")
+    return found
+
+
+async def stop(found: Found, paths: Paths, *, timeout: float = CASCADE_LIMIT) -> None:
+    """Take a queen down with everything she runs; returns when she is gone, killed if need be."""
+    try:
+        async with QueenClient(found.url) as client:
+            await client.shutdown()
+    except RbeeError as exc:
+        log.info("asking the queen to stop: %s", exc)
+    with anyio.move_on_after(timeout):
+        await gone(found.pid)
+        return
+    send(found.pid, signal.SIGTERM)
+    with anyio.move_on_after(KILL_AFTER):
+        await gone(found.pid)
+        return
+    send(found.pid, signal.SIGKILL)
+    await gone(found.pid)
+
+
+@asynccontextmanager
+async def queen(
+    settings: Settings, paths: Paths, *, ephemeral: bool, narrate: Callable[[str], None]
+) -> AsyncGenerator[str]:
+    """The URL of a queen for a command: found, or started to linger; `ephemeral`: owned."""
+    found = await find(settings, paths)
+    if found is not None:
+        if found.version != __version__:
+            raise VersionMismatch(
+                f"the queen at {found.url} is rbee {found.version}, this command is {__version__}",
+                action="rbee queen stop, then try again.",
+            )
+        yield found.url
+        return
+    if not ephemeral:
+        yield (await start_background(settings, paths, lifetime="linger", narrate=narrate)).url
+        return
+    owner = Owned(settings, paths)
+    narrate("starting the queen")
+    found = await owner.start()
+    try:
+        yield found.url
+    finally:
+        with anyio.CancelScope(shield=True):
+            await owner.stop()
+
+
+@dataclass
+class Owned:
+    """A queen that goes when we go: she holds the other end of our pipe."""
+
+    settings: Settings
+    paths: Paths
+    process: DetachedProcess | None = None
+    found: Found | None = None
+
+    async def start(self) -> Found:
+        """Start her and wait until she answers."""
+        self.process = _spawn(self.settings, self.paths, lifetime="owned", lifeline=True)
+        self.found = await _await_up(self.process, self.settings, self.paths)
+        return self.found
+
+    async def wait(self) -> int:
+        """Her exit code, negative for a signal."""
+        assert self.process is not None
+        return await self.process.wait()
+
+    async def stop(self) -> None:
+        """Close the pipe, wait for the cascade, kill what is left."""
+        if self.process is None or self.process.ended:
+            return
+        self.process.release()
+        with anyio.move_on_after(CASCADE_LIMIT):
+            await self.process.wait()
+            return
+        self.process.kill()
+        await self.process.wait()
+
+    def leave(self) -> None:
+        """Tell her to stay, then let go."""
+        if self.process is None or self.process.ended:
+            return
+        self.process.release(DETACH)
+        self.process.forget()
+
+
+@dataclass
+class Keeper:
+    """Keeps a queen for a screen (rbee.client.QueenKeeper): attaches, or starts and supervises."""
+
+    settings: Settings
+    paths: Paths
+    owned: bool = False
+    _mine: Owned | None = None
+    _found: Found | None = None
+    _ending: bool = field(default=False)
+
+    async def keep(self, report: Callable[[QueenStatus], None]) -> None:
+        """Until cancelled: a queen is there, or is being brought back."""
+        restarts, pause = 0, BACKOFF_FIRST
+        while not self._ending:
+            began = anyio.current_time()
+            try:
+                how = await self._up(report, restarts)
+            except RbeeError as exc:
+                how = f"she did not start: {exc.message}"
+            if self._ending:
+                return
+            lived = anyio.current_time() - began
+            pause = BACKOFF_FIRST if lived >= STABLE else pause
+            restarts += 1
+            text = f"{how}; starting her again in {pause:g} s"
+            report(QueenStatus(up=False, url=None, message=text, restarts=restarts))
+            await anyio.sleep(pause)
+            pause = min(BACKOFF_MAX, pause * 2) if lived < STABLE else BACKOFF_FIRST
+
+    async def _up(self, report: Callable[[QueenStatus], None], restarts: int) -> str:
+        found = await find(self.settings, self.paths)
+        if found is not None:
+            self.owned, self._mine, self._found = False, None, found
+            message = f"attached to the queen at {found.url}"
+            report(QueenStatus(up=True, url=found.url, message=message, restarts=restarts))
+            await gone(found.pid)
+            return "the queen has gone"
+        self._mine = Owned(self.settings, self.paths)
+        self._found = await self._mine.start()
+        self.owned = True
+        message = "queen started" if not restarts else "queen restarted"
+        report(QueenStatus(up=True, url=self._found.url, message=message, restarts=restarts))
+        code = await self._mine.wait()
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        return f"the queen ended with {how}"
+
+    async def stop(self) -> None:
+        """See QueenKeeper."""
+        self._ending = True
+        if self._mine is not None:
+            await self._mine.stop()
+        elif self._found is not None:
+            await stop(self._found, self.paths)
+
+    async def leave(self) -> None:
+        """See QueenKeeper."""
+        self._ending = True
+        if self._mine is not None:
+            self._mine.leave()
+
+
+def _spawn(settings: Settings, paths: Paths, *, lifetime: str, lifeline: bool) -> DetachedProcess:
+    paths.ensure()
+    with contextlib.suppress(OSError):
+        if paths.queen_log.stat().st_size > LOG_LIMIT:
+            paths.queen_log.replace(paths.queen_log.with_suffix(".log.1"))
+    args = ["--lifetime", lifetime, *(["--lifeline"] if lifeline else [])]
+    for key in ("host", "port"):
+        args += ["--set", f"queen.{key}={getattr(settings.queen, key)}"]
+    rbee_env = {k: v for k, v in os.environ.items() if k.startswith("RBEE_") and "TOKEN" not in k}
+    with open_log(paths.queen_log) as out:
+        return DetachedProcess(
+            python_module("rbee.daemons.queen.main", *args),
+            env=clean_environment(rbee_env),
+            output=out,
+            lifeline=lifeline,
+        )
+
+
+async def _await_up(process: DetachedProcess, settings: Settings, paths: Paths) -> Found:
+    """Until the state file names this process and it answers."""
+    code: int | None = None
+    result: Found | None = None
+    with anyio.move_on_after(START_LIMIT):
+        async with anyio.create_task_group() as tasks:
+
+            async def ended() -> None:
+                nonlocal code
+                code = await process.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(ended)
+            while True:
+                state = read_state(paths)
+                if state is not None and state.pid == process.pid:
+                    with contextlib.suppress(RbeeError):
+                        result = await _ask(state.url)
+                        tasks.cancel_scope.cancel()
+                        break
+                await anyio.sleep(0.02)
+    if result is not None:
+        return result
+    if code is None:
+        process.kill()
+        raise TimedOut(
+            f"the queen did not answer within {START_LIMIT:g} s", action=f"See {paths.queen_log}."
+        )
+    other = await find(settings, paths)
+    if other is not None:
+        return other
+    words = " / ".join(line.strip() for line in tail(paths.queen_log, 2))
+    raise QueenUnreachable(
+        f"the queen ended with code {code}: {words}", action=f"See {paths.queen_log}."
+    )

@@ -1,0 +1,161 @@
+"""Loads nothing and says the words back, step by step and cancellable like a real model.
+
+Owns the directives; see the package's docstring. Every wait ends at once on cancellation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rbee.backend_api import Done, Generation, LoadOptions, ModelFile, Piece, Progress
+from rbee.errors import (
+    BackendUnavailable,
+    Cancelled,
+    ContextLengthExceeded,
+    InternalError,
+    ModelLoadFailed,
+)
+
+from . import models
+
+_DIRECTIVE = re.compile(r"\s*@(delay|repeat|hang_after|exit_after|fail_after)=(\d{1,7})(?!\S)")
+_LOAD_STEPS = 20
+_EXIT_CODE = 3
+_FLUSH_SECONDS = 0.2
+"""Before ending the process: the pieces already made must have left it."""
+_MAX_WORDS = 1_000_000
+
+
+class EchoBackend:
+    """The models differ in how they load only."""
+
+    def load(
+        self, model: ModelFile, options: LoadOptions, progress: Progress, cancelled: threading.Event
+    ) -> EchoModel:
+        """Takes `load_seconds`; `echo-stuck` waits for the cancel, `echo-broken` fails."""
+        if options.device != "cpu":
+            raise BackendUnavailable(f"echo runs on the device cpu only, not on {options.device}")
+        progress("reading words", 0.0)
+        if model.id == "echo-broken":
+            raise ModelLoadFailed("echo-broken never loads", action="Use the model echo.")
+        if model.id == "echo-stuck":
+            progress("reading words", 0.4)
+            cancelled.wait()
+        step = _load_seconds(model) / _LOAD_STEPS
+        for done in range(1, _LOAD_STEPS + 1):
+            if cancelled.wait(step) if step else cancelled.is_set():
+                raise Cancelled("loading was cancelled")
+            progress("reading words", done / _LOAD_STEPS)
+        return EchoModel(options.ctx)
+
+
+class EchoModel:
+    """Any number of requests at a time: they share nothing."""
+
+    memory_bytes = 1 << 20
+
+    def __init__(self, ctx: int) -> None:
+        self.ctx = ctx
+
+    def run(self, request: Generation, cancelled: threading.Event) -> Iterator[Piece | Done]:
+        """The words of the last user message, as the directives say."""
+        began = time.monotonic()
+        prompt_tokens = _prompt_tokens(request)
+        if prompt_tokens + 1 > self.ctx:
+            raise ContextLengthExceeded(
+                f"the prompt has {prompt_tokens} words, the context holds {self.ctx}",
+                required=prompt_tokens + 1,
+                available=self.ctx,
+            )
+        script = Script.of(_last_user_text(request))
+        pieces = _cut(script.pieces(), request.stop)
+        limit = min(request.max_tokens or self.ctx, self.ctx - prompt_tokens)
+        said, reason = 0, "length" if len(pieces) >= limit else "stop"
+        for piece in pieces[:limit]:
+            if not script.ready(said, cancelled):
+                reason = "cancelled"
+                break
+            said += 1
+            yield Piece(piece)
+        else:
+            if not script.ready(said, cancelled, delay=False):
+                reason = "cancelled"
+        spent = (time.monotonic() - began) * 1000
+        yield Done(reason, prompt_tokens, said, decode_ms=spent)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one prompt asks for."""
+
+    words: tuple[str, ...]
+    orders: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: str) -> Script:
+        """Directives from the start of the text, words from the rest."""
+        orders: dict[str, int] = {}
+        while match := _DIRECTIVE.match(text):
+            orders[match[1]] = int(match[2])
+            text = text[match.end() :]
+        return cls(tuple(text.split()), orders)
+
+    def pieces(self) -> list[str]:
+        """The whole answer, word by word."""
+        times = self.orders.get("repeat", 1)
+        words = list(self.words) * min(times, _MAX_WORDS // max(1, len(self.words)))
+        return [f"{word} " for word in words[:-1]] + words[-1:]
+
+    def ready(self, said: int, cancelled: threading.Event, *, delay: bool = True) -> bool:
+        """Wait as ordered before the next piece; False when cancelled meanwhile."""
+        if self.orders.get("fail_after") == said:
+            raise InternalError(f"echo was told to fail after {said} pieces")
+        if self.orders.get("exit_after") == said:
+            cancelled.wait(_FLUSH_SECONDS)
+            os._exit(_EXIT_CODE)
+        if self.orders.get("hang_after") == said:
+            cancelled.wait()
+        if delay and (pause := self.orders.get("delay", 0)):
+            cancelled.wait(pause / 1000)
+        return not cancelled.is_set()
+
+
+def _load_seconds(model: ModelFile) -> float:
+    own = {file.id: file.metadata for file in models()}.get(model.id, {})
+    return float(model.metadata.get("load_seconds", own.get("load_seconds", 0.0)))
+
+
+def _last_user_text(request: Generation) -> str:
+    if request.prompt is not None:
+        return request.prompt
+    said = [str(m.get("content") or "") for m in request.messages if m.get("role") == "user"]
+    return said[-1] if said else ""
+
+
+def _prompt_tokens(request: Generation) -> int:
+    if request.prompt is not None:
+        return len(request.prompt.split())
+    return sum(len(str(message.get("content") or "").split()) for message in request.messages)
+
+
+def _cut(pieces: list[str], stops: tuple[str, ...]) -> list[str]:
+    """The pieces up to the first stop string."""
+    text = "".join(pieces)
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    if not ends:
+        return pieces
+    left, out = min(ends), list[str]()
+    for piece in pieces:
+        if left <= 0:
+            break
+        out.append(piece[:left])
+        left -= len(piece)
+    return out

@@ -171,7 +171,7 @@ def _everywhere() -> list[Action]:
             "everywhere",
             "app.focus_previous",
         ),
-        Action("view.back", "escape", "back", "Back, or leave", "everywhere", "app.back"),
+        Action("view.back", "escape", "back", "Back, or leave", "everywhere", "app.step_back"),
         Action(
             "view.maximise",
             "z",
@@ -202,7 +202,13 @@ _DASHBOARD = [
     ),
     Action("list.filter", "slash", "filter", "Filter; ! inverts", "dashboard", "filter", True),
     Action(
-        "narration.follow", "f", "follow", "Follow the newest narration", "dashboard", "follow", True
+        "narration.follow",
+        "f",
+        "follow",
+        "Follow the newest narration",
+        "dashboard",
+        "follow",
+        True,
     ),
     Action(
         "worker.demo",

@@ -74,7 +74,9 @@ class Dashboard(ColonyScreen):
         rbee = self.rbee
         models = rbee.store.offered_models()
         if not models:
-            rbee.notify("This colony has no model on its disks yet.", title="No models", markup=False)
+            rbee.notify(
+                "This colony has no model on its disks yet.", title="No models", markup=False
+            )
             return
         rbee.push_screen(Picker("Start a worker", models), self._start)
 
@@ -201,8 +203,14 @@ class Dashboard(ColonyScreen):
             ("model", worker.model + (f" ({worker.quant})" if worker.quant else "")),
             ("where", f"{worker.hive} {worker.device}"),
             ("backend", worker.backend),
-            ("slots", f"{worker.slots_busy} of {worker.slots_total} busy, {worker.ctx} tokens each"),
-            ("memory", f"{gib(worker.memory_bytes)} GiB model, {gib(worker.rss_bytes)} GiB process"),
+            (
+                "slots",
+                f"{worker.slots_busy} of {worker.slots_total} busy, {worker.ctx} tokens each",
+            ),
+            (
+                "memory",
+                f"{gib(worker.memory_bytes)} GiB model, {gib(worker.rss_bytes)} GiB process",
+            ),
             ("process", "" if worker.pid is None else f"pid {worker.pid}, {worker.url or ''}"),
             ("up", duration(now - worker.started_at) if worker.started_at else ""),
             ("log", worker.log_path or ""),

@@ -1,4 +1,4 @@
-"""Small modal screens: Confirm, Details, Picker, Notice. Each returns a value and does nothing else.
+"""Small modal screens: Confirm, Details, Picker, Notice. Each returns a value, and no more.
 
 The safe choice always comes first and has the cursor; `escape` is the safe choice.
 """

@@ -27,6 +27,7 @@ class Devices(Lines):
 
     def __init__(self, glyphs: Glyphs) -> None:
         super().__init__("Devices", id="devices")
+        self.border_subtitle = "1 s"
         self._glyphs = glyphs
 
     def show(self, store: ColonyStore) -> None:
@@ -37,7 +38,6 @@ class Devices(Lines):
         title = "Devices" if wide else f"Devices  util {dot} vram"
         if self.border_title != title:
             self.border_title = title
-            self.border_subtitle = "1 s"
         draw = device_cards if wide else device_strip
         lines = draw(views, self._glyphs, self.size.width)
         if not views:
@@ -61,7 +61,7 @@ class Jobs(RowTable):
         """Fill from the store."""
         self.set_rows([job_row(job, self.glyphs) for job in store.job_list()])
         spark = self.glyphs.sparkline(store.queue_depth, 20, max([4.0, *store.queue_depth]))
-        subtitle = f"queue depth {spark}" if spark else "queue depth"
+        subtitle = f"queue depth {spark}" if spark else ""
         if self.border_subtitle != subtitle:
             self.border_subtitle = subtitle
 

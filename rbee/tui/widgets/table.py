@@ -22,8 +22,8 @@ from rbee.tui.widgets.lines import Line, Lines, Span
 
 @dataclass(frozen=True)
 class Column:
-    """`width` includes the gap; `grow`: takes spare cells when a value needs them; `extra`: left
-    out, last one first, where there is no room; `least`: how far it may shrink."""
+    """`width` includes the gap; `grow`: takes spare cells when a value needs them; `extra`: all
+    of them are left out where there is no room for each; `least`: how far it may shrink."""
 
     key: str
     label: str
@@ -236,11 +236,8 @@ class RowTable(Lines):
     def _fitting(self) -> tuple[list[Column], dict[str, int]]:
         room = self.size.width - (4 if self._marks else 2)
         columns = list(self.columns)
-        while sum(column.width for column in columns) > room:
-            extra = [column for column in columns if column.extra]
-            if not extra:
-                break
-            columns.remove(extra[-1])
+        if sum(column.width for column in columns) > room:
+            columns = [column for column in columns if not column.extra]
         widths = {column.key: column.width for column in columns}
         spare = room - sum(widths.values())
         for column in columns:

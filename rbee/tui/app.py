@@ -1,0 +1,277 @@
+"""RbeeApp: the terminal screens of one colony.
+
+Owns the modes, the store, the link to the queen and everything a key may do to the colony. It
+reaches the queen only through rbee.client, and never starts or kills a process itself: that is the
+keeper's work. `run()` returns the line to print after the screen is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import BindingType
+from textual.screen import Screen
+from textual.theme import BUILTIN_THEMES
+from textual.widget import Widget
+
+from rbee.client import QueenKeeper
+from rbee.errors import InternalError, RbeeError, SettingsError
+from rbee.protocol.base import Wire
+from rbee.protocol.jobs import JobInfo, JobState
+from rbee.protocol.operations import Operation, WorkerSpawn, WorkerStop
+from rbee.tui import keymap
+from rbee.tui.glyphs import ASCII, UNICODE
+from rbee.tui.keymap import MODES, Action
+from rbee.tui.link import QueenLink
+from rbee.tui.palette import Commands
+from rbee.tui.quitting import leave
+from rbee.tui.screens.base import ColonyScreen
+from rbee.tui.screens.chat import Chat
+from rbee.tui.screens.dashboard import Dashboard
+from rbee.tui.screens.overlays import Help, Jump, jump_letters
+from rbee.tui.screens.signpost import signposts
+from rbee.tui.store import DEAD_WORKERS, ColonyStore
+from rbee.tui.themes import bundled_themes, user_themes, variable_defaults
+from rbee.tui.widgets.conversation import Conversation
+
+TICK_SECONDS = 1.0
+
+
+class RbeeApp(App[str]):
+    """The app; nine modes on `1`–`9`."""
+
+    TITLE = "⬢ rbee"
+    CSS_PATH = "rbee.tcss"
+    MODES = {"dashboard": Dashboard, "chat": Chat, **signposts()}
+    DEFAULT_MODE = "dashboard"
+    COMMANDS = {Commands}
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(
+        "everywhere", priority=("app.quit", "app.palette", "view.jump")
+    )
+
+    def __init__(
+        self,
+        *,
+        keeper: QueenKeeper,
+        theme: str = "honey-dark",
+        ascii_glyphs: bool = False,
+        keys: Mapping[str, str] | None = None,
+        model: str | None = None,
+        clock: Callable[[], float] = time.time,
+        themes_folder: Path | None = None,
+    ) -> None:
+        """`clock`: UTC seconds. Raises SettingsError for an unknown theme or key id."""
+        self._default_variables: dict[str, str] = {}
+        super().__init__()
+        self.keeper = keeper
+        self.glyphs = ASCII if ascii_glyphs else UNICODE
+        self.first_model = model
+        self.overrides = keymap.check_overrides(keys or {})
+        self.store = ColonyStore(clock=clock)
+        self.link = QueenLink(keeper, self.store, self._colony_changed)
+        self._own_jobs: set[str] = set()
+        self._preloaded = model is None
+        self._leaving = False
+        self._theme_errors: list[SettingsError] = []
+        self._add_themes(themes_folder)
+        if theme not in self.available_themes:
+            raise SettingsError(
+                f"theme {theme!r} is not known; there are {', '.join(self.theme_names())}"
+            )
+        self.theme = theme
+        self.set_keymap(self.overrides)
+        self.set_class(ascii_glyphs, "-ascii")
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """rbee's own variables, for themes that do not know them."""
+        return variable_defaults(self.current_theme)
+
+    def on_mount(self) -> None:
+        self.set_interval(TICK_SECONDS, self.store.tick)
+        self.run_worker(self.link.run(), name="link", exit_on_error=True)
+        for error in self._theme_errors:
+            self.toast(error)
+
+    def theme_names(self) -> list[str]:
+        """rbee's themes first, then Textual's."""
+        return sorted(self.available_themes, key=lambda name: (name in BUILTIN_THEMES, name))
+
+    def choose_theme(self, name: str) -> None:
+        """Switch colours at once."""
+        self.theme = name
+
+    def toast(self, error: RbeeError) -> None:
+        """An error as a toast: what happened, and what to do."""
+        self.notify(
+            f"{error.message}\n{self.glyphs.arrow} {error.action}",
+            title=error.code.replace("_", " ").capitalize(),
+            severity="error",
+            timeout=10,
+            markup=False,
+        )
+
+    def start_worker(self, model: str) -> None:
+        """Start a worker for a model, as a job."""
+        self._submit(WorkerSpawn(model=model), f"starting a worker for {model}")
+
+    def stop_worker(self, worker_id: str) -> None:
+        """Stop a worker, as a job."""
+        self._submit(WorkerStop(worker_id=worker_id), f"stopping {worker_id}")
+
+    def ask_stop(self, worker_id: str) -> None:
+        """The confirm dialog about a worker, from anywhere."""
+        worker = self.store.workers.get(worker_id)
+        if worker is not None:
+            self._then("dashboard", lambda screen: _dashboard(screen).ask_stop(worker))
+
+    def open_chats(self) -> list[Conversation]:
+        """Conversations that are not on screen."""
+        chat = self._chat_screen()
+        return [] if chat is None else [each for each in chat.chats if each is not chat.chat]
+
+    def open_chat(self, conversation: Conversation) -> None:
+        """Show a conversation."""
+        chat = self._chat_screen()
+        if chat is not None:
+            self._then("chat", lambda _: chat.open_chat(conversation))
+
+    def perform(self, action: Action) -> None:
+        """Do what an action's key would do, on the screen it belongs to."""
+        mode = action.scope if action.scope in self.MODES else None
+        if mode is None:
+            self.call_later(self.run_action, action.method)
+        else:
+            self._then(mode, lambda screen: self.call_later(screen.run_action, action.method))
+
+    def action_mode(self, mode: str) -> None:
+        """Show one of the nine screens."""
+        if not isinstance(self.screen, ColonyScreen):
+            return
+        self.switch_mode(mode)
+
+    def action_step_mode(self, step: int) -> None:
+        """The previous or next screen."""
+        names = [mode.name for mode in MODES]
+        self.action_mode(names[(names.index(self.current_mode) + step) % len(names)])
+
+    def action_jump(self) -> None:
+        """Letters on the panels."""
+        if not isinstance(self.screen, ColonyScreen):
+            return
+        panels = [widget for widget in self.screen.focus_chain if widget.region.area]
+        self.push_screen(Jump(jump_letters(panels)), self._jumped)
+
+    def action_help(self) -> None:
+        """The keys of the current screen, and all the others below."""
+        if isinstance(self.screen, ColonyScreen):
+            mode = self.current_mode
+            first = {
+                "dashboard": ("dashboard", "lists"),
+                "chat": ("chat", "prompt", "messages"),
+            }.get(mode, ("everywhere",))
+            self.push_screen(Help(first, self.overrides))
+
+    def action_step_back(self) -> None:
+        """Un-maximise, leave a filter, otherwise nothing."""
+        if self.screen.maximized is not None:
+            self.screen.minimize()
+        elif isinstance(self.screen, Dashboard):
+            self.screen.back()
+
+    def action_maximise(self) -> None:
+        """The focused panel fills the screen, and back."""
+        if self.screen.maximized is not None:
+            self.screen.minimize()
+        elif self.screen.focused is not None:
+            self.screen.maximize(self.screen.focused, container=False)
+
+    async def action_quit(self) -> None:
+        """Leave; asks only when jobs would be lost."""
+        if not self._leaving:
+            self._leaving = True
+            self.run_worker(self._leave(), name="quit", exit_on_error=True)
+
+    async def _leave(self) -> None:
+        try:
+            await leave(self)
+        finally:
+            self._leaving = False
+
+    def _add_themes(self, folder: Path | None) -> None:
+        for theme in bundled_themes():
+            self.register_theme(theme)
+        if folder is not None:
+            themes, self._theme_errors = user_themes(folder)
+            for theme in themes:
+                self.register_theme(theme)
+
+    def _submit(self, operation: Operation, what: str) -> None:
+        self.run_worker(self._submitted(operation, what), exit_on_error=True)
+
+    async def _submitted(self, operation: Operation, what: str) -> None:
+        try:
+            accepted = await self.link.require().submit(operation)
+        except RbeeError as exc:
+            self.toast(exc)
+            return
+        self._own_jobs.add(accepted.job_id)
+        self.notify(what, title=accepted.job_id, timeout=3, markup=False)
+
+    def _colony_changed(self, name: str, payload: Wire | None) -> None:
+        if isinstance(payload, JobInfo):
+            self._own_job_changed(payload)
+        if name == "snapshot":
+            self._preload()
+        if name in ("snapshot", "link") and isinstance(self.screen, ColonyScreen):
+            self.screen.repaint()
+
+    def _own_job_changed(self, job: JobInfo) -> None:
+        if job.job_id not in self._own_jobs:
+            return
+        if job.state is JobState.FAILED:
+            self.toast(
+                RbeeError.from_body(
+                    {"error": {"code": job.error_code, "message": job.error_message, "details": {}}}
+                )
+                if job.error_code
+                else InternalError(f"{job.operation} failed")
+            )
+        if job.state in (JobState.FAILED, JobState.COMPLETED, JobState.CANCELLED):
+            self._own_jobs.discard(job.job_id)
+
+    def _preload(self) -> None:
+        model = self.first_model
+        if self._preloaded or model is None:
+            return
+        self._preloaded = True
+        running = {w.model for w in self.store.workers.values() if w.state not in DEAD_WORKERS}
+        if model not in running:
+            self.start_worker(model)
+
+    def _jumped(self, target: Widget | str | None) -> None:
+        if isinstance(target, str):
+            self.action_mode(target)
+        elif target is not None:
+            target.focus()
+
+    def _chat_screen(self) -> Chat | None:
+        stack = self._screen_stacks.get("chat") or []
+        return next((screen for screen in stack if isinstance(screen, Chat)), None)
+
+    def _then(self, mode: str, act: Callable[[Screen[object]], object]) -> None:
+        async def switched() -> None:
+            if self.current_mode != mode:
+                await self.switch_mode(mode)
+            act(self.screen)
+
+        self.run_worker(switched(), exit_on_error=True)
+
+
+def _dashboard(screen: Screen[object]) -> Dashboard:
+    if not isinstance(screen, Dashboard):
+        raise TypeError(f"{screen!r} is not the dashboard")
+    return screen

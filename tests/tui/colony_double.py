@@ -1,0 +1,235 @@
+"""A double of the queen's wire: the same routes and events, with data a test decides.
+
+A real Starlette app on a real uvicorn in a thread, so that the screens talk HTTP and server-sent
+events. It is no queen: nothing is scheduled here. The queen has tests of her own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from rbee.client import QueenStatus
+from rbee.errors import NotFound, RbeeError
+from rbee.protocol.base import Wire, encode
+from rbee.protocol.colony import Info, Snapshot
+from rbee.protocol.jobs import CancelledData, JobAccepted, JobState
+from rbee.sse import DONE, encode_comment, encode_event
+
+Step = tuple[str, Wire] | threading.Event | str
+"""An event, a gate to wait at, or `break`: the connection ends without a word."""
+
+
+@dataclass
+class ColonyDouble:
+    """Use as a context manager; `url` is valid inside."""
+
+    snapshot: Snapshot
+    after: list[tuple[str, Wire]] = field(default_factory=list)
+    """Deltas sent right behind every snapshot."""
+    script: list[Step] = field(default_factory=list)
+    """The stream of every job that is submitted."""
+    refuse: RbeeError | None = None
+    """Answers a submission with this error."""
+    submitted: list[dict[str, Any]] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def __enter__(self) -> Self:
+        self._readers: list[asyncio.Queue[tuple[str, Wire] | None]] = []
+        self._cancels: dict[str, asyncio.Event] = {}
+        config = uvicorn.Config(
+            self._app(), host="127.0.0.1", port=0, ws="none", log_config=None, lifespan="off"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        self._up.wait(10)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.break_events()
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(10)
+
+    def push(self, name: str, payload: Wire) -> None:
+        """Send a colony event to every reader."""
+        self._each_reader((name, payload))
+
+    def break_events(self) -> None:
+        """Cut every colony event stream in the middle."""
+        self._each_reader(None)
+
+    @property
+    def _up(self) -> _Started:
+        return _Started(self._server, self._thread)
+
+    def _each_reader(self, item: tuple[str, Wire] | None) -> None:
+        for reader, loop in [(reader, self._loop) for reader in self._readers]:
+            loop.call_soon_threadsafe(reader.put_nowait, item)
+
+    def _app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/info", self._info),
+                Route("/v1/events/stream", self._events),
+                Route("/v1/jobs", self._submit, methods=["POST"]),
+                Route("/v1/jobs/{job}/stream", self._job_stream),
+                Route("/v1/jobs/{job}", self._cancel, methods=["DELETE"]),
+            ],
+            exception_handlers={RbeeError: _error},  # pyright: ignore[reportArgumentType]
+        )
+
+    async def _info(self, _: Request) -> Response:
+        return _json(
+            Info(
+                version="0",
+                api="1",
+                protocol=1,
+                features=[],
+                backends=[],
+                base_url="http://127.0.0.1:8500",
+                pid=1,
+                started_at=0.0,
+                lifetime="owned",
+            )
+        )
+
+    async def _events(self, _: Request) -> Response:
+        self._loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[str, Wire] | None] = asyncio.Queue()
+        self._readers.append(queue)
+
+        async def lines() -> AsyncIterator[bytes]:
+            for name, payload in [("snapshot", self.snapshot), *self.after]:
+                yield encode_event(encode(payload), event=name)
+            while True:
+                item = await queue.get()
+                if item is None:
+                    self._readers.remove(queue)
+                    return
+                yield encode_event(encode(item[1]), event=item[0])
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def _submit(self, request: Request) -> Response:
+        if self.refuse is not None:
+            raise self.refuse
+        self.submitted.append(await request.json())
+        job = f"j-{200 + len(self.submitted)}"
+        self._cancels[job] = asyncio.Event()
+        return _json(
+            JobAccepted(
+                job_id=job,
+                status=JobState.QUEUED,
+                stream_url=f"/v1/jobs/{job}/stream",
+                queue_position=1,
+            ),
+            status=202,
+        )
+
+    async def _job_stream(self, request: Request) -> Response:
+        job = request.path_params["job"]
+        if job not in self._cancels:
+            raise NotFound(f"job {job} is not known")
+        return StreamingResponse(self._play(job), media_type="text/event-stream")
+
+    async def _play(self, job: str) -> AsyncIterator[bytes]:
+        cancelled = self._cancels[job]
+        yield encode_comment("keepalive")
+        for at, step in enumerate(self.script, 1):
+            if isinstance(step, threading.Event):
+                await _opened(step, cancelled)
+            elif isinstance(step, str):
+                return
+            if cancelled.is_set():
+                data = encode(CancelledData(reason="cancelled by the client"))
+                yield encode_event(data, event="cancelled", id=at)
+                break
+            if isinstance(step, tuple):
+                yield encode_event(encode(step[1]), event=step[0], id=at)
+        yield DONE
+
+    async def _cancel(self, request: Request) -> Response:
+        job = request.path_params["job"]
+        self.cancelled.append(job)
+        self._cancels[job].set()
+        return Response(status_code=204)
+
+
+@dataclass
+class _Started:
+    """Waits for the server's socket."""
+
+    server: uvicorn.Server
+    thread: threading.Thread
+
+    def wait(self, seconds: float) -> None:
+        gate = threading.Event()
+        for _ in range(int(seconds * 100)):
+            if self.server.started:
+                return
+            gate.wait(0.01)
+        raise TimeoutError("the double did not start")
+
+
+class KeeperDouble:
+    """Reports what a test says; remembers how it was let go."""
+
+    def __init__(self, url: str | None, *, owned: bool = True) -> None:
+        self.owned = owned
+        self.url = url
+        self.stopped = False
+        self.left = False
+        self.stop_gate: threading.Event | None = None
+        self.fail: RbeeError | None = None
+        self._report: Callable[[QueenStatus], None] | None = None
+
+    async def keep(self, report: Callable[[QueenStatus], None]) -> None:
+        if self.fail is not None:
+            raise self.fail
+        self._report = report
+        if self.url is not None:
+            report(QueenStatus(up=True, url=self.url, message="queen is up"))
+        await anyio.sleep_forever()
+
+    def say(self, status: QueenStatus) -> None:
+        """Report a change, from the app's own thread."""
+        assert self._report is not None
+        self._report(status)
+
+    async def stop(self) -> None:
+        if self.stop_gate is not None:
+            await _opened(self.stop_gate)
+        self.stopped = True
+
+    async def leave(self) -> None:
+        self.left = True
+
+
+async def _opened(gate: threading.Event, other: asyncio.Event | None = None) -> None:
+    while not gate.is_set() and not (other is not None and other.is_set()):  # noqa: ASYNC110
+        await anyio.sleep(0.01)
+
+
+def _json(value: Wire, status: int = 200) -> Response:
+    return Response(encode(value), status_code=status, media_type="application/json")
+
+
+async def _error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RbeeError)
+    return Response(encode(exc.body()), status_code=exc.status, media_type="application/json")

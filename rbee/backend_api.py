@@ -122,7 +122,7 @@ class Backend(Protocol):
     def load(
         self, model: ModelFile, options: LoadOptions, progress: Progress, cancelled: threading.Event
     ) -> LoadedModel:
-        """Load it. Raises ModelCorrupted, ModelIncompatible, ModelLoadFailed, BackendUnavailable."""
+        """Raises ModelCorrupted, ModelIncompatible, ModelLoadFailed, BackendUnavailable."""
         ...
 
 

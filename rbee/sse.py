@@ -1,6 +1,6 @@
 """Server-sent events: encode, and decode incrementally from any chunking of bytes.
 
-Owns the text format only (https://html.spec.whatwg.org/multipage/server-sent-events.html); never I/O.
+Owns the text format only, never I/O: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
     """Not offered in listings (echo)."""
 
     def memory_needed(self, *, ctx: int, slots: int) -> int:
-        """Estimate in bytes with a margin of max(512 MiB, 5 %); 64 MiB where weights are unknown."""
+        """Estimate in bytes, margin max(512 MiB, 5 %) included; 64 MiB for unknown weights."""
         if not self.weights_bytes:
             return 64 << 20
         need = (

@@ -208,7 +208,6 @@ _DASHBOARD = [
         "Follow the newest narration",
         "dashboard",
         "follow",
-        True,
     ),
     Action(
         "worker.demo",

@@ -11,7 +11,6 @@ import anyio
 
 from rbee.errors import RbeeError
 from rbee.tui.screens.dialogs import Choice, Confirm, Notice
-from rbee.tui.store import Link
 
 if TYPE_CHECKING:
     from rbee.tui.app import RbeeApp
@@ -26,7 +25,7 @@ def jobs_words(count: int) -> str:
 
 async def leave(app: RbeeApp) -> None:
     """Quit, or come back without having changed anything."""
-    if not app.keeper.owned:
+    if not app.keeper.owned and app.store.url is not None:
         await app.link.leave_queen()
         app.exit(_still_runs(app))
         return
@@ -49,15 +48,16 @@ async def leave(app: RbeeApp) -> None:
 
 async def _stop(app: RbeeApp) -> None:
     await app.push_screen(Notice("Quit", "stopping…", leavable=False))
-    never_up = app.link.failure is not None and app.store.link is Link.FAILED
-    failure = app.link.failure
+    url, message, failure = app.store.url, app.store.message, app.link.failure
     try:
         await app.link.stop_queen()
     except RbeeError as exc:
         app.exit(f"the queen could not be stopped: {exc.message}; {exc.action}")
         return
-    if never_up and failure is not None:
+    if failure is not None:
         app.exit(f"{failure.message}; {failure.action}")
+    elif url is None:
+        app.exit(f"no queen was up; nothing keeps running{f' ({message})' if message else ''}")
     else:
         app.exit("queen stopped")
 
@@ -95,7 +95,4 @@ def _question(count: int) -> Confirm:
 
 
 def _still_runs(app: RbeeApp) -> str:
-    url = app.store.url
-    if url is None:
-        return "no queen was reached; nothing was stopped"
-    return f"queen still runs at {url}; stop it with `rbee queen stop`"
+    return f"queen still runs at {app.store.url}; stop it with `rbee queen stop`"

@@ -6,6 +6,7 @@ Pure functions from the store's values to (text, role); layout belongs to the wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.workers import WorkerInfo, WorkerState
@@ -153,8 +154,7 @@ def _strip_line(view: DeviceView, glyphs: Glyphs, name: int, bar: int, width: in
         (f" {_memory(view, glyphs):<8}", "text"),
         (f" {_temperature(view, glyphs):<4} ", "muted"),
     )
-    spark = glyphs.sparkline(view.history, min(11, width - width_of(line) - 1), 100)
-    return (*line, (spark, "high"))
+    return (*line, *_history(view, glyphs, min(11, width - width_of(line) - 1)))
 
 
 def device_cards(views: Sequence[DeviceView], glyphs: Glyphs, width: int) -> list[Line]:
@@ -188,9 +188,16 @@ def _card(view: DeviceView, glyphs: Glyphs, width: int) -> list[Line]:
             *_meter(view.memory_fraction, bar, glyphs),
             (f" {_memory(view, glyphs)}", "text"),
         ),
-        ((" ", "text"), (glyphs.sparkline(view.history, width - 2, 100), "high")),
+        ((" ", "text"), *_history(view, glyphs, width - 2)),
         (),
     ]
+
+
+def _history(view: DeviceView, glyphs: Glyphs, width: int) -> list[Span]:
+    spark = glyphs.sparkline(view.history, width, 100)
+    high = glyphs.spark[len(glyphs.spark) // 2 :]
+    runs = groupby(spark, key=lambda glyph: "high" if glyph in high else "low")
+    return [("".join(glyphs_of), role) for role, glyphs_of in runs]
 
 
 def load_role(fraction: float) -> str:

@@ -26,6 +26,13 @@ from rbee.tui.widgets.panels import Devices, Jobs, NarrationPanel
 from rbee.tui.widgets.table import RowTable
 from rbee.tui.widgets.welcome import Welcome, demo_model
 
+_MAINS = ("workers", "empty", "welcome")
+_NEEDS_WORKERS = frozenset({"stop_worker", "show_worker", "open_row", "filter"})
+
+
+class EmptyWorkers(Static, can_focus=True):
+    """In the place of the table while there is no worker."""
+
 
 class Dashboard(ColonyScreen):
     """Mode 1."""
@@ -37,7 +44,8 @@ class Dashboard(ColonyScreen):
     def body(self) -> Iterable[Widget]:
         glyphs = self.rbee.glyphs
         table = RowTable("Workers", WORKER_COLUMNS, glyphs=glyphs, id="workers")
-        empty = Static(self._empty_words(), id="empty", classes="hatched")
+        empty = EmptyWorkers(self._empty_words(), id="empty", classes="panel hatched")
+        empty.border_title = "Workers"
         search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
         return [
             Container(
@@ -49,6 +57,19 @@ class Dashboard(ColonyScreen):
             Welcome(glyphs),
         ]
 
+    def on_mount(self) -> None:
+        self._offered: tuple[str | None, bool, bool] = ("workers", True, True)
+        super().on_mount()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that have nothing to act on are not offered."""
+        store = self.rbee.store
+        if action in _NEEDS_WORKERS:
+            return bool(store.workers) or (action == "open_row" and bool(store.jobs))
+        if action == "new_worker":
+            return bool(store.offered_models())
+        return True
+
     def show(self) -> None:
         """Bring every panel up to date."""
         store = self.rbee.store
@@ -56,15 +77,15 @@ class Dashboard(ColonyScreen):
         lonely = not store.hives and not store.workers
         if panels.display == lonely:
             panels.display, welcome.display = not lonely, lonely
-            (welcome if lonely else self.query_one("#workers", RowTable)).focus()
+        table, empty = self.query_one("#workers", RowTable), self.query_one("#empty")
+        table.display, empty.display = bool(store.workers), not store.workers
+        self._refocus(welcome if lonely else table if store.workers else empty)
         if lonely:
             welcome.show(store)
             return
-        table = self.query_one("#workers", RowTable)
         now = store.clock()
         table.set_rows([worker_row(worker, table.glyphs, now) for worker in store.worker_list()])
         self._subtitle(table)
-        self.query_one("#empty").display = not store.workers
         self.query_one(Devices).show(store)
         self.query_one(Jobs).show(store)
         self.query_one(NarrationPanel).show(store)
@@ -182,8 +203,19 @@ class Dashboard(ColonyScreen):
         if store.link is not Link.UP and store.heard_at is not None:
             words.append(f"as of {wall_time(store.heard_at)}")
         subtitle = f" {dot} ".join(words)
-        if table.border_subtitle != subtitle:
-            table.border_subtitle = subtitle
+        for panel in (table, self.query_one("#empty")):
+            if panel.border_subtitle != subtitle:
+                panel.border_subtitle = subtitle
+
+    def _refocus(self, main: Widget) -> None:
+        """Focus never stays on something that is not shown."""
+        state = (main.id, bool(self.rbee.store.workers), bool(self.rbee.store.models))
+        if state == self._offered:
+            return
+        before, self._offered = self._offered[0], state
+        if main.id != before and (self.focused is None or self.focused.id in (before, *_MAINS)):
+            main.focus()
+        self.refresh_bindings()
 
     def _empty_words(self) -> Content:
         return Content.assemble(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from textual import events
 from textual.binding import Binding
 from textual.content import Content
 from textual.style import Style
@@ -59,7 +60,7 @@ def top_parts(store: ColonyStore, glyphs: Glyphs, width: int) -> Content:
     if store.link is Link.STARTING:
         return Content.assemble(*left)
     hives = f"{counts.hives_online}/{counts.hives_total}" if counts.hives_total else "0"
-    hive_style = "$error" if counts.hives_online < counts.hives_total else "$foreground"
+    hive_style = "$warning" if counts.hives_online < counts.hives_total else "$foreground"
     left += [("  hives ", "$muted"), (hives, hive_style)]
     left += [("  workers ", "$muted"), (str(counts.workers_live), "$foreground")]
     left += [("  jobs ", "$muted")]
@@ -100,6 +101,12 @@ class _Bar(Widget):
         self._shown = self.build()
         return self._shown
 
+    async def on_click(self, event: events.Click) -> None:
+        """A part that names an action is a button (not `@click`, whose look is a link's)."""
+        action = event.style.meta.get("act")
+        if action:
+            await self.run_action(action)
+
     def repaint(self) -> None:
         """Paint again if something has changed."""
         if self.build().markup != self._shown.markup:
@@ -126,7 +133,7 @@ class NavBar(_Bar):
         for number, mode in enumerate(MODES, 1):
             if number > 1:
                 parts.append("  ")
-            click = Style.from_meta({"@click": f"app.mode('{mode.name}')"})
+            click = Style.from_meta({"act": f"app.mode('{mode.name}')"})
             if mode.name == self._mode:
                 label = Content.styled(f"[{number} {mode.short}]", "$primary bold")
             elif full:
@@ -156,13 +163,13 @@ class FooterBar(_Bar):
             item = Content.assemble(
                 (key, "$footer-key-foreground bold"), (f" {action.label}", "$muted")
             )
-            parts += [item.stylize(Style.from_meta({"@click": _click(binding)})), "  "]
+            parts += [item.stylize(Style.from_meta({"act": _click(binding)})), "  "]
             used += size
         parts.append(" " * max(0, width - used - tail))
         parts.append(
             Content.assemble(
                 (palette, "$footer-key-foreground bold"), (" palette", "$muted")
-            ).stylize(Style.from_meta({"@click": "app.command_palette"}))
+            ).stylize(Style.from_meta({"act": "app.command_palette"}))
         )
         return Content.assemble(*parts)
 

@@ -104,7 +104,15 @@ class Conversation(VerticalScroll, can_focus=True):
         yield self._hint
 
     def on_mount(self) -> None:
-        self.anchor()
+        self.watch(self, "virtual_size", self._size_changed, init=False)
+
+    def _size_changed(self) -> None:
+        # An anchored view that is not full would show its text at the bottom.
+        overflows = self.virtual_size.height > self.container_size.height
+        if overflows != self.is_anchored:
+            self.anchor(overflows)
+            if not overflows:
+                self.scroll_to(y=0, animate=False)
 
     async def add(self, answer: Answer) -> TurnView:
         """A new turn at the end; the view follows it."""
@@ -112,7 +120,7 @@ class Conversation(VerticalScroll, can_focus=True):
         self.turns.append(view)
         self._hint.display = False
         await self.mount(view)
-        self.anchor()
+        self._follow()
         return view
 
     def messages(self) -> list[Message]:
@@ -143,7 +151,11 @@ class Conversation(VerticalScroll, can_focus=True):
 
     def action_last(self) -> None:
         """To the end, and follow."""
-        self.anchor()
+        self._follow()
+
+    def _follow(self) -> None:
+        if self.is_anchored:
+            self.anchor()
 
     def action_copy(self) -> None:
         """The last answer to the clipboard."""

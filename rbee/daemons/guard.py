@@ -71,7 +71,7 @@ def _kill_rest(child: int | None) -> None:
     """SIGKILL in a loop: what is killed may have been forking."""
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
-        rest = _descendants() or ([child] if child is not None else [])
+        rest = _descendants() if _LINUX or child is None else [child]
         for pid in rest:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

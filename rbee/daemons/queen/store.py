@@ -23,6 +23,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
+from rbee.errors import VersionMismatch
 from rbee.protocol.base import encode
 from rbee.protocol.jobs import JobInfo
 
@@ -74,7 +75,10 @@ class Store:
 
     @staticmethod
     def open(path: Path) -> Store:
-        """Open or create; a file that is no sound database is set aside, never deleted."""
+        """Open or create; a file that is no sound database is set aside, never deleted.
+
+        Raises VersionMismatch for a database of a newer rbee.
+        """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             return Store(path, _connect(path), None)
@@ -216,13 +220,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
         if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("quick_check failed")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
-            raise sqlite3.DatabaseError(f"schema version {version} is newer than this rbee")
+            raise VersionMismatch(
+                f"{path} was written by a newer rbee (schema {version}, known {len(MIGRATIONS)})",
+                action="Use the newer rbee again, or move the file away.",
+            )
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
     except BaseException:

@@ -1,0 +1,47 @@
+"""What every test gets: asyncio, a clean environment, a check that no process is left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.home import Home, processes_of
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for number in range(1, 63):
+        config.addinivalue_line("markers", f"s{number:02d}: acceptance scenario {number}")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> None:
+    for name in list(os.environ):
+        if name.startswith("RBEE_") or name in ("NO_COLOR", "TEXTUAL_THEME"):
+            del os.environ[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails the run when a process started under the session's temporary folder is still there."""
+    yield
+    left = processes_of(tmp_path_factory.getbasetemp())
+    told = [f"{p.pid} {' '.join(p.cmdline())[:160]}" for p in left]
+    for process in left:
+        process.kill()
+    assert not told, f"processes left behind: {told}"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A user of rbee with folders of their own; everything they started must be gone by itself."""
+    user = Home(tmp_path / "home")
+    yield user
+    user.close()

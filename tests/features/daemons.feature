@@ -1,0 +1,80 @@
+Feature: The life of daemons
+
+  @s46 @s50
+  Scenario: What a command started outlives the command
+    Given nothing runs
+    When I run rbee infer --model echo "hello"
+    Then the exit code is 0
+    And the queen still runs
+    And its hive answers with a worker
+
+  @s49
+  Scenario Outline: <signal> takes the tree down
+    Given rbee --no-tui in the foreground
+    And 3 workers, one of them busy
+    When the queen gets <signal>
+    Then everything is gone within 3 seconds
+    And rbee --no-tui exited with 0
+    And the database is sound
+
+    Examples:
+      | signal  |
+      | SIGTERM |
+      | SIGINT  |
+
+  Scenario: SIGKILL of the queen leaves nobody
+    Given rbee --no-tui in the foreground
+    And 3 workers, one of them busy
+    When the queen gets SIGKILL
+    Then everything is gone within 3 seconds
+
+  @s51
+  Scenario: Ephemeral leaves nothing
+    Given nothing runs
+    When I run rbee infer --ephemeral --model echo "hello"
+    Then the exit code is 0
+    And stdout is "hello"
+    And nothing runs any more
+
+  Scenario: A queen that a command started leaves by itself
+    Given nothing runs, and queens linger for 1 second
+    When I run rbee infer --model echo "hello"
+    Then the exit code is 0
+    And everything is gone within 8 seconds
+
+  Scenario: A second start says where the first one is
+    Given a queen I started
+    When I run rbee queen start
+    Then the exit code is 1
+    And stderr names QUEEN_RUNNING and its address
+    When I run rbee --no-tui
+    Then the exit code is 1
+    And stderr names QUEEN_RUNNING and its address
+
+  Scenario: Status, logs and stop
+    Given a queen I started
+    When I run rbee queen status --json
+    Then the exit code is 0
+    And stdout has the queen's address
+    When I run rbee queen logs
+    Then the exit code is 0
+    When I run rbee queen stop
+    Then the exit code is 0
+    And nothing runs any more
+
+  Scenario: What waited runs after kill -9 of the queen
+    Given a queen I started
+    And a running job and a waiting one
+    When the queen gets SIGKILL
+    And I run rbee queen start
+    Then the waiting job is completed
+    And the running job has ended with a code
+
+  Scenario: A hive with a process of its own
+    Given a queen without a hive, and rbee-hive beside it
+    When I run rbee infer --model echo "over http"
+    Then the exit code is 0
+    And stdout is "over http"
+    When the hive gets SIGKILL
+    Then its workers are gone within 3 seconds
+    And the queen says that it is offline

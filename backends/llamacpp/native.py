@@ -1,0 +1,140 @@
+"""The door to llama.cpp's C library: loading it, its log, its devices.
+
+Owns the process-wide parts: there is one library and one log callback. Everything reached through
+`library()` is C: a wrong argument ends the process, so callers check before they call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import sys
+import types
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from rbee.errors import BackendUnavailable
+
+log = logging.getLogger("rbee.llamacpp")
+_WARN, _ERROR, _CONTINUED = 3, 4, 5
+_BUFFER = re.compile(r"buffer size\s*=\s*([0-9.]+) MiB")
+REINSTALL = "Install it again: pip install --force-reinstall --no-cache-dir llama-cpp-python"
+_BUILD = "CMAKE_ARGS=-DGGML_{kind}=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
+
+
+class Log:
+    """The library's last log lines: the only place where it says why something failed."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=400)
+
+    def add(self, level: int, text: str) -> None:
+        """One call of the log callback; a continued line is added to the one before."""
+        if level == _CONTINUED and self._lines:
+            last, before = self._lines.pop()
+            self._lines.append((last, before + text))
+        else:
+            self._lines.append((level, text))
+
+    def clear(self) -> None:
+        """Forget what was said, before a step whose lines are of interest."""
+        self._lines.clear()
+
+    def reason(self) -> str:
+        """The last errors in one sentence; the last warning when there was no error."""
+        for least in (_ERROR, _WARN):
+            found = [text.strip() for level, text in self._lines if _CONTINUED > level >= least]
+            if found:
+                return "; ".join(found[-3:])
+        return "llama.cpp gave no reason"
+
+    def buffer_bytes(self) -> int:
+        """The sum of all buffers the library reported since `clear`."""
+        found = (_BUFFER.search(text) for _, text in self._lines)
+        return int(sum(float(match[1]) for match in found if match) * (1 << 20))
+
+
+LOG = Log()
+
+
+@dataclass(frozen=True)
+class NativeDevice:
+    """A device of the library's own list: its name there and its handle."""
+
+    name: str
+    handle: int
+
+
+@functools.cache
+def library() -> Any:
+    """llama.cpp's functions, initialised. Raises BackendUnavailable."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # on abort it would start a debugger
+    try:
+        lib = _bindings("llama_cpp.llama_cpp")
+    except (ImportError, OSError, RuntimeError) as exc:
+        raise BackendUnavailable(
+            f"llama-cpp-python cannot be loaded: {exc}",
+            action=REINSTALL,
+        ) from exc
+
+    def on_log(level: int, text: bytes, _: object) -> None:
+        LOG.add(level, text.decode("utf-8", "replace"))
+
+    lib.rbee_log_callback = lib.llama_log_callback(on_log)  # C keeps the pointer, we the object
+    lib.llama_log_set(lib.rbee_log_callback, None)
+    lib.llama_backend_init()
+    return lib
+
+
+def devices() -> list[NativeDevice]:
+    """The devices this build can use besides the CPU. Empty where the build does not tell."""
+    library()
+    ggml: Any = _bindings("llama_cpp._ggml").libggml
+    try:
+        count, get, name, kind = (
+            getattr(ggml, f"ggml_backend_dev_{what}") for what in ("count", "get", "name", "type")
+        )
+    except AttributeError:  # a library older than the device list
+        return []
+    count.restype = ctypes.c_size_t
+    get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
+    name.argtypes, name.restype = [ctypes.c_void_p], ctypes.c_char_p
+    kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
+    handles = [get(index) for index in range(count())]
+    return [NativeDevice(name(handle).decode(), handle) for handle in handles if kind(handle) != 0]
+
+
+def find_device(wanted: str) -> NativeDevice:
+    """The library's device for `cuda:0`, …, never another. Raises BackendUnavailable."""
+    kind, _, index = wanted.partition(":")
+    number = index or "0"
+    names = {f"{kind}{number}".lower()} | ({"metal", f"mtl{number}"} if kind == "metal" else set())
+    found = devices()
+    for device in found:
+        if device.name.lower() in names:
+            return device
+    have = ", ".join(["cpu", *(device.name for device in found)])
+    raise BackendUnavailable(
+        f"the installed llama.cpp cannot use {wanted}: it has {have}",
+        action=f"Build it for the device: {_BUILD.format(kind=kind.upper())}, or use --device cpu.",
+        device=wanted,
+    )
+
+
+def _bindings(name: str) -> Any:
+    """A module of llama_cpp without the package's own __init__: it costs 0.2 s and 22 MB."""
+    if "llama_cpp" not in sys.modules:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.submodule_search_locations is None:
+            raise ImportError("the package llama-cpp-python is not installed")
+        package = types.ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["llama_cpp"] = package
+    return importlib.import_module(name)

@@ -1,0 +1,75 @@
+"""Text to tokens and tokens to bytes.
+
+Owns the vocabulary's side of a loaded model. Buffers grow to what the library asks for; a token's
+bytes are asked for once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from rbee.errors import InternalError, ValidationFailed
+
+from .native import library
+
+_OVERFLOW = -(1 << 31)
+
+
+class Vocab:
+    """The vocabulary of a model that is loaded and stays loaded."""
+
+    def __init__(self, model: Any) -> None:
+        lib = library()
+        self._lib = lib
+        self._vocab = lib.llama_model_get_vocab(model)
+        if not self._vocab:
+            raise InternalError("the model has no vocabulary")
+        self.size: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self._bytes: dict[int, bytes] = {}
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Tokens of the text, markers like <|im_end|> among them; `special` adds the model's BOS.
+
+        Raises ValidationFailed for a text beyond 2^31 tokens.
+        """
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        for _ in range(2):
+            out = (ctypes.c_int32 * room)()
+            count = self._lib.llama_tokenize(self._vocab, raw, len(raw), out, room, special, True)
+            if count >= 0:
+                return list(out[:count])
+            if count == _OVERFLOW:
+                break
+            room = -count
+        raise ValidationFailed("prompt: too long", field="prompt", constraint="tokenizable")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for, perhaps half a character; empty for control tokens."""
+        known = self._bytes.get(token)
+        if known is None:
+            known = self._bytes[token] = self._piece(token, special=False)
+        return known
+
+    def name(self, token: int) -> str:
+        """A control token as text (`<|im_end|>`); empty where the model has none."""
+        return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the answer."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        if not 0 <= token < self.size:
+            raise InternalError(f"token {token} is not in a vocabulary of {self.size}")
+        room = 64
+        for _ in range(2):
+            out = ctypes.create_string_buffer(room)
+            count = self._lib.llama_token_to_piece(self._vocab, token, out, room, 0, special)
+            if count >= 0:
+                return out.raw[:count]
+            room = -count
+        raise InternalError(f"token {token} has no text")

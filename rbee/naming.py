@@ -1,0 +1,37 @@
+"""Names and ids: of jobs, requests and hives.
+
+Owns how an id looks and how a foreign name is made fit; never keeps a registry of what is taken.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import uuid
+
+_CORRELATION = re.compile(r"[A-Za-z0-9-]{1,64}")
+_NOT_LABEL = re.compile(r"[^a-z0-9]+")
+
+
+def job_id() -> str:
+    """A new job id: `job-` and 16 hex digits, not to be guessed."""
+    return f"job-{secrets.token_hex(8)}"
+
+
+def correlation_id(header: str | None) -> str:
+    """The caller's `X-Correlation-Id` when it is 1..64 of A-Z a-z 0-9 -, else a new UUIDv4."""
+    if header is not None and _CORRELATION.fullmatch(header):
+        return header
+    return str(uuid.uuid4())
+
+
+def dns_label(name: str) -> str:
+    """`name` as a DNS label (a-z, 0-9, dashes inside, at most 63); `local` when nothing is left."""
+    short = name.split(".", 1)[0].lower()
+    return _NOT_LABEL.sub("-", short).strip("-")[:63].strip("-") or "local"
+
+
+def hive_name() -> str:
+    """This machine's short host name as a DNS label: its hive's name unless the settings say another."""
+    return dns_label(socket.gethostname())

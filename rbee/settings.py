@@ -1,0 +1,292 @@
+"""Settings: what there is to set, its bounds, and where each value came from.
+
+Owns reading and checking (flag > environment > file > default); never writes a file and never
+decides anything. A key nobody knows is an error that names the nearest known one, so that a typing
+mistake cannot pass for a setting.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from rbee import naming
+from rbee.errors import SettingsError
+from rbee.paths import Paths
+from rbee.settings_layers import Field, env_layer, file_layer, flag_layer, parse
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+Some = Annotated[float, Meta(gt=0, le=31_536_000)]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
+HiveName = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One table of the file; a field's description is its documentation."""
+
+
+class QueenSettings(_Section, frozen=True):
+    """The brain of the colony, and where commands look for it."""
+
+    host: Annotated[Host, Meta(description="Address the queen listens on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port the queen listens on; 0 takes any free one.")] = (
+        8500
+    )
+    linger: Annotated[
+        Seconds,
+        Meta(
+            description="Seconds after its last use until a queen leaves that a command had to start."
+        ),
+    ] = 300.0
+    local_hive: Annotated[
+        bool, Meta(description="Whether the queen runs the hive of its own machine itself.")
+    ] = True
+    allowed_origins: Annotated[
+        list[str],
+        Meta(description="Web pages (`https://host:port`) whose requests are let in; none."),
+    ] = []
+    queue_capacity: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Jobs that may wait; one more gets QUEUE_FULL.")
+    ] = 10_000
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://\S+)?$",
+            description="Queen to use instead of one here; empty: find or start one.",
+        ),
+    ] = ""
+
+
+class HiveSettings(_Section, frozen=True):
+    """The part that runs workers on one machine."""
+
+    name: Annotated[
+        HiveName,
+        Meta(description="Name of this machine's hive; empty: the machine's short host name."),
+    ] = msgspec.field(default_factory=naming.hive_name)
+    host: Annotated[
+        Host, Meta(description="Address a hive with a process of its own listens on.")
+    ] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port of a hive with a process of its own.")] = 9000
+    worker_port_base: Annotated[
+        int,
+        Meta(ge=1024, le=65000, description="First port for workers; a taken one is skipped."),
+    ] = 9300
+    lease: Annotated[
+        Some,
+        Meta(
+            description="Seconds without its queen after which a hive stops its workers and itself."
+        ),
+    ] = 60.0
+
+
+class WorkerSettings(_Section, frozen=True):
+    """One process with one model."""
+
+    load_timeout: Annotated[
+        Some, Meta(description="Seconds a model may take to load before LOADING_TIMEOUT.")
+    ] = 300.0
+    keep_alive: Annotated[
+        Seconds, Meta(description="Seconds an idle worker is kept; its memory is then given back.")
+    ] = 300.0
+    heartbeat: Annotated[Some, Meta(description="Seconds between a worker's heartbeats.")] = 2.0
+    stale_after: Annotated[
+        Some, Meta(description="Seconds without a heartbeat after which a worker gets no new job.")
+    ] = 6.0
+    remove_after: Annotated[
+        Some, Meta(description="Seconds without a heartbeat after which a worker is removed.")
+    ] = 30.0
+    stop_timeout: Annotated[
+        Some, Meta(description="Seconds a worker gets to stop by itself before it is killed.")
+    ] = 5.0
+    stall_timeout: Annotated[
+        Some,
+        Meta(description="Seconds a running job may go without any progress before it is ended."),
+    ] = 60.0
+    slots: Annotated[
+        int,
+        Meta(ge=0, le=256, description="Requests a worker runs at a time; 0: the backend decides."),
+    ] = 0
+    ctx: Annotated[
+        int, Meta(ge=64, le=10_000_000, description="Context of each slot, in tokens.")
+    ] = 4096
+
+
+class JobSettings(_Section, frozen=True):
+    """What is remembered of jobs that have ended."""
+
+    retention: Annotated[
+        Seconds,
+        Meta(
+            description="Seconds a finished job and its stream can be read; 0: gone when finished."
+        ),
+    ] = 86400.0
+    finished_kept: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Finished jobs kept at most.")
+    ] = 1000
+
+
+class ModelSettings(_Section, frozen=True):
+    """Names for models."""
+
+    aliases: Annotated[
+        dict[str, str],
+        Meta(description='Short names of your own: `name = "file:/models/some.gguf"`.'),
+    ] = {}
+
+
+class TuiSettings(_Section, frozen=True):
+    """The screen."""
+
+    theme: Annotated[str, Meta(description="Colour theme.")] = "honey-dark"
+    ascii: Annotated[
+        bool, Meta(description="Draw with plain ASCII, for terminals without line characters.")
+    ] = False
+
+
+class LogSettings(_Section, frozen=True):
+    """What daemons write about themselves."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least weight logged.")
+    ] = "info"
+    format: Annotated[
+        Literal["text", "json"], Meta(description="`text` for people, `json` for machines.")
+    ] = "text"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Every setting. `Settings()` has the defaults."""
+
+    queen: QueenSettings = msgspec.field(default_factory=QueenSettings)
+    hive: HiveSettings = msgspec.field(default_factory=HiveSettings)
+    worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+    job: JobSettings = msgspec.field(default_factory=JobSettings)
+    models: ModelSettings = msgspec.field(default_factory=ModelSettings)
+    tui: TuiSettings = msgspec.field(default_factory=TuiSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+    keys: dict[str, str] = {}
+    """Action → key, for the screen."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and where each came from.
+
+    `origins["queen.port"]` is `default`, `…/config.toml:3`, `RBEE_QUEEN_PORT` or `--port`.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "queen": QueenSettings,
+    "hive": HiveSettings,
+    "worker": WorkerSettings,
+    "job": JobSettings,
+    "models": ModelSettings,
+    "tui": TuiSettings,
+    "log": LogSettings,
+}
+
+
+def fields() -> Iterator[Field]:
+    """All settings but the free table `keys`, in the file's order."""
+    for section, kind in SECTIONS.items():
+        for item in msgspec.structs.fields(kind):
+            notes = [meta.description for meta in get_args(item.type) if isinstance(meta, Meta)]
+            default: Any = item.default
+            if item.default_factory is naming.hive_name:
+                default = ""
+            elif item.default_factory is not msgspec.NODEFAULT:
+                default = item.default_factory()
+            yield Field(section, item.name, item.type, default, notes[-1] or "")
+
+
+def load(
+    *, paths: Paths, env: Mapping[str, str] = os.environ, flags: Mapping[str, str] | None = None
+) -> Loaded:
+    """Read all layers. `flags` maps `queen.port` → text.
+
+    Raises SettingsError with the place (file:line, variable or flag) for an unknown key, a bad
+    value, or a file that is no TOML.
+    """
+    known = {field.name: field for field in fields()}
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(known, "default")
+    keys: dict[str, str] = {}
+    for file in (paths.machine_config, paths.config_file):
+        if file is not None:
+            for name, value, origin in file_layer(file, known):
+                if name.startswith("keys."):
+                    keys[name.removeprefix("keys.")] = value
+                else:
+                    values[name] = value
+                origins[name] = origin
+    for name, text, origin in (*env_layer(env, known), *flag_layer(flags or {}, known)):
+        values[name] = parse(known[name], text, origin)
+        origins[name] = origin
+    if values.get("hive.name") == "":
+        del values["hive.name"]
+    sections = {
+        section: kind(
+            **{n.partition(".")[2]: v for n, v in values.items() if n.startswith(f"{section}.")}
+        )
+        for section, kind in SECTIONS.items()
+    }
+    settings = Settings(**sections, keys=keys)  # pyright: ignore[reportArgumentType]
+    _check_together(settings, origins)
+    return Loaded(settings, origins)
+
+
+def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
+    worker = settings.worker
+    for smaller, larger in (("heartbeat", "stale_after"), ("stale_after", "remove_after")):
+        if getattr(worker, smaller) >= getattr(worker, larger):
+            low, high = f"worker.{smaller}", f"worker.{larger}"
+            raise SettingsError(
+                f"{origins[high]}: {high} = {getattr(worker, larger)} must be more than "
+                f"{low} = {getattr(worker, smaller)} ({origins[low]})",
+                action=f"Raise worker.{larger} or lower worker.{smaller}.",
+            )
+
+
+def default_toml() -> str:
+    """A settings file with every default, commented out, and what each means."""
+    out = [
+        "# Settings of rbee. A setting behind a # shows its default; take the # away to change it.",
+        "# A flag on the command line and a variable RBEE_<SECTION>_<KEY> come before this file.",
+    ]
+    section = ""
+    for field in fields():
+        if field.section != section:
+            section = field.section
+            doc = (SECTIONS[section].__doc__ or "").strip()
+            out += ["", f"# {doc}", f"[{section}]"]
+        out.append(f"# {field.description}")
+        if isinstance(field.default, dict):
+            out.append(f"# [{field.name}]")
+        else:
+            out.append(f"# {field.key} = {toml_value(field.default)}")
+    out += ["", '# Keys of the screen: action = "key".', "[keys]"]
+    return "\n".join(out) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """A setting's value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    if isinstance(value, list):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml_value(k)} = {toml_value(v)}" for k, v in value.items()) + "}"
+    return repr(value)

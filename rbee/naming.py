@@ -33,5 +33,5 @@ def dns_label(name: str) -> str:
 
 
 def hive_name() -> str:
-    """This machine's short host name as a DNS label: its hive's name unless the settings say another."""
+    """This machine's short host name as a DNS label: its hive's name by default."""
     return dns_label(socket.gethostname())

@@ -55,11 +55,12 @@ def file_layer(path: Path, known: Mapping[str, Field]) -> Iterator[tuple[str, An
     sections = _sections(known)
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path}: cannot be read: {exc}") from exc
+    try:
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         where = re.search(r"at line (\d+)", str(exc))
         line = where.group(1) if where else str(len(text.splitlines()) or 1)

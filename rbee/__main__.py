@@ -1,0 +1,5 @@
+"""`python -m rbee`"""
+
+from rbee.cli import main
+
+main()

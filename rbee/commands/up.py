@@ -1,0 +1,42 @@
+"""`rbee` and `rbee --no-tui`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rbee.commands.common import settings_and_paths
+from rbee.errors import InvalidRequest
+
+
+def headless(flags: Mapping[str, str]) -> int:
+    """The queen in this process, log on stderr, until a signal."""
+    from rbee.daemons.queen.main import serve
+
+    settings, paths = settings_and_paths(flags)
+    return serve(settings, paths, lifetime="persistent")
+
+
+def screen(flags: Mapping[str, str], *, model: str | None) -> int:
+    """The dashboard; prints what it left behind."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidRequest(
+            "the dashboard needs a terminal",
+            action="Use `rbee --no-tui` for the queen alone, or `rbee infer` to ask a model.",
+        )
+    from rbee.daemons.launch import Keeper
+    from rbee.tui.app import RbeeApp  # 300 ms
+
+    settings, paths = settings_and_paths(flags)
+    app = RbeeApp(
+        keeper=Keeper(settings, paths),
+        theme=settings.tui.theme,
+        ascii_glyphs=settings.tui.ascii,
+        keys=settings.keys,
+        model=model,
+        themes_folder=paths.themes_dir,
+    )
+    line = app.run()
+    if line:
+        sys.stderr.write(f"{line}\n")
+    return app.return_code or 0

@@ -41,7 +41,7 @@ class QueenSettings(_Section, frozen=True):
     linger: Annotated[
         Seconds,
         Meta(
-            description="Seconds after its last use until a queen leaves that a command had to start."
+            description="Seconds without use until a queen leaves that a command had to start."
         ),
     ] = 300.0
     local_hive: Annotated[

@@ -106,7 +106,7 @@ def env_layer(env: Mapping[str, str], known: Mapping[str, Field]) -> Iterator[tu
 def flag_layer(
     flags: Mapping[str, str], known: Mapping[str, Field]
 ) -> Iterator[tuple[str, str, str]]:
-    """(name, text, flag) of each setting given as a flag. Raises SettingsError for an unknown name."""
+    """(name, text, flag) of each setting given as a flag. Raises SettingsError for unknown ones."""
     for name, text in flags.items():
         if name not in known:
             raise _unknown(name, tuple(known), "the command line")
@@ -114,7 +114,7 @@ def flag_layer(
 
 
 def parse(field: Field, text: str, origin: str) -> Any:
-    """A value written as text: lists are `a,b`, tables `a=b,c=d`. Raises SettingsError naming `origin`."""
+    """A value from text: lists are `a,b`, tables `a=b,c=d`. SettingsError names `origin`."""
     value: Any = text
     if isinstance(field.default, list):
         value = [part.strip() for part in text.split(",") if part.strip()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rbee.core import running, supervising
+from rbee.core import running, supervising, telling
 from rbee.core.events import (
     Effect,
     Event,
@@ -128,7 +128,7 @@ class Colony:
             job = self.jobs.get(job_id)
             if job is not None and job.tokens_out != count:
                 job.tokens_out = count
-                running.publish_job(self, job)
+                telling.publish_job(self, job)
         in_flight = sum(j.tokens_out for j in self.jobs.values())
         self.token_counts.append((self.now, self.tokens_done + in_flight))
         supervising.tick(self)

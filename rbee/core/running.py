@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rbee.core import supervising
+from rbee.core import ending, supervising, telling
 from rbee.core.events import (
     AbortRun,
-    Append,
     Dispatch,
-    Publish,
     RunCompleted,
     RunFailed,
     RunStarted,
@@ -18,12 +16,9 @@ from rbee.core.events import (
 from rbee.core.feasibility import Wish, places
 from rbee.core.jobs import Job
 from rbee.core.policy import Refuse, Run, Spawn, Wait
-from rbee.core.states import JOB_TERMINAL, WORKER_READY
-from rbee.errors import NotFound, RbeeError, ShuttingDown
+from rbee.core.states import WORKER_READY
+from rbee.errors import NotFound, ShuttingDown
 from rbee.protocol.jobs import (
-    CancelledData,
-    EndData,
-    ErrorData,
     EventType,
     JobState,
     MetricsData,
@@ -46,15 +41,15 @@ def submit(colony: Colony, job: Job) -> None:
     """A new job: queue an inference, begin anything else."""
     colony.jobs[job.job_id] = job
     if colony.stopping:
-        fail(colony, job, ShuttingDown("the queen is shutting down"))
+        ending.fail(colony, job, ShuttingDown("the queen is shutting down"))
         return
     match job.request:
         case Infer():
             colony.queue.push(job)
             position = colony.queue.position(job, colony.now)
-            _append(colony, job, EventType.QUEUED, QueuedData(position=position))
+            telling.append(colony, job, EventType.QUEUED, QueuedData(position=position))
             colony.effects.append(SaveJob(job))
-            publish_job(colony, job)
+            telling.publish_job(colony, job)
         case WorkerSpawn() as wish:
             _begin(colony, job)
             _spawn(colony, job, wish)
@@ -63,19 +58,19 @@ def submit(colony: Colony, job: Job) -> None:
             _stop(colony, job, worker_id)
         case Status():
             _begin(colony, job)
-            _append(colony, job, EventType.RESULT, colony.totals())
-            complete(colony, job, "stop")
+            telling.append(colony, job, EventType.RESULT, colony.totals())
+            ending.complete(colony, job, "stop")
         case QueenCheck():
             _begin(colony, job)
             for n, line in enumerate(("inbox", "brain", "stream")):
-                _append(
+                telling.append(
                     colony,
                     job,
                     EventType.STATUS,
                     StatusData(stage=line, message=f"{line} answers", progress=(n + 1) / 3),
                 )
-            _append(colony, job, EventType.RESULT, colony.totals())
-            complete(colony, job, "stop")
+            telling.append(colony, job, EventType.RESULT, colony.totals())
+            ending.complete(colony, job, "stop")
 
 
 def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
@@ -95,7 +90,7 @@ def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
         colony.fleet,
     )
     if not good:
-        fail(colony, job, bad[-1])
+        ending.fail(colony, job, bad[-1])
         return
     worker = supervising.start_worker(
         colony,
@@ -107,7 +102,7 @@ def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
         why=f"asked by {job.job_id}",
     )
     job.worker_id, job.hive = worker.id, worker.hive
-    _append(
+    telling.append(
         colony,
         job,
         EventType.STATUS,
@@ -115,13 +110,13 @@ def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
             stage="starting", message=f"starting {worker.id} on {worker.hive} {worker.spec.device}"
         ),
     )
-    publish_job(colony, job)
+    telling.publish_job(colony, job)
 
 
 def _stop(colony: Colony, job: Job, worker_id: str) -> None:
     worker = colony.fleet.workers.get(worker_id)
     if worker is None or worker.state in (WorkerState.STOPPED, WorkerState.FAILED):
-        fail(
+        ending.fail(
             colony,
             job,
             NotFound(
@@ -166,7 +161,7 @@ def plan(colony: Colony) -> None:
                     progress = True
                 case Refuse(error):
                     colony.queue.remove(job)
-                    fail(colony, job, error)
+                    ending.fail(colony, job, error)
                     progress = True
 
 
@@ -179,7 +174,7 @@ def _dispatch(colony: Colony, job: Job, worker_id: str) -> None:
     worker.jobs.add(job.job_id)
     worker.life.to(WorkerState.BUSY, job.job_id)
     queued_ms = round((colony.now - job.queued_mono) * 1000)
-    _append(
+    telling.append(
         colony,
         job,
         EventType.STARTED,
@@ -197,8 +192,8 @@ def _dispatch(colony: Colony, job: Job, worker_id: str) -> None:
         Dispatch(job, worker_id, worker.url, worker.spec.device, worker.model.quant, queued_ms),
     ]
     colony.narrate(f"job {job.job_id} → {worker_id}")
-    publish_job(colony, job)
-    supervising.publish_worker(colony, worker)
+    telling.publish_job(colony, job)
+    telling.publish_worker(colony, worker)
 
 
 def _tell_group(colony: Colony, head: Job, reason: str, worker: Worker | None) -> None:
@@ -214,8 +209,8 @@ def _tell_group(colony: Colony, head: Job, reason: str, worker: Worker | None) -
         if job.waiting_for == reason:
             continue
         job.waiting_for = reason
-        _append(colony, job, EventType.STATUS, data)
-        publish_job(colony, job)
+        telling.append(colony, job, EventType.STATUS, data)
+        telling.publish_job(colony, job)
 
 
 def started(colony: Colony, event: RunStarted) -> None:
@@ -226,7 +221,7 @@ def started(colony: Colony, event: RunStarted) -> None:
     job.life.to(JobState.RUNNING, "first token")
     job.ttft_ms = event.ttft_ms
     colony.effects.append(SaveJob(job))
-    publish_job(colony, job)
+    telling.publish_job(colony, job)
 
 
 def completed(colony: Colony, event: RunCompleted) -> None:
@@ -245,8 +240,8 @@ def completed(colony: Colony, event: RunCompleted) -> None:
     if worker is not None and usage.completion_tokens >= 8:
         old = worker.decode_rate
         worker.decode_rate = rate if old is None else old + RATE_WEIGHT * (rate - old)
-    _release(colony, job)
-    _append(
+    ending.release(colony, job)
+    telling.append(
         colony,
         job,
         EventType.METRICS,
@@ -257,7 +252,7 @@ def completed(colony: Colony, event: RunCompleted) -> None:
             cached_tokens=usage.cached_tokens,
         ),
     )
-    complete(colony, job, event.finish_reason, duration_ms=event.duration_ms)
+    ending.complete(colony, job, event.finish_reason, duration_ms=event.duration_ms)
 
 
 def failed(colony: Colony, event: RunFailed) -> None:
@@ -269,9 +264,9 @@ def failed(colony: Colony, event: RunFailed) -> None:
     worker = colony.fleet.workers.get(job.worker_id or "")
     if event.lost and worker is not None:
         worker.suspect = True
-    _release(colony, job)
+    ending.release(colony, job)
     if job.cancel_reason is not None:
-        _end_cancelled(colony, job)
+        ending.end_cancelled(colony, job)
     elif event.busy and job.state is JobState.DISPATCHED:
         job.life.to(JobState.QUEUED, "worker was busy after all")
         job.worker_id = job.hive = None
@@ -279,7 +274,7 @@ def failed(colony: Colony, event: RunFailed) -> None:
             worker.suspect = True
         colony.queue.push_front(job)
     else:
-        fail(colony, job, event.error)
+        ending.fail(colony, job, event.error)
 
 
 def cancel(colony: Colony, job_id: str, reason: str) -> None:
@@ -290,14 +285,14 @@ def cancel(colony: Colony, job_id: str, reason: str) -> None:
     job.cancel_reason = reason
     if job.state is JobState.QUEUED:
         colony.queue.remove(job)
-        _end_cancelled(colony, job)
+        ending.end_cancelled(colony, job)
     elif isinstance(job.request, Infer):
         colony.effects.append(AbortRun(job_id))
     else:
         worker = colony.fleet.workers.get(job.worker_id or "")
         if isinstance(job.request, WorkerSpawn) and worker and worker.state not in WORKER_READY:
             supervising.stop_worker(colony, worker, "its start was cancelled", force=True)
-        _end_cancelled(colony, job)
+        ending.end_cancelled(colony, job)
 
 
 def cancelled(colony: Colony, job_id: str, tokens_out: int) -> None:
@@ -307,8 +302,8 @@ def cancelled(colony: Colony, job_id: str, tokens_out: int) -> None:
         return
     job.tokens_out = tokens_out
     job.cancel_reason = job.cancel_reason or "cancelled"
-    _release(colony, job)
-    _end_cancelled(colony, job)
+    ending.release(colony, job)
+    ending.end_cancelled(colony, job)
 
 
 def shut_down(colony: Colony) -> None:
@@ -320,102 +315,8 @@ def shut_down(colony: Colony) -> None:
             colony.queue.remove(job)
         elif isinstance(job.request, Infer):
             colony.effects.append(AbortRun(job.job_id))
-            _release(colony, job)
-        fail(colony, job, ShuttingDown("the queen is shutting down"))
-
-
-def complete(
-    colony: Colony, job: Job, finish_reason: str, *, duration_ms: float | None = None
-) -> None:
-    """A good end."""
-    since = job.dispatched_mono if job.dispatched_mono is not None else job.queued_mono
-    took = duration_ms if duration_ms is not None else (colony.now - since) * 1000
-    job.finish_reason = finish_reason
-    job.life.to(JobState.COMPLETED, finish_reason)
-    _append(
-        colony,
-        job,
-        EventType.END,
-        EndData(finish_reason=finish_reason, tokens_out=job.tokens_out, duration_ms=round(took)),
-    )
-    _finish(colony, job)
-
-
-def fail(colony: Colony, job: Job, error: RbeeError) -> None:
-    """A bad end, with its code."""
-    job.error_code, job.error_message = error.code, error.message
-    job.life.to(JobState.FAILED, error.code)
-    details = error.details | ({"tokens_out": job.tokens_out} if job.tokens_out else {})
-    _append(
-        colony,
-        job,
-        EventType.ERROR,
-        ErrorData(code=error.code, message=error.message, details=details),
-    )
-    colony.narrate(f"job {job.job_id} failed: {error.code} {error.message}", level="error")
-    _finish(colony, job)
-
-
-def fail_waiting(colony: Colony, worker_id: str, error: RbeeError) -> None:
-    """Everything that counted on a worker which did not come up."""
-    for job in list(colony.jobs.values()):
-        if job.state is JobState.QUEUED and job.waits_on == worker_id:
-            colony.queue.remove(job)
-            fail(colony, job, error)
-        elif isinstance(job.request, WorkerSpawn) and job.worker_id == worker_id:
-            fail(colony, job, error)
-
-
-def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
-    """Jobs that ran on a worker which is gone end with a typed error at once."""
-    for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
-        if isinstance(job.request, WorkerStop):
-            _append(colony, job, EventType.RESULT, {"worker_id": worker_id, "state": "stopped"})
-            complete(colony, job, "stop")
-        elif isinstance(job.request, Infer):
-            colony.effects.append(AbortRun(job.job_id))
-            if job.cancel_reason is not None:
-                _end_cancelled(colony, job)
-            else:
-                fail(colony, job, error)
-        elif job.state not in JOB_TERMINAL:
-            fail(colony, job, error)
-
-
-def worker_ready(colony: Colony, worker_id: str) -> None:
-    """Jobs that asked for this worker have their result."""
-    worker = colony.fleet.workers[worker_id]
-    for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
-        if isinstance(job.request, WorkerSpawn):
-            _append(colony, job, EventType.RESULT, worker.info(colony.now))
-            complete(colony, job, "stop")
-
-
-def worker_progress(colony: Colony, worker_id: str, message: str, progress: float | None) -> None:
-    """Load progress for jobs that asked for this worker."""
-    for job in colony.jobs.values():
-        if (
-            isinstance(job.request, WorkerSpawn)
-            and job.worker_id == worker_id
-            and job.waiting_for != message
-        ):
-            job.waiting_for = message
-            _append(
-                colony,
-                job,
-                EventType.STATUS,
-                StatusData(stage="loading", message=message, progress=progress),
-            )
-
-
-def publish_job(colony: Colony, job: Job) -> None:
-    """Tell the dashboards."""
-    position = (
-        colony.queue.position(job, colony.now)
-        if job.state is JobState.QUEUED and len(colony.queue) <= 1000
-        else None
-    )
-    colony.effects.append(Publish("job", job.info(position)))
+            ending.release(colony, job)
+        ending.fail(colony, job, ShuttingDown("the queen is shutting down"))
 
 
 def _begin(colony: Colony, job: Job) -> None:
@@ -423,34 +324,4 @@ def _begin(colony: Colony, job: Job) -> None:
     job.life.to(JobState.RUNNING, "queen")
     job.started_at, job.dispatched_mono = colony.utc, colony.now
     colony.effects.append(SaveJob(job))
-    publish_job(colony, job)
-
-
-def _release(colony: Colony, job: Job) -> None:
-    worker = colony.fleet.workers.get(job.worker_id or "")
-    if worker is None or job.job_id not in worker.jobs:
-        return
-    worker.jobs.discard(job.job_id)
-    if not worker.jobs:
-        worker.idle_since = colony.now
-        if worker.state is WorkerState.BUSY:
-            worker.life.to(WorkerState.IDLE, "last job ended")
-    supervising.publish_worker(colony, worker)
-
-
-def _end_cancelled(colony: Colony, job: Job) -> None:
-    job.life.to(JobState.CANCELLED, job.cancel_reason or "")
-    _append(colony, job, EventType.CANCELLED, CancelledData(reason=job.cancel_reason or ""))
-    _finish(colony, job)
-
-
-def _finish(colony: Colony, job: Job) -> None:
-    job.finished_at = colony.utc
-    colony.tokens_done += job.tokens_out
-    del colony.jobs[job.job_id]
-    colony.effects.append(SaveJob(job))
-    publish_job(colony, job)
-
-
-def _append(colony: Colony, job: Job, kind: EventType, data: object) -> None:
-    colony.effects.append(Append(job.job_id, kind, data))  # pyright: ignore[reportArgumentType]
+    telling.publish_job(colony, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rbee.core import running
+from rbee.core import ending, telling
 from rbee.core.events import HiveJoined, Publish, StartWorker, StopWorker
 from rbee.core.eviction import overdue
 from rbee.core.feasibility import Place
@@ -77,7 +77,7 @@ def hive_said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
                 worker = colony.fleet.workers.get(load.worker_id)
                 if worker is not None:
                     worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
-                    publish_worker(colony, worker)
+                    telling.publish_worker(colony, worker)
             colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))
         case HiveWorkers(workers=workers):
             for known in workers:
@@ -120,7 +120,7 @@ def start_worker(
     colony.fleet.workers[worker.id] = worker
     colony.effects.append(StartWorker(place.hive.name, spec))
     colony.narrate(f"starting {worker.id} for {model.id} on {place.hive.name} {spec.device}: {why}")
-    publish_worker(colony, worker)
+    telling.publish_worker(colony, worker)
     return worker
 
 
@@ -132,7 +132,7 @@ def stop_worker(colony: Colony, worker: Worker, reason: str, *, force: bool = Fa
     worker.stop_reason = reason
     colony.effects.append(StopWorker(worker.hive, worker.id, force))
     colony.narrate(f"stopping {worker.id} ({worker.spec.model_id}): {reason}")
-    publish_worker(colony, worker)
+    telling.publish_worker(colony, worker)
 
 
 def spawn_refused(colony: Colony, worker_id: str, error: RbeeError) -> None:
@@ -140,7 +140,7 @@ def spawn_refused(colony: Colony, worker_id: str, error: RbeeError) -> None:
     worker = colony.fleet.workers.get(worker_id)
     if worker is not None:
         worker.error = error.message
-        running.fail_waiting(colony, worker_id, error)
+        ending.fail_waiting(colony, worker_id, error)
         _remove(colony, worker, error)
 
 
@@ -158,7 +158,7 @@ def tick(colony: Colony) -> None:
                 stage=worker.stage,
             )
             worker.error = error.message
-            running.fail_waiting(colony, worker.id, error)
+            ending.fail_waiting(colony, worker.id, error)
             stop_worker(colony, worker, f"load hung in stage {worker.stage!r}", force=True)
         elif worker.state in WORKER_READY:
             silent = colony.now - worker.beat_mono
@@ -172,11 +172,6 @@ def tick(colony: Colony) -> None:
     colony.effects.append(Publish("totals", colony.totals()))
 
 
-def publish_worker(colony: Colony, worker: Worker) -> None:
-    """Tell the dashboards."""
-    colony.effects.append(Publish("worker", worker.info(colony.now)))
-
-
 def _bound(colony: Colony, ready: WorkerReady) -> None:
     worker = colony.fleet.workers.get(ready.worker_id)
     if worker is None:
@@ -184,7 +179,7 @@ def _bound(colony: Colony, ready: WorkerReady) -> None:
     worker.url, worker.pid, worker.stage = ready.url, ready.pid, "loading"
     worker.beat_mono, worker.beat_at = colony.now, colony.utc
     colony.narrate(f"{worker.id} listens on {ready.url}, loading {ready.model}", source=worker.hive)
-    publish_worker(colony, worker)
+    telling.publish_worker(colony, worker)
 
 
 def _beat(colony: Colony, beat: Heartbeat) -> None:
@@ -195,7 +190,7 @@ def _beat(colony: Colony, beat: Heartbeat) -> None:
     worker.memory_bytes, worker.ctx = beat.memory_bytes, beat.ctx
     if worker.state is WorkerState.LOADING:
         _loading(colony, worker, beat)
-    publish_worker(colony, worker)
+    telling.publish_worker(colony, worker)
 
 
 def _loading(colony: Colony, worker: Worker, beat: Heartbeat) -> None:
@@ -209,18 +204,18 @@ def _loading(colony: Colony, worker: Worker, beat: Heartbeat) -> None:
         worker.error = error.message
         worker.life.to(WorkerState.FAILED, error.code)
         colony.narrate(f"{worker.id} failed: {error.message}", source=worker.hive, level="error")
-        running.fail_waiting(colony, worker.id, error)
+        ending.fail_waiting(colony, worker.id, error)
     elif beat.state in WORKER_READY and worker.url is not None:
         took = colony.now - worker.started_mono
         worker.life.to(WorkerState.IDLE, f"loaded in {took:.1f} s")
         worker.slots_total, worker.idle_since = beat.slots_total, colony.now
         worker.stage, worker.progress = "", None
         colony.narrate(f"{worker.id} ready in {took:.1f} s", source=worker.hive)
-        running.worker_ready(colony, worker.id)
+        ending.worker_ready(colony, worker.id)
     else:
         percent = f" {beat.progress:.0%}" if beat.progress is not None else ""
         message = f"{worker.id} is loading {worker.spec.model_id}{percent}"
-        running.worker_progress(colony, worker.id, message, beat.progress)
+        ending.worker_progress(colony, worker.id, message, beat.progress)
 
 
 def _exited(colony: Colony, event: HiveWorkerExited) -> None:
@@ -236,7 +231,7 @@ def _exited(colony: Colony, event: HiveWorkerExited) -> None:
             log=worker.log_path,
             log_tail=event.log_tail,
         )
-        running.fail_waiting(colony, worker.id, error)
+        ending.fail_waiting(colony, worker.id, error)
     else:
         why = f" ({worker.stop_reason})" if worker.stop_reason else ""
         error = WorkerCrashed(
@@ -252,7 +247,7 @@ def _exited(colony: Colony, event: HiveWorkerExited) -> None:
 
 def _remove(colony: Colony, worker: Worker, error: RbeeError) -> None:
     colony.fleet.workers.pop(worker.id, None)
-    running.worker_gone(colony, worker.id, error)
+    ending.worker_gone(colony, worker.id, error)
     reason = worker.stop_reason or error.message
     colony.effects.append(Publish("worker_gone", WorkerGone(worker_id=worker.id, reason=reason)))
 

@@ -1,0 +1,129 @@
+"""How jobs end: well, badly, cancelled, or with their worker. One terminal event each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rbee.core import telling
+from rbee.core.events import AbortRun, SaveJob
+from rbee.core.jobs import Job
+from rbee.core.states import JOB_TERMINAL
+from rbee.errors import RbeeError
+from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData
+from rbee.protocol.operations import Infer, WorkerSpawn, WorkerStop
+from rbee.protocol.workers import WorkerState
+
+if TYPE_CHECKING:
+    from rbee.core.colony import Colony
+
+
+def complete(
+    colony: Colony, job: Job, finish_reason: str, *, duration_ms: float | None = None
+) -> None:
+    """A good end."""
+    since = job.dispatched_mono if job.dispatched_mono is not None else job.queued_mono
+    took = duration_ms if duration_ms is not None else (colony.now - since) * 1000
+    job.finish_reason = finish_reason
+    job.life.to(JobState.COMPLETED, finish_reason)
+    telling.append(
+        colony,
+        job,
+        EventType.END,
+        EndData(finish_reason=finish_reason, tokens_out=job.tokens_out, duration_ms=round(took)),
+    )
+    _finish(colony, job)
+
+
+def fail(colony: Colony, job: Job, error: RbeeError) -> None:
+    """A bad end, with its code."""
+    job.error_code, job.error_message = error.code, error.message
+    job.life.to(JobState.FAILED, error.code)
+    details = error.details | ({"tokens_out": job.tokens_out} if job.tokens_out else {})
+    telling.append(
+        colony,
+        job,
+        EventType.ERROR,
+        ErrorData(code=error.code, message=error.message, details=details),
+    )
+    colony.narrate(f"job {job.job_id} failed: {error.code} {error.message}", level="error")
+    _finish(colony, job)
+
+
+def fail_waiting(colony: Colony, worker_id: str, error: RbeeError) -> None:
+    """Everything that counted on a worker which did not come up."""
+    for job in list(colony.jobs.values()):
+        if job.state is JobState.QUEUED and job.waits_on == worker_id:
+            colony.queue.remove(job)
+            fail(colony, job, error)
+        elif isinstance(job.request, WorkerSpawn) and job.worker_id == worker_id:
+            fail(colony, job, error)
+
+
+def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
+    """Jobs that ran on a worker which is gone end with a typed error at once."""
+    for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
+        if isinstance(job.request, WorkerStop):
+            telling.append(
+                colony, job, EventType.RESULT, {"worker_id": worker_id, "state": "stopped"}
+            )
+            complete(colony, job, "stop")
+        elif isinstance(job.request, Infer):
+            colony.effects.append(AbortRun(job.job_id))
+            if job.cancel_reason is not None:
+                end_cancelled(colony, job)
+            else:
+                fail(colony, job, error)
+        elif job.state not in JOB_TERMINAL:
+            fail(colony, job, error)
+
+
+def worker_ready(colony: Colony, worker_id: str) -> None:
+    """Jobs that asked for this worker have their result."""
+    worker = colony.fleet.workers[worker_id]
+    for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
+        if isinstance(job.request, WorkerSpawn):
+            telling.append(colony, job, EventType.RESULT, worker.info(colony.now))
+            complete(colony, job, "stop")
+
+
+def worker_progress(colony: Colony, worker_id: str, message: str, progress: float | None) -> None:
+    """Load progress for jobs that asked for this worker."""
+    for job in colony.jobs.values():
+        if (
+            isinstance(job.request, WorkerSpawn)
+            and job.worker_id == worker_id
+            and job.waiting_for != message
+        ):
+            job.waiting_for = message
+            telling.append(
+                colony,
+                job,
+                EventType.STATUS,
+                StatusData(stage="loading", message=message, progress=progress),
+            )
+
+
+def release(colony: Colony, job: Job) -> None:
+    worker = colony.fleet.workers.get(job.worker_id or "")
+    if worker is None or job.job_id not in worker.jobs:
+        return
+    worker.jobs.discard(job.job_id)
+    if not worker.jobs:
+        worker.idle_since = colony.now
+        if worker.state is WorkerState.BUSY:
+            worker.life.to(WorkerState.IDLE, "last job ended")
+    telling.publish_worker(colony, worker)
+
+
+def end_cancelled(colony: Colony, job: Job) -> None:
+    job.life.to(JobState.CANCELLED, job.cancel_reason or "")
+    telling.append(colony, job, EventType.CANCELLED, CancelledData(reason=job.cancel_reason or ""))
+    _finish(colony, job)
+
+
+def _finish(colony: Colony, job: Job) -> None:
+    job.finished_at = colony.utc
+    colony.tokens_done += job.tokens_out
+    del colony.jobs[job.job_id]
+    colony.effects.append(SaveJob(job))
+    telling.publish_job(colony, job)

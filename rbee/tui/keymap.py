@@ -46,6 +46,7 @@ class Mode:
     title: str
     job: str = ""
     commands: tuple[str, ...] = ()
+    note: str = "This version has no screen for it. The command line does it now:"
 
 
 MODES: tuple[Mode, ...] = (
@@ -55,7 +56,7 @@ MODES: tuple[Mode, ...] = (
         "Hives",
         "Hives",
         "Add, install, start and watch the machines of the colony.",
-        ("rbee hive list",),
+        note="This version's colony is this one machine; the dashboard shows its devices.",
     ),
     Mode(
         "workers",
@@ -76,7 +77,7 @@ MODES: tuple[Mode, ...] = (
         "Jobs",
         "Jobs",
         "Every job with its wait, first token and speed; cancel and run again.",
-        ("rbee job list", "rbee job show ID", "rbee job cancel ID"),
+        ("rbee job list", "rbee job show ID"),
     ),
     Mode("chat", "Chat", "Chat"),
     Mode(
@@ -91,7 +92,7 @@ MODES: tuple[Mode, ...] = (
         "Code",
         "Scheduler script",
         "A script of your own that decides where work goes, with a dry run before it is live.",
-        ("rbee queen status",),
+        note="This version has no scripts: the built-in policy decides, the narration says why.",
     ),
     Mode(
         "settings",
@@ -215,7 +216,7 @@ _DASHBOARD = [
         "demo",
         "Try it with the demo model",
         "welcome",
-        "demo",
+        "screen.demo",
     ),
 ]
 
@@ -247,7 +248,7 @@ _CHAT = [
     Action("chat.send", "enter", "send", "Send", "prompt", "send"),
     Action("chat.newline", "ctrl+j", "newline", "New line", "prompt", "newline"),
     Action("chat.previous", "up", "last", "In an empty prompt: the last one", "prompt", "recall"),
-    Action("chat.write", "i,enter", "write", "Back to the prompt", "messages", "write"),
+    Action("chat.write", "i,enter", "write", "Back to the prompt", "messages", "screen.write"),
     Action("chat.copy", "y", "copy", "Copy the last answer", "messages", "copy"),
     Action("chat.up", "k,up", "up", "Scroll up", "messages", "scroll_up"),
     Action("chat.down", "j,down", "down", "Scroll down", "messages", "scroll_down"),
@@ -292,9 +293,15 @@ ACTIONS: tuple[Action, ...] = (*_everywhere(), *_DASHBOARD, *_LISTS, *_CHAT, *_e
 BY_ID: Mapping[str, Action] = {action.id: action for action in ACTIONS}
 
 
-def bindings(scope: str, *, priority: Iterable[str] = ()) -> list[BindingType]:
-    """Textual bindings of a scope; those whose ids are in `priority` also work while typing."""
+def bindings(
+    scope: str, *, priority: Iterable[str] = (), only: Iterable[str] | None = None
+) -> list[BindingType]:
+    """Textual bindings of a scope; those whose ids are in `priority` also work while typing.
+
+    `only`: those ids and no others.
+    """
     urgent = set(priority)
+    wanted = set(BY_ID if only is None else only)
     return [
         Binding(
             action.keys,
@@ -305,7 +312,7 @@ def bindings(scope: str, *, priority: Iterable[str] = ()) -> list[BindingType]:
             priority=action.id in urgent,
         )
         for action in ACTIONS
-        if action.scope == scope and action.method
+        if action.scope == scope and action.method and action.id in wanted
     ]
 
 

@@ -340,7 +340,7 @@ def started() -> tuple[str, Wire]:
     )
 
 
-def tokens(text: str = ANSWER, size: int = 4) -> list[tuple[str, Wire]]:
+def tokens(text: str = ANSWER, size: int = 3) -> list[tuple[str, Wire]]:
     """The answer in pieces."""
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     return [("token", TokenData(t=piece, i=index)) for index, piece in enumerate(pieces)]

@@ -65,7 +65,7 @@ async def answered(pilot: Pilot[Any]) -> None:
 def mid_answer(
     clock: Clock, first: threading.Event, count: int
 ) -> Callable[[Pilot[Any]], Awaitable[None]]:
-    """Stopped after `count` tokens, 0.14 s and then 0.55 s later by the clock."""
+    """Stopped after `count` tokens, 0.14 s and then 0.845 s later by the clock."""
 
     async def before(pilot: Pilot[Any]) -> None:
         chat = await ask(pilot)
@@ -74,7 +74,7 @@ def mid_answer(
         clock.now += 0.14
         first.set()
         await until(pilot, lambda: answer.tokens == count, "the tokens")
-        clock.now += 0.55
+        clock.now += 0.845
         await pilot.pause(0.2)
         repaint(pilot.app)  # pyright: ignore[reportArgumentType]
         await pilot.pause()

@@ -1,7 +1,4 @@
-"""Pictures of the screens, cell by cell; also written to `docs/` by running this file's helper.
-
-`python tests/tui/export_pictures.py docs` writes the two that the README shows.
-"""
+"""Pictures of the screens, cell by cell. `export_pictures.py` writes those the README shows."""
 
 from __future__ import annotations
 
@@ -96,20 +93,27 @@ def test_chat_mid_answer(
 ) -> None:
     clock, first, rest = Clock(), threading.Event(), threading.Event()
     pieces = data.tokens()
-    talking.script = [data.started(), first, *pieces[:45], rest, *pieces[45:], *data.ended(96)]
+    talking.script = [
+        data.started(),
+        first,
+        *pieces[:70],
+        rest,
+        *pieces[70:],
+        *data.ended(len(data.tokens())),
+    ]
     app = app_for(talking, clock=clock)
-    before = mid_answer(clock, first, 45)
+    before = mid_answer(clock, first, 70)
     assert snap_compare(app, terminal_size=size, run_before=before)
 
 
 @pytest.mark.parametrize("size", sizes())
 def test_chat_answered(snap_compare: Compare, talking: ColonyDouble, size: tuple[int, int]) -> None:
-    talking.script = [data.started(), *data.tokens(), *data.ended(96)]
+    talking.script = [data.started(), *data.tokens(), *data.ended(len(data.tokens()))]
     assert snap_compare(app_for(talking), terminal_size=size, run_before=answered)
 
 
 def test_chat_light(snap_compare: Compare, talking: ColonyDouble) -> None:
-    talking.script = [data.started(), *data.tokens(), *data.ended(96)]
+    talking.script = [data.started(), *data.tokens(), *data.ended(len(data.tokens()))]
     app = app_for(talking, theme="honey-light")
     assert snap_compare(app, terminal_size=(80, 24), run_before=answered)
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widget import Widget
 
+from rbee.tui import keymap
 from rbee.tui.widgets.bars import SMALLEST, FooterBar, NavBar, TooSmall, TopBar
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ class ColonyScreen(Screen[None]):
     """Base of the nine screens."""
 
     MODE: ClassVar[str]
+    # Textual's own Screen binds these keys too, and would hide the app's.
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(
+        "everywhere", only=("view.next_panel", "view.previous_panel")
+    )
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.binding import BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Center, Container, Middle, Vertical
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Input, Static
@@ -30,7 +30,7 @@ _MAINS = ("workers", "empty", "welcome")
 _NEEDS_WORKERS = frozenset({"stop_worker", "show_worker", "open_row", "filter"})
 
 
-class EmptyWorkers(Static, can_focus=True):
+class EmptyWorkers(Middle, can_focus=True):
     """In the place of the table while there is no worker."""
 
 
@@ -44,7 +44,9 @@ class Dashboard(ColonyScreen):
     def body(self) -> Iterable[Widget]:
         glyphs = self.rbee.glyphs
         table = RowTable("Workers", WORKER_COLUMNS, glyphs=glyphs, id="workers")
-        empty = EmptyWorkers(self._empty_words(), id="empty", classes="panel hatched")
+        empty = EmptyWorkers(
+            Center(Static(self._empty_words())), id="empty", classes="panel hatched"
+        )
         empty.border_title = "Workers"
         search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
         return [

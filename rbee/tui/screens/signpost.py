@@ -33,9 +33,7 @@ class Signpost(ColonyScreen):
                 [
                     Content.styled(mode.job, "$foreground"),
                     Content(""),
-                    Content.styled(
-                        "This version has no screen for it. The command line does it now:", "$muted"
-                    ),
+                    Content.styled(mode.note, "$muted"),
                     commands,
                 ]
             ),

@@ -1,0 +1,435 @@
+"""The app against the double: connecting, losing the queen, workers, keys, quitting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import colony_data as data
+import msgspec
+import pytest
+from colony_double import ColonyDouble, KeeperDouble
+from screen_driver import app_for, connected, repaint, text_of, until
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+from textual.widgets._toast import Toast
+
+from rbee.client import QueenStatus
+from rbee.errors import NoWorkers, PortTaken
+from rbee.protocol.jobs import JobInfo, JobState
+from rbee.tui.app import RbeeApp
+from rbee.tui.screens.dashboard import Dashboard
+from rbee.tui.screens.dialogs import Confirm, Details, Notice, Picker
+from rbee.tui.store import Link
+from rbee.tui.widgets.panels import NarrationPanel
+from rbee.tui.widgets.table import RowTable
+
+pytestmark = pytest.mark.anyio
+
+
+def shows(app: RbeeApp, words: str) -> bool:
+    return any(words in line for line in text_of(app))
+
+
+def table(app: RbeeApp) -> RowTable:
+    return app.screen.query_one("#workers", RowTable)
+
+
+async def dialog(pilot: Pilot[Any], kind: type) -> None:
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind), kind.__name__)
+    await pilot.pause()
+
+
+async def test_a_broken_event_stream_heals_by_itself() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            double.break_events()
+            await until(pilot, lambda: app.store.link is Link.LOST, "the loss")
+            assert shows(app, "✗ queen restarting…")
+            await until(pilot, lambda: app.store.connected, "the return")
+            await until(pilot, lambda: shows(app, "● queen :8500"))
+
+
+async def test_the_keepers_words_are_on_the_screen_and_the_new_address_is_used() -> None:
+    with ColonyDouble(data.full()) as first, ColonyDouble(data.quiet()) as second:
+        keeper = KeeperDouble(first.url)
+        app = app_for(first, keeper=keeper)
+        async with app.run_test(size=(160, 45)) as pilot:
+            await connected(pilot)
+            keeper.say(QueenStatus(up=False, url=None, message="ended with signal 9", restarts=1))
+            await pilot.pause()
+            assert shows(app, "✗ queen restarting…  ended with signal 9")
+            keeper.say(QueenStatus(up=True, url=second.url, message="queen restarted", restarts=1))
+            await until(pilot, lambda: app.store.connected and not app.store.workers)
+            repaint(app)
+            await pilot.pause()
+            assert shows(app, "queen restarted")
+            await until(pilot, lambda: shows(app, "No workers yet."))
+
+
+async def test_a_queen_that_cannot_be_started_is_told() -> None:
+    keeper = KeeperDouble(None)
+    keeper.fail = PortTaken("port 8500 belongs to pid 17 (nginx)")
+    app = app_for(None, keeper=keeper)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.store.link is Link.FAILED)
+        await pilot.pause()
+        assert shows(app, "port 8500 belongs to pid 17")
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: app.return_value is not None)
+    assert keeper.stopped
+    assert app.return_value == (
+        "port 8500 belongs to pid 17 (nginx); Stop that process or choose another port."
+    )
+
+
+async def test_the_model_asked_for_is_started_once() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double, model="smollm2-135m")
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await until(pilot, lambda: double.submitted, "the job")
+            double.break_events()
+            await until(pilot, lambda: app.store.link is Link.LOST)
+            await until(pilot, lambda: app.store.connected)
+        assert [job["operation"] for job in double.submitted] == ["worker_spawn"]
+        assert double.submitted[0]["model"] == "smollm2-135m"
+
+
+async def test_a_model_that_runs_already_is_not_started_again() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double, model="llama-3.2-3b")
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.pause(0.1)
+        assert double.submitted == []
+
+
+async def test_new_worker_by_picker() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("n")
+            await dialog(pilot, Picker)
+            await pilot.press("q", "w", "e", "n", "enter")
+            await until(pilot, lambda: double.submitted, "the job")
+        assert double.submitted[0]["model"] == "qwen2.5-32b-q4"
+
+
+async def test_stopping_asks_and_the_safe_choice_is_first() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            for keys in (["x", "enter"], ["x", "escape"], ["x", "k"]):
+                await pilot.press(keys[0])
+                await dialog(pilot, Confirm)
+                await pilot.press(keys[1])
+                await dialog(pilot, Dashboard)
+            assert double.submitted == []
+            await pilot.press("down", "x")
+            await dialog(pilot, Confirm)
+            await pilot.press("s")
+            await until(pilot, lambda: double.submitted, "the job")
+        assert double.submitted[0] == {"operation": "worker_stop", "worker_id": "w-02"}
+
+
+async def test_a_refused_job_is_a_toast_with_cause_and_remedy() -> None:
+    with ColonyDouble(data.full(), refuse=NoWorkers("no device fits 19.8G")) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await connected(pilot)
+            app.start_worker("qwen2.5-32b-q4")
+            await until(pilot, lambda: app.screen.query(Toast), "a toast")
+            await pilot.pause()
+            assert shows(app, "No workers")
+            assert shows(app, "no device fits 19.8G")
+            assert shows(app, "rbee worker list")
+
+
+async def test_a_job_of_ours_that_fails_later_is_a_toast() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await connected(pilot)
+            app.start_worker("qwen2.5-32b-q4")
+            await until(pilot, lambda: app._own_jobs)
+            job = JobInfo(
+                job_id="j-201",
+                operation="worker_spawn",
+                state=JobState.FAILED,
+                error_code="MODEL_LOAD_FAILED",
+                error_message="bad magic in the file",
+            )
+            double.push("job", job)
+            await until(pilot, lambda: shows(app, "bad magic in the file"), "a toast")
+
+
+async def test_details_hold_state_memory_and_log() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            for key in ("enter", "l"):
+                await pilot.press(key)
+                await dialog(pilot, Details)
+                words = " ".join(str(each.content) for each in app.screen.query(Static))
+                assert "19.0 GiB model, 2.0 GiB process" in words
+                assert "/logs/w-01.log" in words
+                await pilot.press("escape")
+                await dialog(pilot, Dashboard)
+
+
+async def test_filter_and_its_inverse() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("slash", *"llama-3")
+            await until(pilot, lambda: [row.key for row in table(app).rows] == ["w-03"])
+            app.screen.query_one("#filter", Input).value = "!mule"
+            await until(pilot, lambda: [row.key for row in table(app).rows] == ["w-06", "w-04"])
+            await pilot.press("enter")
+            assert table(app).has_focus
+            await pilot.press("escape")
+            await until(pilot, lambda: len(table(app).rows) == 6)
+
+
+async def test_the_cursor_stays_on_its_worker_when_rows_move() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(160, 45)) as pilot:
+            await connected(pilot)
+            await pilot.press("G", "k")
+            assert table(app).cursor_key == "w-06"
+            double.push("worker", msgspec.structs.replace(data.WORKERS[0], worker_id="w-00"))
+            await until(pilot, lambda: "w-00" in app.store.workers)
+            repaint(app)
+            current = table(app).current
+            assert current is not None
+            assert current.key == "w-06"
+            await pilot.press("s", "s", "S", "g")
+            assert table(app).sorted_by == "hive"
+            first = table(app).current
+            assert first is not None
+            assert first.key == "w-06", "pi-hive is last by name, first in reverse"
+
+
+async def test_narration_follows_until_told() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            panel = app.screen.query_one(NarrationPanel)
+            assert panel.scroll_offset.y == panel.max_scroll_y > 0
+            await pilot.press("f")
+            app.store.say("queen", "a new line")
+            repaint(app)
+            await pilot.pause()
+            assert panel.scroll_offset.y < panel.max_scroll_y
+            await pilot.press("f")
+            await until(pilot, lambda: panel.scroll_offset.y == panel.max_scroll_y)
+
+
+async def test_modes_by_digit_bracket_jump_and_click() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("5")
+            await until(pilot, lambda: app.current_mode == "jobs")
+            await pilot.pause()
+            assert shows(app, "rbee job list")
+            await pilot.press("left_square_bracket")
+            await until(pilot, lambda: app.current_mode == "models")
+            await pilot.press("right_square_bracket", "right_square_bracket")
+            await until(pilot, lambda: app.current_mode == "chat")
+            await pilot.press("ctrl+o", "1")
+            await until(pilot, lambda: app.current_mode == "dashboard")
+            await pilot.press("ctrl+o", "n")
+            await until(pilot, lambda: app.screen.query_one(NarrationPanel).has_focus)
+            await pilot.click("NavBar", offset=(13, 0))
+            await until(pilot, lambda: app.current_mode == "hives")
+
+
+async def test_a_hidden_screen_does_not_repaint() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            dashboard = app.screen
+            assert isinstance(dashboard, Dashboard)
+            assert dashboard._timer._active.is_set()
+            await pilot.press("2")
+            await until(pilot, lambda: app.current_mode == "hives")
+            await until(pilot, lambda: not dashboard._timer._active.is_set())
+            await pilot.press("1")
+            await until(pilot, lambda: dashboard._timer._active.is_set())
+
+
+async def test_resizing_there_and_back_keeps_focus_and_cursor() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(200, 45)) as pilot:
+            await connected(pilot)
+            await pilot.press("j", "j")
+            await pilot.resize_terminal(40, 12)
+            await pilot.pause()
+            assert shows(app, "rbee needs 60×16, this is 40×12")
+            await pilot.resize_terminal(200, 45)
+            await pilot.pause()
+            assert table(app).has_focus
+            assert table(app).cursor_key == "w-03"
+            assert shows(app, "tok/s")
+
+
+async def test_five_hundred_workers_are_quick() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(160, 45)) as pilot:
+            await connected(pilot)
+            for at in range(500):
+                each = msgspec.structs.replace(data.WORKERS[0], worker_id=f"x-{at:03d}")
+                app.store.apply("worker", each)
+            took: list[float] = []
+            for _ in range(5):
+                began = time.perf_counter()
+                repaint(app)
+                took.append(time.perf_counter() - began)
+                await pilot.pause()
+            assert min(took) < 0.1
+
+
+async def test_a_theme_change_reaches_every_panel() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            before = table(app).role_style("ok").color
+            app.choose_theme("honey-light")
+            await pilot.pause()
+            after = table(app).role_style("ok").color
+            assert after is not None
+            assert after != before
+            assert after.triplet is not None
+            assert after.triplet.hex.upper() == "#2F6B1B"
+
+
+@pytest.mark.parametrize(
+    ("owned", "line"), [(True, "queen stopped"), (False, "queen still runs at")]
+)
+async def test_quitting_stops_only_what_was_started(owned: bool, line: str) -> None:
+    with ColonyDouble(data.quiet()) as double:
+        keeper = KeeperDouble(double.url, owned=owned)
+        app = app_for(double, keeper=keeper)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("ctrl+q")
+            await until(pilot, lambda: app.return_value is not None, "the exit line")
+        assert app.return_value is not None
+        assert app.return_value.startswith(line)
+        assert (keeper.stopped, keeper.left) == (owned, not owned)
+        if not owned:
+            assert f"{double.url}; stop it with `rbee queen stop`" in app.return_value
+
+
+async def test_quitting_says_stopping_while_it_stops() -> None:
+    with ColonyDouble(data.quiet()) as double:
+        keeper = KeeperDouble(double.url)
+        keeper.stop_gate = threading.Event()
+        app = app_for(double, keeper=keeper)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("ctrl+q")
+            await dialog(pilot, Notice)
+            assert shows(app, "stopping…")
+            await pilot.press("ctrl+q", "escape")
+            assert isinstance(app.screen, Notice)
+            keeper.stop_gate.set()
+            await until(pilot, lambda: app.return_value is not None)
+        assert app.return_value == "queen stopped"
+
+
+@pytest.mark.parametrize(
+    ("keys", "stopped", "left"),
+    [(["s"], True, False), (["l"], False, True), (["escape"], False, False)],
+)
+async def test_quitting_with_jobs_asks(keys: list[str], stopped: bool, left: bool) -> None:
+    with ColonyDouble(data.full()) as double:
+        keeper = KeeperDouble(double.url)
+        app = app_for(double, keeper=keeper)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("ctrl+q")
+            await dialog(pilot, Confirm)
+            await pilot.press(*keys)
+            if stopped or left:
+                await until(pilot, lambda: app.return_value is not None)
+            else:
+                await dialog(pilot, Dashboard)
+            assert (keeper.stopped, keeper.left) == (stopped, left)
+
+
+async def test_quitting_waits_for_the_last_job() -> None:
+    with ColonyDouble(data.full()) as double:
+        keeper = KeeperDouble(double.url)
+        app = app_for(double, keeper=keeper)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("ctrl+q")
+            await dialog(pilot, Confirm)
+            await pilot.press("enter")
+            await dialog(pilot, Notice)
+            assert shows(app, "3 jobs are still running")
+            for job in data.JOBS[:3]:
+                double.push("job", msgspec.structs.replace(job, state=JobState.COMPLETED))
+            await until(pilot, lambda: app.return_value is not None)
+        assert keeper.stopped
+        assert app.return_value == "queen stopped"
+
+
+async def test_waiting_to_quit_can_be_called_off() -> None:
+    with ColonyDouble(data.full()) as double:
+        keeper = KeeperDouble(double.url)
+        app = app_for(double, keeper=keeper)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("ctrl+q")
+            await dialog(pilot, Confirm)
+            await pilot.press("w")
+            await dialog(pilot, Notice)
+            await pilot.press("escape")
+            await dialog(pilot, Dashboard)
+            await pilot.press("ctrl+q")
+            await dialog(pilot, Confirm)
+        assert not keeper.stopped
+
+
+async def test_the_demo_model_is_one_key_away() -> None:
+    with ColonyDouble(data.lonely()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("d")
+            await until(pilot, lambda: double.submitted, "the job")
+        assert double.submitted[0]["model"] == "smollm2-135m"
+
+
+async def test_palette_runs_live_entries() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("6")
+            await until(pilot, lambda: app.current_mode == "chat")
+            await pilot.press("ctrl+p")
+            await until(pilot, lambda: len(app.screen_stack) == 2)
+            await pilot.press(*"stop w-05")
+            await until(pilot, lambda: shows(app, "phi-4-mini on mule cuda:1"), "the entry")
+            await pilot.press("enter")
+            await dialog(pilot, Confirm)
+            assert app.current_mode == "dashboard"

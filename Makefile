@@ -1,0 +1,80 @@
+# rbee: `make run` and `make test` need nothing but Python >= 3.11, a C++ compiler and make.
+#
+#   make run                      the dashboard, with the demo model ready to chat
+#   make run PROMPT="Why …?"      one answer on stdout, nothing left running
+#   make setup                    only install, into .venv
+#   make test                     the whole test suite          make lint    style, types, layers
+#   make screenshots              draw the pictures in docs/ again
+#
+# What is installed is pinned in constraints.txt and constraints-dev.txt. A stamp file inside .venv
+# stands for each finished installation; it is older than pyproject.toml or the pins when those
+# have changed, and then pip runs again.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.PHONY: help setup run test lint screenshots clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := smollm2-135m
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# The prompt reaches the shell as a variable and is never expanded, by make or by the shell.
+ASKED := $(value PROMPT)
+export ASKED
+unexport PROMPT
+
+help:
+	@sed -n 's/^# \{0,1\}//; 1,8p' Makefile
+
+# The first Python that is new enough and can make a virtual environment.
+$(VENV)/.created:
+	@for python in python3.11 python3.12 python3.13 python3; do \
+	  if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+	      2>/dev/null; then \
+	    echo "Making $(VENV) with $$python." >&2; \
+	    "$$python" -m venv $(VENV) >&2 && touch $@; exit; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or newer that can make a virtual environment was found." >&2; \
+	echo "On Debian or Ubuntu: apt install python3 python3-venv" >&2; exit 1
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
+	@if ! $(BIN)/python -c 'import llama_cpp' 2>/dev/null; then \
+	  if ! command -v "$${CXX:-c++}" >/dev/null; then \
+	    echo "No C++ compiler (c++) was found; llama-cpp-python needs one." >&2; \
+	    echo "On Debian or Ubuntu: apt install g++" >&2; exit 1; \
+	  fi; \
+	  echo "Installing rbee. llama-cpp-python is compiled here: about 6 minutes on 2 cores, once." >&2; \
+	fi
+	@$(PIP) install -c constraints.txt -e '.[llamacpp,demo]' >&2
+	@touch $@
+
+$(VENV)/.installed-dev: constraints-dev.txt $(VENV)/.installed
+	@echo "Installing what tests and checks need." >&2
+	@$(PIP) install -q -c constraints.txt -c constraints-dev.txt -e '.[llamacpp,demo,dev]' >&2
+	@touch $@
+
+setup: $(VENV)/.installed
+
+run: $(VENV)/.installed
+	@if [ -t 0 ] && [ -t 1 ] && [ -z "$$ASKED" ]; then \
+	  exec $(BIN)/rbee --model $(MODEL); \
+	fi; \
+	exec $(BIN)/rbee infer --ephemeral --model $(MODEL) -- "$${ASKED:-Why do bees dance?}"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+screenshots: $(VENV)/.installed-dev
+	$(BIN)/python tests/tui/export_pictures.py docs
+
+clean:
+	rm -rf $(VENV)

@@ -47,7 +47,7 @@ class Field:
 
 
 def file_layer(path: Path, known: Mapping[str, Field]) -> Iterator[tuple[str, Any, str]]:
-    """(name, checked value, file:line) of each setting in a TOML file; nothing when it is not there.
+    """(name, checked value, file:line) of each setting in a TOML file; nothing without a file.
 
     Raises SettingsError for what is no TOML, an unknown table or key, and a bad value. Entries of
     the free table `keys` come as `keys.ACTION`.

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rbee.core.states import JOB_STEPS, Lifecycle
+from rbee.errors import RbeeError
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import Infer, Operation, Priority
@@ -59,6 +60,9 @@ class Job:
     error_code: str | None = None
     error_message: str | None = None
     cancel_reason: str | None = None
+    lost: RbeeError | None = None
+    """Its connection broke with this; the worker's exit, if it comes, tells why."""
+    lost_mono: float = 0.0
     life: Lifecycle[JobState] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rbee.core.colony import Colony
     from rbee.core.fleet import Worker
 
+EXIT_COMES_WITHIN = 1.0
+"""Seconds after a broken connection in which the process's end is known if it has ended."""
 RATE_WEIGHT = 0.3
 """Weight of the newest measurement in a worker's moving average."""
 
@@ -157,7 +159,8 @@ def plan(colony: Colony) -> None:
                     fresh = supervising.start_worker(
                         colony, place, job.model, ctx=ctx, slots=slots, pinned=False, why=reason
                     )
-                    _tell_group(colony, job, reason, fresh)
+                    where = f"{fresh.id} on {fresh.hive} {fresh.spec.device}"
+                    _tell_group(colony, job, f"starting {where} for {job.model.id}", fresh)
                     progress = True
                 case Refuse(error):
                     colony.queue.remove(job)
@@ -264,6 +267,8 @@ def failed(colony: Colony, event: RunFailed) -> None:
     worker = colony.fleet.workers.get(job.worker_id or "")
     if event.lost and worker is not None:
         worker.suspect = True
+        job.lost, job.lost_mono = event.error, colony.now
+        return
     ending.release(colony, job)
     if job.cancel_reason is not None:
         ending.end_cancelled(colony, job)
@@ -275,6 +280,17 @@ def failed(colony: Colony, event: RunFailed) -> None:
         colony.queue.push_front(job)
     else:
         ending.fail(colony, job, event.error)
+
+
+def end_lost(colony: Colony) -> None:
+    """Jobs whose connection broke and whose worker's exit did not come to explain it."""
+    for job in list(colony.jobs.values()):
+        if job.lost is not None and colony.now - job.lost_mono >= EXIT_COMES_WITHIN:
+            ending.release(colony, job)
+            if job.cancel_reason is not None:
+                ending.end_cancelled(colony, job)
+            else:
+                ending.fail(colony, job, job.lost)
 
 
 def cancel(colony: Colony, job_id: str, reason: str) -> None:

@@ -132,10 +132,22 @@ def test_a_broken_connection_makes_the_worker_suspect_until_it_beats() -> None:
     world.submit("a")
     world.bring_up("w-01")
     world.tell(RunFailed("a", WorkerCrashed("broke"), 3, lost=True))
+    assert world.jobs["a"].state is JobState.DISPATCHED
+    world.tell(Tick(), after=1.0)
     assert world.jobs["a"].error_code == "WORKER_CRASHED"
     world.submit("b")
     assert world.jobs["b"].state is JobState.QUEUED
     assert of(world.beat("w-01", WorkerState.IDLE), Dispatch)
+
+
+def test_the_exit_of_a_worker_explains_a_broken_connection() -> None:
+    world = World()
+    world.submit("a")
+    world.bring_up("w-01")
+    world.tell(RunFailed("a", WorkerCrashed("broke"), 3, lost=True))
+    world.tell(exited("w-01"))
+    assert "signal 9" in (world.jobs["a"].error_message or "")
+    assert terminals(world, "a") == ["error"]
 
 
 def test_a_busy_refusal_puts_the_job_back_in_front() -> None:

@@ -51,5 +51,5 @@ class LlamaBackend:
         except RbeeError:
             loaded.close()
             raise
-        progress("ready", 1.0)
+        progress("making the context", 1.0)
         return ready

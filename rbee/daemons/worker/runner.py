@@ -1,0 +1,270 @@
+"""Hosts one backend with one model: loading, slots, and the worker's state.
+
+Owns the state and is the only one to change it, always on the event loop; the backend's threads
+report to it. Knows nothing of HTTP. A backend that fails to load leaves the worker failed for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from rbee import registry
+from rbee.backend_api import LoadedModel, LoadOptions, ModelFile
+from rbee.daemons.worker.requests import generation_of
+from rbee.daemons.worker.running import Running
+from rbee.errors import (
+    AllSlotsBusy,
+    Conflict,
+    InternalError,
+    ModelLoadFailed,
+    RbeeError,
+    ShuttingDown,
+    WorkerNotReady,
+)
+from rbee.protocol.workers import Execute, Heartbeat, WorkerHealth, WorkerSpec, WorkerState
+
+log = logging.getLogger("rbee.worker")
+_PROGRESS_STEP = 0.01
+
+_STEPS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.LOADING: frozenset({WorkerState.IDLE, WorkerState.STOPPING, WorkerState.FAILED}),
+    WorkerState.IDLE: frozenset({WorkerState.BUSY, WorkerState.STOPPING, WorkerState.FAILED}),
+    WorkerState.BUSY: frozenset({WorkerState.IDLE, WorkerState.STOPPING, WorkerState.FAILED}),
+    WorkerState.STOPPING: frozenset({WorkerState.STOPPED}),
+    WorkerState.STOPPED: frozenset(),
+    WorkerState.FAILED: frozenset({WorkerState.STOPPING}),
+}
+READY = frozenset({WorkerState.IDLE, WorkerState.BUSY})
+
+
+class Runner:
+    """Made on the event loop; `tasks` must outlive it."""
+
+    def __init__(
+        self, spec: WorkerSpec, tasks: anyio.abc.TaskGroup, *, progress_url: str = ""
+    ) -> None:
+        self.spec = spec
+        self.state = WorkerState.LOADING
+        self.stage = "starting"
+        self.progress = 0.0
+        self.error: RbeeError | None = None
+        self.changed = anyio.Event()
+        """Set at the next change of anything; take it before looking, wait for it after."""
+        self.progress_url = progress_url
+        self._capabilities: list[str] = []
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._model: LoadedModel | None = None
+        self._running: dict[str, Running] = {}
+        self._threads = anyio.CapacityLimiter(max(1, spec.slots))
+        self._give_up = threading.Event()
+        self._seen = ("", -1.0)
+        self._idle_since = time.monotonic()
+
+    async def load(self) -> None:
+        """Load the model in a thread; ends in the state idle or failed."""
+        began = time.monotonic()
+        try:
+            model = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
+        except RbeeError as exc:
+            self._fail(exc)
+        except Exception as exc:  # the backend is a plug-in; its defect is a failed load
+            log.exception("loading failed")
+            self._fail(ModelLoadFailed(f"backend {self.spec.backend}: {type(exc).__name__}: {exc}"))
+        else:
+            log.info("loaded model=%s seconds=%.2f", self.spec.model_id, time.monotonic() - began)
+            self._model = model
+            self.stage, self.progress = "ready", 1.0
+            self._idle_since = time.monotonic()
+            if self.state is WorkerState.LOADING:
+                self._become(WorkerState.IDLE)
+
+    def start(self, request: Execute) -> Running:
+        """Take a slot and run the request in it.
+
+        Raises WorkerNotReady, ShuttingDown, AllSlotsBusy, Conflict, ValidationFailed.
+        """
+        model = self._ready_model()
+        total, busy = self.spec.slots, len(self._running)
+        if busy >= total:
+            raise AllSlotsBusy(
+                f"all {total} slots of {self.spec.worker_id} are busy",
+                slots_total=total,
+                slots_busy=busy,
+            )
+        if request.request_id in self._running:
+            raise Conflict(
+                f"a request {request.request_id!r} is running already", action="Use a fresh id."
+            )
+        running = Running(request.request_id, generation_of(request))
+        self._running[running.id] = running
+        self._settle()
+        self._tasks.start_soon(self._drive, model, running)
+        return running
+
+    def cancel(self, request_id: str) -> None:
+        """Cancel a request; nothing happens when it is not running."""
+        if (running := self._running.get(request_id)) is not None:
+            running.cancel()
+
+    def cancel_all(self) -> None:
+        """Cancel every request and a load under way."""
+        self._give_up.set()
+        for running in self._running.values():
+            running.cancel()
+
+    def close_door(self) -> None:
+        """Take no more requests; those that run go on."""
+        if self.state not in (WorkerState.STOPPING, WorkerState.STOPPED):
+            self._become(WorkerState.STOPPING)
+
+    async def drained(self) -> None:
+        """Return when no request runs."""
+        while self._running:
+            await self.changed.wait()
+
+    def heartbeat(self) -> Heartbeat:
+        """What is told to the hive."""
+        return Heartbeat(
+            worker_id=self.spec.worker_id,
+            state=self.state,
+            stage=self.stage,
+            progress=self.progress if self.state is WorkerState.LOADING else None,
+            slots_total=self.spec.slots if self._model is not None else 0,
+            slots_busy=len(self._running),
+            ctx=self._model.ctx if self._model is not None else 0,
+            memory_bytes=self._model.memory_bytes if self._model is not None else 0,
+            idle_seconds=self._idle_seconds(),
+            error=self.error.body()["error"] if self.error is not None else None,
+        )
+
+    def health(self) -> WorkerHealth:
+        """What anybody may know."""
+        return WorkerHealth(
+            status="failed" if self.state is WorkerState.FAILED else "healthy",
+            model=self.spec.model_id,
+            backend=self.spec.backend,
+            device=self.spec.device,
+            state=self.state,
+            slots_total=self.spec.slots,
+            slots_busy=len(self._running),
+            memory_bytes=self._model.memory_bytes if self._model is not None else 0,
+            idle_seconds=self._idle_seconds(),
+            capabilities=self._capabilities,
+            protocol="sse",
+            worker_id=self.spec.worker_id,
+        )
+
+    def _load(self) -> LoadedModel:
+        """In a thread."""
+        from rbee.hardware.cpu import physical_cores
+
+        spec = self.spec
+        info = registry.load(spec.backend)
+        self._capabilities = list(info.capabilities)
+        if not 1 <= spec.slots <= info.max_slots:
+            raise ModelLoadFailed(
+                f"{info.name} runs at most {info.max_slots} at a time, not {spec.slots}",
+                action=f"Start the worker with --slots {info.max_slots} or less.",
+            )
+        if spec.format == "gguf":
+            self._check_header(Path(spec.model_path))
+        options = LoadOptions(
+            device=spec.device, slots=spec.slots, ctx=spec.ctx, threads=physical_cores()
+        )
+        model = ModelFile(spec.model_id, Path(spec.model_path), spec.format)
+        return info.create().load(model, options, self._report, self._give_up)
+
+    @staticmethod
+    def _check_header(path: Path) -> None:
+        """Some defects of a header abort the process in C: find them first."""
+        from rbee.models import gguf
+
+        try:
+            gguf.read(path)
+        except OSError as exc:
+            raise ModelLoadFailed(f"{path} cannot be read: {exc.strerror}") from exc
+
+    def _report(self, stage: str, fraction: float) -> None:
+        """Progress, from the loading thread."""
+        before, done = self._seen
+        if stage == before and done <= fraction < min(1.0, done + _PROGRESS_STEP):
+            return
+        self._seen = (stage, fraction)
+        self._loop.call_soon_threadsafe(partial(self._progressed, stage, fraction))
+
+    def _progressed(self, stage: str, fraction: float) -> None:
+        if self.state is WorkerState.LOADING:
+            self.stage, self.progress = stage, min(1.0, max(0.0, fraction))
+            self._touch()
+
+    async def _drive(self, model: LoadedModel, running: Running) -> None:
+        last = await anyio.to_thread.run_sync(
+            running.work, model, abandon_on_cancel=True, limiter=self._threads
+        )
+        del self._running[running.id]
+        self._idle_since = time.monotonic()
+        self._settle()
+        running.finish(last)
+
+    def _ready_model(self) -> LoadedModel:
+        if self.state in (WorkerState.STOPPING, WorkerState.STOPPED):
+            raise ShuttingDown(f"worker {self.spec.worker_id} is stopping")
+        if self.error is not None:
+            raise self.error
+        if self._model is None:
+            raise WorkerNotReady(
+                f"{self.spec.model_id} is still loading ({self.stage}, {self.progress:.0%})",
+                progress_url=self.progress_url,
+                stage=self.stage,
+                progress=self.progress,
+            )
+        return self._model
+
+    def _settle(self) -> None:
+        """Idle or busy, by the requests that run."""
+        if self.state in READY:
+            wanted = WorkerState.BUSY if self._running else WorkerState.IDLE
+            if wanted is not self.state:
+                self._become(wanted)
+                return
+        self._touch()
+
+    def _fail(self, error: RbeeError) -> None:
+        log.error("loading failed: %s", error.message)
+        self.error = error
+        if self.state is WorkerState.LOADING:
+            self._become(WorkerState.FAILED)
+
+    def _become(self, state: WorkerState) -> None:
+        if state not in _STEPS[self.state]:
+            raise InternalError(f"a worker cannot go from {self.state} to {state}")
+        self.state = state
+        self._touch()
+
+    def _touch(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def _idle_seconds(self) -> float:
+        return time.monotonic() - self._idle_since if self.state is WorkerState.IDLE else 0.0
+
+
+def progress_event(runner: Runner) -> dict[str, Any]:
+    """One event of the loading progress: the stage, or how it ended."""
+    if runner.error is not None:
+        return {"stage": "failed", "error": runner.error.body()["error"]}
+    if runner.state is WorkerState.STOPPING:
+        return {"stage": "stopping", "progress": runner.progress}
+    return {"stage": runner.stage, "progress": runner.progress}

@@ -106,7 +106,14 @@ class Conversation(VerticalScroll, can_focus=True):
     def on_mount(self) -> None:
         self.watch(self, "virtual_size", self._size_changed, init=False)
 
+    def on_resize(self) -> None:
+        """More or less room may change what fits."""
+        self._size_changed()
+
     def _size_changed(self) -> None:
+        self.call_after_refresh(self._settle)
+
+    def _settle(self) -> None:
         # An anchored view that is not full would show its text at the bottom.
         overflows = self.virtual_size.height > self.container_size.height
         if overflows != self.is_anchored:

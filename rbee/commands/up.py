@@ -14,7 +14,7 @@ def headless(flags: Mapping[str, str]) -> int:
     from rbee.daemons.queen.main import serve
 
     settings, paths = settings_and_paths(flags)
-    return serve(settings, paths, lifetime="persistent")
+    return serve(settings, paths, reload=lambda: settings_and_paths(flags)[0])
 
 
 def screen(flags: Mapping[str, str], *, model: str | None) -> int:

@@ -23,27 +23,19 @@ from rbee.core.events import (
     RunCompleted,
     RunFailed,
     RunStarted,
+    SettingsChanged,
     ShutdownAsked,
     SpawnRefused,
     Tick,
 )
 from rbee.core.fleet import Fleet
 from rbee.core.jobs import Job, JobQueue
+from rbee.core.limits import Limits
 from rbee.core.policy import Policy
 from rbee.protocol.colony import Totals
 
 RATE_WINDOW = 5
 """Seconds over which the colony's tokens per second are averaged."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The numbers of the behaviour page that the brain obeys. Seconds."""
-
-    load_timeout: float = 300.0
-    keep_alive: float = 300.0
-    stale_after: float = 6.0
-    remove_after: float = 30.0
 
 
 @dataclass(kw_only=True)
@@ -120,6 +112,9 @@ class Colony:
                 supervising.spawn_refused(self, worker_id, error)
             case Tick(tokens):
                 self._tick(dict(tokens))
+            case SettingsChanged(policy, limits):
+                self.policy, self.limits = policy, limits
+                self.narrate("settings read again")
             case ShutdownAsked(reason):
                 self._shut_down(reason)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rbee.core.jobs import Job
+from rbee.core.limits import Limits
+from rbee.core.policy import Policy
 from rbee.errors import RbeeError
 from rbee.protocol.base import Wire
 from rbee.protocol.hives import AnyHiveEvent, Capabilities
@@ -110,6 +112,14 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class SettingsChanged:
+    """The settings were read again; workers that run keep what they were started with."""
+
+    policy: Policy
+    limits: Limits
+
+
+@dataclass(frozen=True)
 class ShutdownAsked:
     """The queen is told to go."""
 
@@ -128,6 +138,7 @@ Event = (
     | HiveSaid
     | SpawnRefused
     | Tick
+    | SettingsChanged
     | ShutdownAsked
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbee.core.colony import Colony, Limits
+from rbee.core.colony import Colony
 from rbee.core.events import (
     Append,
     Effect,
@@ -13,6 +13,7 @@ from rbee.core.events import (
     StartWorker,
 )
 from rbee.core.jobs import Job
+from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
 from rbee.protocol.hives import (
     BackendStatus,

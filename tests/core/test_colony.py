@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from rbee.core.colony import Limits
 from rbee.core.events import (
     AbortRun,
     Append,
@@ -22,6 +21,7 @@ from rbee.core.events import (
     StopWorker,
     Tick,
 )
+from rbee.core.limits import Limits
 from rbee.core.states import InvalidTransition
 from rbee.errors import AllSlotsBusy, ModelLoadFailed, PortTaken, WorkerCrashed
 from rbee.protocol.hives import HiveWorkerExited

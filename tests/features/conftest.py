@@ -6,8 +6,10 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,20 @@ def settings_file(story: Story, one: str, first: str, two: str, second: str) -> 
         lines += [f"[{section}]", f"{name} = {value}"]
     (folder / "config.toml").write_text("\n".join(lines), "utf-8")
     del story.home.env["RBEE_QUEEN_PORT"]
+
+
+@when(parsers.parse("the settings file now sets {key} to {value}"))
+def change_settings(story: Story, key: str, value: str) -> None:
+    section, _, name = key.partition(".")
+    file = story.home.path / "config" / "config.toml"
+    file.write_text(f"[{section}]\n{name} = {value}\n", "utf-8")
+
+
+@given("another program listens on the queen's port")
+def port_taken(story: Story) -> Iterator[None]:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        story.home.env["RBEE_QUEEN_PORT"] = str(taken.getsockname()[1])
+        yield
 
 
 @given(parsers.parse("the environment sets {name} to {value}"))

@@ -78,3 +78,16 @@ Feature: The life of daemons
     When the hive gets SIGKILL
     Then its workers are gone within 3 seconds
     And the queen says that it is offline
+
+  Scenario: SIGHUP reads the settings again
+    Given rbee --no-tui in the foreground
+    And 3 workers, one of them busy
+    When the settings file now sets worker.keep_alive to 1
+    And the queen gets SIGHUP
+    Then 1 worker is left within 10 seconds
+
+  Scenario: A taken port is named with its holder
+    Given another program listens on the queen's port
+    When I run rbee queen start
+    Then the exit code is 255
+    And stderr names PORT_TAKEN and by python

@@ -215,6 +215,11 @@ def running_lost(story: Story) -> None:
     assert (job["state"], job["error_code"]) == ("failed", "WORKER_LOST")
 
 
+@then(parsers.parse("{count:d} worker is left within {seconds:d} seconds"))
+def workers_left(story: Story, count: int, seconds: int) -> None:
+    wait_for(lambda: len(story.home.workers()) == count, limit=seconds, what=f"{count} left")
+
+
 @then(parsers.parse("its workers are gone within {seconds:d} seconds"))
 def hive_workers_gone(story: Story, seconds: int) -> None:
     def workers() -> list[psutil.Process]:

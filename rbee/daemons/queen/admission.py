@@ -39,7 +39,7 @@ class Admission:
         streams: Streams,
         store: Store,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._brain = brain
         self._effects = effects
@@ -58,14 +58,14 @@ class Admission:
         colony = self._brain.colony
         if colony.stopping:
             raise ShuttingDown("the queen is shutting down")
-        capacity = self._settings.queen.queue_capacity
+        capacity = self.settings.queen.queue_capacity
         if isinstance(operation, Infer) and len(colony.queue) >= capacity:
             raise QueueFull(f"{capacity} jobs wait already", queued=capacity, retry_after=5)
         model = None
         if isinstance(operation, Infer | WorkerSpawn):
             model = await self.resolve(operation.model, operation.hive)
         if isinstance(operation, Infer) and model is not None:
-            ctx = min(self._settings.worker.ctx, model.context or self._settings.worker.ctx)
+            ctx = min(self.settings.worker.ctx, model.context or self.settings.worker.ctx)
             refused = check_context(operation, ctx)
             if refused is not None:
                 raise refused

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -37,25 +37,38 @@ DETACH = b"detach\n"
 """What an owner writes into the lifeline before closing it, to leave the queen running."""
 
 
+Reload = Callable[[], Settings]
+
+
 def serve(
-    settings: Settings, paths: Paths, *, lifetime: str = "persistent", lifeline: bool = False
+    settings: Settings,
+    paths: Paths,
+    *,
+    reload: Reload,
+    lifetime: str = "persistent",
+    lifeline: bool = False,
 ) -> int:
     """Run a queen in this process until she is told to stop; returns the exit code.
 
-    `lifeline`: stdin is the owner's pipe; its end takes the queen down. Raises QueenRunning,
-    PortTaken and SettingsError before anything was started.
+    `reload` reads the settings again, for SIGHUP. `lifeline`: stdin is the owner's pipe; its end
+    takes the queen down. Raises QueenRunning, PortTaken and SettingsError before anything started.
     """
     setup_logging(settings)
     paths.ensure()
     with _lock(paths), listen(settings.queen.host, settings.queen.port) as sock:
         return anyio.run(
-            _main, settings, paths, sock, lifetime, lifeline,
+            _main, settings, paths, sock, reload, lifetime, lifeline,
             backend_options={"use_uvloop": _has_uvloop()},
         )  # fmt: skip
 
 
 async def _main(
-    settings: Settings, paths: Paths, sock: socket.socket, lifetime: str, lifeline: bool
+    settings: Settings,
+    paths: Paths,
+    sock: socket.socket,
+    reload: Reload,
+    lifetime: str,
+    lifeline: bool,
 ) -> int:
     from rbee.daemons.queen.queen import Queen  # heavy: starlette, aiohttp
 
@@ -70,7 +83,7 @@ async def _main(
     )
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_signals, queen)
+            tasks.start_soon(_signals, queen, reload)
             if lifeline:
                 tasks.start_soon(_lifeline, queen)
             tasks.start_soon(_until_done, queen, tasks, state, paths)
@@ -91,11 +104,14 @@ async def _until_done(
     tasks.cancel_scope.cancel()
 
 
-async def _signals(queen: Queen) -> None:
+async def _signals(queen: Queen, reload: Reload) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
         async for number in received:
-            if number == signal.SIGHUP and queen.lifetime == "persistent":
-                queen.effects.narrate("queen", "settings are read at start; restart to apply them")
+            if number == signal.SIGHUP:
+                try:
+                    queen.reload(reload())
+                except RbeeError as exc:
+                    queen.effects.narrate("queen", f"settings not changed: {exc.message}", "error")
                 continue
             queen.ask_to_stop(f"signal {signal.Signals(number).name}")
 
@@ -206,8 +222,11 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
     flags = dict(item.split("=", 1) for item in args.set)
     try:
         paths = Paths.user(env)
-        settings = load(paths=paths, env=env, flags=flags).settings
-        return serve(settings, paths, lifetime=args.lifetime, lifeline=args.lifeline)
+
+        def read() -> Settings:
+            return load(paths=paths, env=env, flags=flags).settings
+
+        return serve(read(), paths, reload=read, lifetime=args.lifetime, lifeline=args.lifeline)
     except RbeeError as exc:
         sys.stderr.write(f"error {exc.code}: {exc.message}\n  → {exc.action}\n")
         return exc.exit_code

@@ -18,9 +18,10 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from rbee.core.colony import Colony, Limits
-from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted, ShutdownAsked
+from rbee.core.colony import Colony
+from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted, SettingsChanged, ShutdownAsked
 from rbee.core.jobs import Job
+from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
 from rbee.core.states import JOB_TERMINAL
 from rbee.daemons.base import make_server, serve, url_of
@@ -102,15 +103,10 @@ class Queen:
         self.store = Store.open(paths.database)
         self.streams = Streams(self.store)
         self.board = Board(self.snapshot)
-        worker = settings.worker
+        policy, limits = decide_by(settings)
         self.colony = Colony(
-            policy=Ect(ctx=worker.ctx, slots=worker.slots or None),
-            limits=Limits(
-                load_timeout=worker.load_timeout,
-                keep_alive=worker.keep_alive,
-                stale_after=worker.stale_after,
-                remove_after=worker.remove_after,
-            ),
+            policy=policy,
+            limits=limits,
             now=self._started_mono,
             utc=self.started_at,
             started_mono=self._started_mono,
@@ -192,6 +188,12 @@ class Queen:
         if old is not None:
             old.cancel()
         self._tasks.start_soon(self._follow, link)
+
+    def reload(self, settings: Settings) -> None:
+        """Take over what may change while she runs: policy and limits, for what starts from now."""
+        self.settings = settings
+        self.admission.settings = settings
+        self.brain.post(SettingsChanged(*decide_by(settings)))
 
     def ask_to_stop(self, reason: str) -> None:
         """Begin the cascade; harmless when it has begun."""
@@ -336,6 +338,18 @@ class Queen:
         stream.append(EventType.ERROR, encode(data))
         self.store.save_job(job.info(), left.request, durable=left.durable)
         self.store.save_stream(job.job_id, self.streams.retire(job.job_id))
+
+
+def decide_by(settings: Settings) -> tuple[Ect, Limits]:
+    """The policy and the limits that the settings ask for."""
+    worker = settings.worker
+    limits = Limits(
+        load_timeout=worker.load_timeout,
+        keep_alive=worker.keep_alive,
+        stale_after=worker.stale_after,
+        remove_after=worker.remove_after,
+    )
+    return Ect(ctx=worker.ctx, slots=worker.slots or None), limits
 
 
 def _has_begun(left: Unfinished) -> bool:

@@ -30,7 +30,8 @@ help:
 
 # The first Python that is new enough and can make a virtual environment.
 $(VENV)/.created:
-	@for python in python3.11 python3.12 python3.13 python3; do \
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then touch $@; exit; fi; \
+	for python in python3.11 python3.12 python3.13 python3; do \
 	  if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
 	      2>/dev/null; then \
 	    echo "Making $(VENV) with $$python." >&2; \
@@ -41,7 +42,7 @@ $(VENV)/.created:
 	echo "On Debian or Ubuntu: apt install python3 python3-venv" >&2; exit 1
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
-	@if ! $(BIN)/python -c 'import llama_cpp' 2>/dev/null; then \
+	@if ! $(BIN)/python -c 'from importlib.util import find_spec as f; exit(f("llama_cpp") is None)'; then \
 	  if ! command -v "$${CXX:-c++}" >/dev/null; then \
 	    echo "No C++ compiler (c++) was found; llama-cpp-python needs one." >&2; \
 	    echo "On Debian or Ubuntu: apt install g++" >&2; exit 1; \

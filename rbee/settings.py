@@ -40,9 +40,7 @@ class QueenSettings(_Section, frozen=True):
     )
     linger: Annotated[
         Seconds,
-        Meta(
-            description="Seconds without use until a queen leaves that a command had to start."
-        ),
+        Meta(description="Seconds without use until a queen leaves that a command had to start."),
     ] = 300.0
     local_hive: Annotated[
         bool, Meta(description="Whether the queen runs the hive of its own machine itself.")

@@ -40,6 +40,10 @@ class Context:
         params.n_threads = params.n_threads_batch = max(1, threads)
         params.offload_kqv = params.op_offload = model.on_gpu
         params.no_perf = True
+        if hasattr(
+            params, "n_outputs_max"
+        ):  # only the last token has logits: saves 4 · vocab · batch
+            params.n_outputs_max = 1
         LOG.clear()
         pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:

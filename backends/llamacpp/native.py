@@ -22,7 +22,7 @@ from typing import Any
 from rbee.errors import BackendUnavailable
 
 log = logging.getLogger("rbee.llamacpp")
-_WARN, _ERROR, _CONTINUED = 3, 4, 5
+_DEBUG, _WARN, _ERROR, _CONTINUED = 1, 3, 4, 5
 _BUFFER = re.compile(r"buffer size\s*=\s*([0-9.]+) MiB")
 REINSTALL = "Install it again: pip install --force-reinstall --no-cache-dir llama-cpp-python"
 _BUILD = "CMAKE_ARGS=-DGGML_{kind}=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
@@ -33,13 +33,17 @@ class Log:
 
     def __init__(self) -> None:
         self._lines: deque[tuple[int, str]] = deque(maxlen=400)
+        self._level = _DEBUG
 
     def add(self, level: int, text: str) -> None:
         """One call of the log callback; a continued line is added to the one before."""
-        if level == _CONTINUED and self._lines:
-            last, before = self._lines.pop()
-            self._lines.append((last, before + text))
-        else:
+        if level == _CONTINUED:
+            if self._lines and self._level != _DEBUG:
+                last, before = self._lines.pop()
+                self._lines.append((last, before + text))
+            return
+        self._level = level
+        if level != _DEBUG:
             self._lines.append((level, text))
 
     def clear(self) -> None:

@@ -165,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each heartbeat
+    for chatty in ("httpx", "uvicorn"):  # one logs each heartbeat, the other its own life
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     token = os.environ.pop(TOKEN_VARIABLE, "")
     try:
         spec = decode(options.spec, WorkerSpec)

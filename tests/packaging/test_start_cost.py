@@ -1,0 +1,38 @@
+"""What may not be imported just to print help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {
+    "aiohttp", "anyio", "asyncssh", "httpx", "llama_cpp", "msgspec", "numpy", "psutil", "sqlite3",
+    "starlette", "textual", "uvicorn",
+}  # fmt: skip
+PROGRAM = """
+import json, sys
+sys.argv = ["rbee", *sys.argv[1:]]
+from rbee.cli import main
+try:
+    main()
+except SystemExit as exc:
+    assert not exc.code, exc.code
+sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["infer", "--help"], ["queen", "--help"]]
+)
+def test_help_imports_nothing_heavy(args: list[str], tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *args],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert not HEAVY & set(json.loads(done.stderr.splitlines()[-1]))

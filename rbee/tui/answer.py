@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from rbee.client import ServerEvent
 from rbee.errors import RbeeError
 from rbee.protocol.base import decode
 from rbee.protocol.jobs import (
@@ -22,7 +23,6 @@ from rbee.protocol.jobs import (
     StatusData,
     TokenData,
 )
-from rbee.sse import ServerEvent
 from rbee.tui.glyphs import Glyphs
 
 

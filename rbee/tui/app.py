@@ -219,7 +219,7 @@ class RbeeApp(App[str]):
             self.toast(exc)
             return
         self._own_jobs.add(accepted.job_id)
-        self.notify(what, title=accepted.job_id, timeout=3, markup=False)
+        self.notify(what, timeout=3, markup=False)
 
     def _colony_changed(self, name: str, payload: Wire | None) -> None:
         if isinstance(payload, JobInfo):

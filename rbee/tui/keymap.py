@@ -56,7 +56,8 @@ MODES: tuple[Mode, ...] = (
         "Hives",
         "Hives",
         "Add, install, start and watch the machines of the colony.",
-        note="This version's colony is this one machine; the dashboard shows its devices.",
+        ("rbee hive list",),
+        "This version's colony is this one machine; the dashboard shows its devices.",
     ),
     Mode(
         "workers",
@@ -77,7 +78,7 @@ MODES: tuple[Mode, ...] = (
         "Jobs",
         "Jobs",
         "Every job with its wait, first token and speed; cancel and run again.",
-        ("rbee job list", "rbee job show ID"),
+        ("rbee job list", "rbee job show ID", "rbee job cancel ID"),
     ),
     Mode("chat", "Chat", "Chat"),
     Mode(

@@ -195,7 +195,7 @@ async def test_an_answer_goes_on_while_another_screen_is_shown() -> None:
 
 
 async def test_many_deltas_end_as_the_whole_text_and_the_view_follows() -> None:
-    text = "".join(f"- line **{at}** of `many`\n" for at in range(150))
+    text = "".join(f"Line **{at}** of `many`.\n\n" for at in range(80))
     pieces = data.tokens(text, 5)
     script = [
         data.started(),

@@ -15,8 +15,8 @@ from textual.content import Content
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
+from rbee.client import ServerEvent
 from rbee.protocol.operations import Message
-from rbee.sse import ServerEvent
 from rbee.tui import keymap
 from rbee.tui.answer import Answer, Phase, usage_line
 from rbee.tui.glyphs import Glyphs

@@ -11,12 +11,14 @@ import socket
 import uuid
 
 _CORRELATION = re.compile(r"[A-Za-z0-9-]{1,64}")
+_LEGIBLE = "abcdefghijkmnpqrstuvwxyz23456789"
+"""Without l, o, 0 and 1, which look alike."""
 _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 
 
 def job_id() -> str:
-    """A new job id: `job-` and 16 hex digits, not to be guessed."""
-    return f"job-{secrets.token_hex(8)}"
+    """A new job id: `j-` and 8 letters or digits (40 bits), short enough to read out and type."""
+    return "j-" + "".join(secrets.choice(_LEGIBLE) for _ in range(8))
 
 
 def correlation_id(header: str | None) -> str:

@@ -228,9 +228,9 @@ def test_a_bad_field_is_named(start, change, field):
 
 def test_a_body_over_the_limit_or_no_json_at_all(start):
     worker = start()
-    reply = worker.http.post("/v1/execute", content=b"x" * ((1 << 20) + 1))
+    reply = worker.http.post("/v1/execute", content=b"x" * ((4 << 20) + 1))
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
-    reply = worker.http.post("/v1/execute", content=iter([b"x" * (1 << 20), b"y"]))
+    reply = worker.http.post("/v1/execute", content=iter([b"x" * (4 << 20), b"y"]))
     assert reply.status_code == 413
     assert worker.http.post("/v1/execute", content=b"{").status_code == 400
 

@@ -103,7 +103,8 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
         [
             Route("/v1/health", routes.health, methods=["GET"]),
             *(Route(path, guarded(handler), methods=[method]) for method, path, handler in table),
-        ]
+        ],
+        redirect_slashes=False,
     )
     return Door(router)
 

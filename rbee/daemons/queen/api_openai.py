@@ -147,7 +147,7 @@ class OpenAI:
             return openai_error(ShuttingDown("the queen is shutting down"))
         return json_response(
             {
-                "id": f"chatcmpl-{job.job_id.removeprefix('job-')}",
+                "id": f"chatcmpl-{job.job_id.removeprefix('j-')}",
                 "object": "chat.completion",
                 "created": int(job.created_at),
                 "model": job.model.id if job.model else "",
@@ -247,7 +247,7 @@ async def _events(stream: JobStream) -> AsyncIterator[tuple[str, bytes]]:
 
 async def _chunks(job: Job, stream: JobStream, usage: bool) -> AsyncIterator[bytes]:
     head = {
-        "id": f"chatcmpl-{job.job_id.removeprefix('job-')}",
+        "id": f"chatcmpl-{job.job_id.removeprefix('j-')}",
         "object": "chat.completion.chunk",
         "created": int(job.created_at),
         "model": job.model.id if job.model else "",

@@ -64,7 +64,8 @@ def build(queen: Queen) -> ASGIApp:
             ("GET", f"{prefix}/models", openai.models),
             ("GET", f"{prefix}/models/{{model:path}}", openai.model),
         ]
-    router = Router([Route(path, handler, methods=[method]) for method, path, handler in table])
+    entries = [Route(path, handler, methods=[method]) for method, path, handler in table]
+    router = Router(entries, redirect_slashes=False)
     door = Door(router, origins=queen.settings.queen.allowed_origins)
     return _Used(door, queen)
 

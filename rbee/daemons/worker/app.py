@@ -15,11 +15,14 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from rbee import sse
-from rbee.daemons.base import Door, Handler, check_token, json_response
+from rbee.daemons.base import BODY_LIMIT, Door, Handler, check_token, json_response
 from rbee.daemons.worker.answer import KEEPALIVE_SECONDS, Answer
 from rbee.daemons.worker.runner import READY, Runner, progress_event
 from rbee.protocol.base import decode, encode
 from rbee.protocol.workers import CancelRequest, Execute, ShutdownRequest, WorkerState
+
+EXECUTE_LIMIT = 4 * BODY_LIMIT
+"""Bytes; the queen's limit is on what her caller sent, and her own request says more."""
 
 
 def make_app(runner: Runner, stop: Callable[[ShutdownRequest], None], *, token: str) -> ASGIApp:
@@ -43,7 +46,7 @@ def make_app(runner: Runner, stop: Callable[[ShutdownRequest], None], *, token: 
         guarded("/v1/inference/{request_id}", routes.cancel_by_path, "DELETE"),
         guarded("/v1/admin/shutdown", routes.shutdown, "POST"),
     ]
-    return Door(Router(table, redirect_slashes=False))
+    return Door(Router(table, redirect_slashes=False), limit=EXECUTE_LIMIT)
 
 
 class Routes:

@@ -119,6 +119,7 @@ def _operation(ask: Ask, prompt: str) -> Infer:
 async def _ask(ask: Ask, operation: Infer) -> int:
     narrator = Narrator(quiet=ask.quiet)
     caught: list[int] = []
+    failure: RbeeError | BrokenPipeError | None = None
     async with anyio.create_task_group() as tasks:
 
         async def watch() -> None:
@@ -128,17 +129,18 @@ async def _ask(ask: Ask, operation: Infer) -> int:
                     tasks.cancel_scope.cancel()
 
         tasks.start_soon(watch)
-        failure: RbeeError | None = None
         try:
             async with client(narrator, ephemeral=ask.ephemeral) as queen:
                 await _follow(ask, operation, queen, narrator)
-        except RbeeError as exc:  # must not be wrapped into the group's
+        except (RbeeError, BrokenPipeError) as exc:  # must not be wrapped into the group's
             failure = exc
         finally:
             narrator.clear()
         tasks.cancel_scope.cancel()
-        if failure is not None and not caught:
-            return _failed(ask, failure)
+    if isinstance(failure, BrokenPipeError):
+        raise failure
+    if failure is not None and not caught:
+        return _failed(ask, failure)
     if caught:
         narrator.say("cancelled")
         return 128 + caught[0]
@@ -159,6 +161,10 @@ async def _follow(ask: Ask, operation: Infer, queen: QueenClient, narrator: Narr
         await _read(ask, answer, queen, narrator)
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_LIMIT):
+            await _cancel(queen, answer)
+        raise
+    except BrokenPipeError:
+        with anyio.move_on_after(CANCEL_LIMIT):
             await _cancel(queen, answer)
         raise
     except RbeeError:

@@ -207,8 +207,8 @@ class Keeper:
             await gone(found.pid)
             return "the queen has gone"
         self._mine = Owned(self.settings, self.paths)
-        self._found = await self._mine.start()
         self.owned = True
+        self._found = await self._mine.start()
         message = "queen started" if not restarts else "queen restarted"
         report(QueenStatus(up=True, url=self._found.url, message=message, restarts=restarts))
         code = await self._mine.wait()

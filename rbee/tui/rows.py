@@ -49,11 +49,6 @@ def model_name(model: str) -> str:
     return name.partition(":")[2] if name.startswith(("pkg:", "hf:", "file:")) else name
 
 
-def job_name(job_id: str) -> str:
-    """A job as the tables write it: long ids by their first characters, enough to tell apart."""
-    return job_id if len(job_id) <= 8 else job_id.removeprefix("job-")[:6]
-
-
 def worker_state(worker: WorkerInfo, glyphs: Glyphs) -> tuple[Span, str]:
     """((glyph, role), word) of a worker's state."""
     match worker.state:
@@ -111,7 +106,7 @@ def job_row(job: JobInfo, glyphs: Glyphs) -> Row:
         key=job.job_id,
         command=f"rbee job show {job.job_id}",
         cells={
-            "job": (job_name(job.job_id), "strong"),
+            "job": (job.job_id, "strong"),
             "kind": (_KINDS.get(job.operation, job.operation), "muted"),
             "model": (model_name(job.model or glyphs.na), "text"),
             "worker": (worker, "text"),

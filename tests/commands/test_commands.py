@@ -1,0 +1,131 @@
+"""The real `rbee` command: exit codes, streams, and what it says when things are wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from tests.support.home import Home, wait_for
+
+
+def test_an_empty_prompt_is_a_usage_error_and_starts_nothing(home: Home) -> None:
+    done = home.rbee("infer", "--model", "echo", "  ")
+    assert done.returncode == 2
+    assert "INVALID_REQUEST" in done.stderr
+    assert home.state is None
+
+
+def test_unknown_commands_and_flags_are_usage_errors(home: Home) -> None:
+    assert home.rbee("dance").returncode == 2
+    assert home.rbee("infer", "--modle", "x", "y").returncode == 2
+
+
+def test_the_dashboard_needs_a_terminal(home: Home) -> None:
+    done = home.rbee()
+    assert done.returncode == 2
+    assert "--no-tui" in done.stderr
+
+
+def test_status_without_a_queen_is_1_and_starts_none(home: Home) -> None:
+    assert home.rbee("queen", "status").returncode == 1
+    done = home.rbee("queen", "status", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"running": False})
+    assert home.rbee("queen", "stop").returncode == 255
+    assert home.state is None
+
+
+def test_the_headless_log_can_be_json(home: Home) -> None:
+    process = home.start("--no-tui", "--log-format", "json")
+    wait_for(lambda: home.state, what="the queen")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    lines = [json.loads(line) for line in home.err(process).splitlines()]
+    assert any("listening on http://127.0.0.1" in line["message"] for line in lines)
+    assert home.out(process) == ""
+
+
+def test_listings_in_both_forms(home: Home) -> None:
+    assert home.rbee("infer", "-q", "--model", "echo", "hello").returncode == 0
+    for noun in ("worker", "job", "model", "hive"):
+        table = home.rbee(noun, "list")
+        body = home.rbee(noun, "list", "--json")
+        assert (table.returncode, body.returncode) == (0, 0)
+        rows = json.loads(body.stdout)[f"{noun}s"]
+        assert rows
+        assert table.stdout.splitlines()[0].startswith(noun.upper())
+    job = json.loads(home.rbee("job", "list", "--json").stdout)["jobs"][0]["job_id"]
+    shown = home.rbee("job", "show", job)
+    assert shown.returncode == 0
+    assert "hello" in shown.stdout
+    assert home.rbee("job", "cancel", job).returncode == 1
+    health = home.rbee("worker", "health", "w-01")
+    assert health.returncode == 0
+    assert "idle" in health.stdout
+    assert home.rbee("worker", "stop", "w-01").returncode == 0
+    assert home.workers() == []
+    assert home.rbee("worker", "health", "w-01").returncode == 1
+    assert "No workers yet" in home.rbee("worker", "list").stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_model_loads_cancels(home: Home, number: signal.Signals) -> None:
+    process = home.start("infer", "--model", "echo-stuck", "x")
+    wait_for(lambda: "loading" in home.err(process), what="loading is told")
+    process.send_signal(number)
+    assert process.wait(15) == 128 + number
+    assert home.get("/v1/jobs")["jobs"][0]["state"] == "cancelled"
+
+
+def test_ephemeral_killed_leaves_nothing(home: Home) -> None:
+    prompt = "@delay=100 @repeat=500 tick"
+    process = home.start("infer", "--ephemeral", "--model", "echo", prompt)
+    wait_for(lambda: "tick" in home.out(process), what="a token")
+    process.kill()
+    process.wait(10)
+    home.until_empty(4.0)
+
+
+def test_a_reader_that_goes_away_is_no_error(home: Home) -> None:
+    command = " ".join(home.command("infer", "-q", "--model", "echo", "'@repeat=3000 tick'"))
+    done = subprocess.run(
+        f"{command} | head -c 5", shell=True, env=home.env, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_narration_cannot_steer_the_terminal(home: Home) -> None:
+    done = home.rbee("infer", "--model", "pkg:no\u202esuch", "x")
+    assert done.returncode in (1, 2)
+    assert "such" in done.stderr
+    assert "\u202e" not in done.stderr
+    assert home.rbee("infer", "--model", "a\x1b[31mb", "x").returncode == 2
+
+
+def test_prompts_are_in_no_log(home: Home) -> None:
+    secret = "the-bees-know-5371"
+    assert home.rbee("infer", "-q", "--model", "echo", secret).returncode == 0
+    for log in (home.path / "state" / "logs").iterdir():
+        assert secret not in log.read_text("utf-8")
+
+
+def test_children_get_no_secrets_of_the_users_shell(home: Home) -> None:
+    home.env["AWS_SECRET_ACCESS_KEY"] = "sesame"
+    home.env["HF_TOKEN"] = "sesame"
+    assert home.rbee("infer", "-q", "--model", "echo", "x").returncode == 0
+    for process in home.processes():
+        assert "sesame" not in process.environ().values()
+
+
+def test_starting_and_stopping_twice(home: Home) -> None:
+    assert home.rbee("queen", "start").returncode == 0
+    assert home.rbee("queen", "stop").returncode == 0
+    started = home.rbee("queen", "start", "--json")
+    assert json.loads(started.stdout)["url"] == home.url
+    assert home.rbee("queen", "stop", "--json").returncode == 0
+    home.until_empty(2.0)

@@ -1,0 +1,101 @@
+"""Settings: layers, places, and errors that name the nearest known key."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from rbee.errors import SettingsError
+from rbee.paths import Paths
+from rbee.settings import Settings, default_toml, fields, load
+
+
+def paths(tmp_path: Path, text: str = "") -> Paths:
+    where = Paths.user({"RBEE_HOME": str(tmp_path)})
+    where.config.mkdir()
+    if text:
+        where.config_file.write_text(text, "utf-8")
+    return where
+
+
+def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> None:
+    where = paths(tmp_path, "[queen]\nport = 1001\nlinger = 7\n\n[worker]\nctx = 512\n")
+    env = {"RBEE_QUEEN_PORT": "1002", "RBEE_WORKER_CTX": "1024"}
+    loaded = load(paths=where, env=env, flags={"queen.port": "1003"})
+    assert loaded.settings.queen.port == 1003
+    assert loaded.settings.worker.ctx == 1024
+    assert loaded.settings.queen.linger == 7
+    assert loaded.settings.queen.host == "127.0.0.1"
+    assert loaded.origins["queen.port"] == "--port"
+    assert loaded.origins["worker.ctx"] == "RBEE_WORKER_CTX"
+    assert loaded.origins["queen.linger"] == f"{where.config_file}:3"
+    assert loaded.origins["queen.host"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[queen]\nprot = 1", "queen.port"),
+        ("[qeen]\nport = 1", "queen"),
+        ("[queen]\nport = 'x'", "port"),
+        ("[queen]\nport = 70000", "port"),
+        ("[queen]\nport = ", "config.toml:2"),
+        ("[worker]\nctx = 1", "ctx"),
+        ("[worker]\nheartbeat = 60", "stale_after"),
+        ("queen = 1", "[queen]"),
+        ("[keys]\nx = 1", "keys"),
+    ],
+)
+def test_a_bad_file_is_an_error_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    where = paths(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        load(paths=where, env={})
+    said = f"{caught.value.message} {caught.value.action}"
+    assert told in said
+    assert "config.toml" in said or "default" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("RBEE_QUEEN_PRT", "1", "RBEE_QUEEN_PORT"),
+        ("RBEE_QUEEN_PORT", "eight", "RBEE_QUEEN_PORT"),
+        ("RBEE_QUEEN_LOCAL_HIVE", "perhaps", "RBEE_QUEEN_LOCAL_HIVE"),
+    ],
+)
+def test_a_bad_variable_is_an_error_that_names_it(
+    tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(paths=paths(tmp_path), env={name: value})
+    assert told in f"{caught.value.message} {caught.value.action}"
+
+
+def test_the_written_defaults_are_the_defaults(tmp_path: Path) -> None:
+    text = default_toml()
+    tomllib.loads(text)
+    live = "\n".join(
+        line.removeprefix("# ") if " = " in line and line.startswith("# ") else line
+        for line in text.splitlines()
+        if not line.startswith("# Keys") and "`" not in line
+    )
+    where = paths(tmp_path, live)
+    assert load(paths=where, env={}).settings == load(paths=where, env={}).settings
+    assert load(paths=where, env={}).settings == Settings()
+    for field in fields():
+        assert field.description
+        assert f"{field.key}" in text
+
+
+def test_home_must_be_absolute() -> None:
+    with pytest.raises(SettingsError, match="RBEE_HOME"):
+        Paths.user({"RBEE_HOME": "relative"})
+
+
+def test_folders_are_private(tmp_path: Path) -> None:
+    where = Paths.user({"RBEE_HOME": str(tmp_path / "home")})
+    where.ensure()
+    assert where.state.stat().st_mode & 0o777 == 0o700
+    assert where.logs_dir.is_dir()

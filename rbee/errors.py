@@ -103,7 +103,7 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "CONTEXT_LENGTH_EXCEEDED"
     exit_code = 1
-    hint = "Shorten the prompt, ask for fewer tokens, or start the worker with a larger --ctx."
+    hint = "Shorten the prompt, ask for fewer tokens, or raise `worker.ctx` in the settings."
 
 
 class MissingApiKey(RbeeError):
@@ -261,7 +261,7 @@ class ModelLoadFailed(InternalError):
     """The backend refused the model; the reason is in the message."""
 
     code = "MODEL_LOAD_FAILED"
-    hint = "Read the worker's log; try another file, a smaller --ctx or another device."
+    hint = "Read the worker's log; try another file, a smaller `worker.ctx` or another device."
 
 
 class BadGateway(RbeeError):
@@ -370,14 +370,14 @@ class InsufficientRam(Insufficient):
     """The estimate does not fit the machine's free memory."""
 
     code = "INSUFFICIENT_RAM"
-    hint = "Use a smaller quantisation, a smaller --ctx, or another machine."
+    hint = "Use a smaller quantisation, a smaller `worker.ctx`, or another machine."
 
 
 class InsufficientVram(Insufficient):
     """The estimate does not fit the device's free memory."""
 
     code = "INSUFFICIENT_VRAM"
-    hint = "Use a smaller quantisation, a smaller --ctx, or another device."
+    hint = "Use a smaller quantisation, a smaller `worker.ctx`, or another device."
 
 
 class InsufficientDisk(Insufficient):

@@ -49,7 +49,7 @@ class Context:
         if not pointer:
             raise ModelLoadFailed(
                 f"llama.cpp cannot make a context of {ctx} tokens: {LOG.reason()}",
-                action="Start the worker with a smaller --ctx.",
+                action="Set worker.ctx to less.",
             )
         self._lib = lib
         self.pointer = pointer
@@ -116,7 +116,7 @@ def _check_size(ctx: int, trained: int) -> None:
         raise ModelLoadFailed(
             f"a context of {ctx} tokens was asked for; the model was trained for {trained},"
             f" and more than {most} make no sense",
-            action=f"Start the worker with --ctx {trained or most} or less.",
+            action=f"Set worker.ctx to {trained or most} or less.",
         )
 
 

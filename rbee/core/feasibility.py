@@ -168,7 +168,7 @@ def _fits(
     return kind(
         f"{wish.model.id} needs {need / GIB:.1f} GiB on {hive.name} {device.name}"
         f" ({slots} × {wish.ctx} tokens of context), {free / GIB:.1f} GiB is free",
-        action=f"Use --ctx {smaller}." if fits and smaller < wish.ctx else None,
+        action=f"Set worker.ctx to {smaller}." if fits and smaller < wish.ctx else None,
         required=need,
         available=free,
     )

@@ -16,7 +16,7 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from rbee.client import QueenClient
-from rbee.errors import JobFinished, RbeeError
+from rbee.errors import BadGateway, JobFinished, QueenUnreachable, RbeeError
 from rbee.protocol.operations import Infer
 from rbee.tui import keymap
 from rbee.tui.answer import Answer
@@ -168,6 +168,9 @@ class Chat(ColonyScreen):
         self.show()
         try:
             await self._stream(chat, view)
+        except (QueenUnreachable, BadGateway) as exc:
+            gone = QueenUnreachable(exc.message, action="When she is back: enter asks again.")
+            answer.fail(gone, self.rbee.store.clock())
         except RbeeError as exc:
             answer.fail(exc, self.rbee.store.clock())
         await view.finish(self.rbee.store.clock())

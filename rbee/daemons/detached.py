@@ -44,14 +44,17 @@ class DetachedProcess:
     async def wait(self) -> int:
         """Its exit code, negative for a signal."""
         await gone(self.pid, child=self._popen)
+        self.release()
         return self._popen.wait()
 
     def release(self, last_words: bytes = b"") -> None:
         """Write into the lifeline, then close it."""
-        if self._popen.stdin is not None:
+        pipe = self._popen.stdin
+        if pipe is not None and not pipe.closed:
             with contextlib.suppress(BrokenPipeError):
-                self._popen.stdin.write(last_words)
-                self._popen.stdin.close()
+                pipe.write(last_words)
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
     def forget(self) -> None:
         """Let it live on; keeps subprocess from warning that nobody reaped it."""

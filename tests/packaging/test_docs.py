@@ -1,0 +1,123 @@
+"""The guides against the code: routes, operations, errors, commands, settings, targets, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from rbee import errors, settings
+from rbee.cli import app
+from rbee.errors import Local, RbeeError
+from rbee.protocol.operations import OPERATIONS
+
+ROOT = Path(__file__).parents[2]
+GUIDES = ["README.md", "docs/architecture.md", "docs/api.md"]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def section(title: str) -> str:
+    return text_of("docs/api.md").split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def written_routes(title: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"^\| (GET|POST|DELETE|PUT|PATCH) \| `([^`]+)` \|", section(title), re.M))
+
+
+def served_routes(file: str) -> set[tuple[str, str]]:
+    source = text_of(file).replace('f"{prefix}', '"/v1').replace("{{model:path}}", "{model}")
+    found = set(re.findall(r'\("(GET|POST|DELETE|PUT|PATCH)", "(/[^"]+)"', source))
+    for path, rest in re.findall(r'\b(?:Route|guarded)\("(/[^"]+)", ([^\n]*)\),?\n', source):
+        method = re.search(r'"(GET|POST|DELETE|PUT|PATCH)"', rest)
+        found.add((method[1] if method else "GET", path))
+    return found
+
+
+@pytest.mark.parametrize("daemon", ["Queen", "Hive", "Worker"])
+def test_routes_are_as_written(daemon: str):
+    served = served_routes(f"rbee/daemons/{daemon.lower()}/app.py")
+    assert len(served) >= 8
+    assert written_routes(daemon) == served
+
+
+def test_operations_are_as_written():
+    assert tuple(re.findall(r"^\| `([a-z_]+)` \|", section("Operations"), re.M)) == OPERATIONS
+
+
+def test_errors_are_as_written():
+    written = {
+        (int(status), code)
+        for status, codes in re.findall(r"^\| (\d{3}) \| ([A-Z_, ]+) \|$", section("Errors"), re.M)
+        for code in codes.split(", ")
+    }
+    sent = {
+        (kind.status, kind.code)
+        for kind in vars(errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, RbeeError)
+        and not issubclass(kind, Local)
+        and kind is not RbeeError
+    }
+    assert written == sent
+
+
+def commands() -> dict[str, set[str]]:
+    root = typer.main.get_command(app)
+    return {name: set(getattr(cmd, "commands", {})) for name, cmd in root.commands.items()}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_commands_in_the_guides_exist(guide: str):
+    known = commands()
+    for first, rest in re.findall(r"(?:`|\$ |\| )rbee ([a-z]+)((?: [a-z|]+)?)\b", text_of(guide)):
+        assert first in known, f"rbee {first}"
+        for second in rest.split("|") if known[first] else ():
+            assert second.strip() in known[first], f"rbee {first}{rest}"
+
+
+def test_every_command_is_in_the_readme():
+    readme = text_of("README.md")
+    for name, below in commands().items():
+        assert f"rbee {name}" in readme
+        for second in below:
+            assert re.search(rf"rbee {name}\b[^|\n]*\b{second}\b", readme), f"rbee {name} {second}"
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_settings_in_the_guides_exist(guide: str):
+    sections = "|".join(settings.SECTIONS)
+    known = {field.name for field in settings.fields()}
+    named = re.findall(rf"`\[?((?:{sections})\.[a-z_]+)\]?(?: = [^`]*)?`", text_of(guide))
+    assert set(named) <= known
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_targets_in_the_guides_exist(guide: str):
+    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.M))
+    assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", text_of(guide))) <= targets
+
+
+@pytest.mark.parametrize("guide", [*GUIDES, "CHANGELOG.md"])
+def test_links_lead_somewhere(guide: str):
+    for target in re.findall(r"\]\(([^)#]+)\)", text_of(guide)):
+        if not target.startswith("https://"):
+            assert ((ROOT / guide).parent / target).exists(), target
+
+
+def test_modules_in_the_tree_exist():
+    tree = text_of("docs/architecture.md").split("\n## Tree\n", 1)[1].split("```")[1]
+    names = {path.stem for path in (ROOT / "rbee").rglob("*.py")}
+    for name in re.findall(r"\b([a-z_]+)\.py\b", tree):
+        assert name in names, name
+    core = {p.stem for p in (ROOT / "rbee" / "core").glob("*.py")} - {"__init__"}
+    block = tree.split("core/", 1)[1].split("daemons/", 1)[0]
+    assert set(block.split()) == core
+
+
+def test_changelog_always_has_a_place_for_what_is_new():
+    assert "\n## [Unreleased]\n" in text_of("CHANGELOG.md")

@@ -32,6 +32,7 @@
     │                     ├─ InsufficientVram
     │                     └─ InsufficientDisk
     └── Local (never on a wire) ─┬─ SettingsError
+                                 ├─ BindRefused
                                  ├─ PortTaken
                                  ├─ QueenRunning
                                  └─ QueenUnreachable
@@ -401,6 +402,13 @@ class SettingsError(Local):
     hint = "`rbee config show` prints every setting and where it comes from."
 
 
+class BindRefused(Local):
+    """An address beyond loopback was asked for, with nothing to protect it."""
+
+    code = "BIND_REFUSED"
+    hint = "Listen on 127.0.0.1 and reach it from elsewhere with ssh -L."
+
+
 class PortTaken(Local):
     """The address a daemon was told to use belongs to another process."""
 
@@ -427,4 +435,4 @@ def _tree(cls: type[RbeeError]) -> list[type[RbeeError]]:
     return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _tree(sub))]
 
 
-BY_CODE: dict[str, type[RbeeError]] = {cls.code: cls for cls in reversed(_tree(RbeeError))}
+BY_CODE: dict[str, type[RbeeError]] = {cls.code: cls for cls in _tree(RbeeError)}

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee import naming
 from rbee.errors import (
+    BindRefused,
     Forbidden,
     InternalError,
     InvalidApiKey,
@@ -32,7 +33,6 @@ from rbee.errors import (
     PortTaken,
     QueueFull,
     RbeeError,
-    SettingsError,
     Unavailable,
 )
 from rbee.protocol.base import encode
@@ -44,11 +44,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises PortTaken naming the holder, SettingsError off loopback."""
+    """A listening TCP socket. Raises PortTaken naming the holder, BindRefused off loopback."""
     if not is_loopback(host):
-        raise SettingsError(
-            f"{host} is not a loopback address and this version has no API keys to protect it",
-            action="Listen on 127.0.0.1 and reach it from elsewhere with ssh -L.",
+        raise BindRefused(
+            f"{host} is not a loopback address, and this version has no API keys to protect it"
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)

@@ -6,7 +6,8 @@ source and calls back. Owns nothing but that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from typing import TypeVar
 
 import anyio
@@ -26,7 +27,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        blocks: AsyncIterator[bytes],
+        blocks: AsyncGenerator[bytes],
         *,
         headers: Mapping[str, str] | None = None,
         on_leave: Callable[[], None] | None = None,
@@ -61,9 +62,10 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        async for block in self._blocks:
-            with anyio.fail_after(WRITE_LIMIT):
-                await send({"type": "http.response.body", "body": block, "more_body": True})
+        async with aclosing(self._blocks) as blocks:
+            async for block in blocks:
+                with anyio.fail_after(WRITE_LIMIT):
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

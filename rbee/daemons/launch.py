@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -35,6 +36,8 @@ CASCADE_LIMIT = 30.0
 KILL_AFTER = 5.0
 BACKOFF_FIRST, BACKOFF_MAX, STABLE = 1.0, 60.0, 300.0
 """Seconds between restarts of a queen that dies: doubling, reset when she lived STABLE."""
+_ERROR = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)\n  → (?P<action>.*)")
+"""How a queen that cannot start says so, in her log."""
 LOG_LIMIT = 10 << 20
 """A queen's log larger than this is set aside as `.1` at her next start."""
 
@@ -279,7 +282,13 @@ async def _await_up(process: DetachedProcess, settings: Settings, paths: Paths) 
     other = await find(settings, paths)
     if other is not None:
         return other
-    words = " / ".join(line.strip() for line in tail(paths.queen_log, 2))
+    last = tail(paths.queen_log, 2)
+    told = _ERROR.fullmatch("\n".join(last))
+    if told is not None:
+        details = {"suggested_action": told["action"]}
+        body = {"code": told["code"], "message": told["message"], "details": details}
+        raise RbeeError.from_body({"error": body})
+    words = " / ".join(line.strip() for line in last)
     raise QueenUnreachable(
         f"the queen ended with code {code}: {words}", action=f"See {paths.queen_log}."
     )

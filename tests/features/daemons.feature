@@ -89,5 +89,11 @@ Feature: The life of daemons
   Scenario: A taken port is named with its holder
     Given another program listens on the queen's port
     When I run rbee queen start
-    Then the exit code is 255
+    Then the exit code is 1
     And stderr names PORT_TAKEN and by python
+
+  Scenario: Nothing listens beyond loopback without keys
+    Given nothing runs
+    When I run rbee --no-tui --host 0.0.0.0
+    Then the exit code is 1
+    And stderr names BIND_REFUSED and what to do

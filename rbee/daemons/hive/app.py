@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -57,7 +57,7 @@ class Feed:
             except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 self._send = None
 
-    async def read(self, hive: Hive) -> AsyncIterator[bytes]:
+    async def read(self, hive: Hive) -> AsyncGenerator[bytes]:
         """Blocks: what runs, then events. A newer reader takes the place of an older one."""
         send, receive = anyio.create_memory_object_stream[AnyHiveEvent](MAX_BEHIND)
         if self._send is not None:

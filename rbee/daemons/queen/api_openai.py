@@ -7,7 +7,7 @@ answer and is not supported is refused by name; those that cannot (user, metadat
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -245,7 +245,7 @@ async def _events(stream: JobStream) -> AsyncIterator[tuple[str, bytes]]:
             yield event
 
 
-async def _chunks(job: Job, stream: JobStream, usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(job: Job, stream: JobStream, usage: bool) -> AsyncGenerator[bytes]:
     head = {
         "id": f"chatcmpl-{job.job_id.removeprefix('j-')}",
         "object": "chat.completion.chunk",

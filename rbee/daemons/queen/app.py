@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -280,7 +280,7 @@ class Routes:
         return self._queen.job_info(job) if job is not None else info
 
 
-async def _job_blocks(stream: JobStream, after: int) -> AsyncIterator[bytes]:
+async def _job_blocks(stream: JobStream, after: int) -> AsyncGenerator[bytes]:
     async for first, batch in stream.read(after):
         if batch:
             yield b"".join(

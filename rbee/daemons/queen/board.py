@@ -7,7 +7,7 @@ the queen. Owns the last lines of narration.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import anyio
 
@@ -57,7 +57,7 @@ class Board:
                 reader.pending.append(block)
             reader.wake.set()
 
-    async def read(self) -> AsyncIterator[bytes]:
+    async def read(self) -> AsyncGenerator[bytes]:
         """Blocks of server-sent events: a snapshot, deltas, a comment after 5 s of silence."""
         reader = _Reader()
         self._readers.add(reader)

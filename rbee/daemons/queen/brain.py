@@ -55,17 +55,21 @@ class Brain:
         """Handle events until the inbox is closed; a defect is logged with its story."""
         async with self._receive:
             async for event, done in self._receive:
-                try:
-                    effects = self.colony.handle(
-                        event, now=self._clock.monotonic(), utc=self._clock.utc()
-                    )
-                    for effect in effects:
-                        self._execute(effect)
-                except Exception:
-                    log.exception("handling %s failed", type(event).__name__)
-                finally:
-                    if done is not None:
-                        done.set()
+                self._handle(event)
+                if done is not None:
+                    done.set()
+
+    def _handle(self, event: Event) -> None:
+        """What was decided before a defect struck is still done, so that nothing hangs half-way."""
+        try:
+            self.colony.handle(event, now=self._clock.monotonic(), utc=self._clock.utc())
+        except Exception:
+            log.exception("deciding on %s failed", type(event).__name__)
+        for effect in self.colony.effects:
+            try:
+                self._execute(effect)
+            except Exception:
+                log.exception("carrying out %s failed", type(effect).__name__)
 
     async def tick(self, counts: Callable[[], dict[str, int]]) -> None:
         """Post a Tick every second."""

@@ -107,7 +107,8 @@ class Effects:
             await self._link(effect.hive).spawn(effect.spec)
         except RbeeError as exc:
             self._post(SpawnRefused(worker_id, exc))
-        except OSError as exc:
+        except Exception as exc:
+            log.exception("starting %s failed", worker_id)
             error = InternalError(f"{effect.hive} cannot start a process: {exc}")
             self._post(SpawnRefused(worker_id, error))
 

@@ -83,6 +83,11 @@ class HttpLink:
     """A hive with a process of its own. `run` follows its telemetry and reports to the brain."""
 
     def __init__(self, ready: HiveReady, call: Call) -> None:
+        if ready.protocol != PROTOCOL:
+            raise VersionMismatch(
+                f"hive {ready.name} speaks protocol {ready.protocol} (rbee {ready.version}),"
+                f" this queen speaks {PROTOCOL}"
+            )
         self.name = ready.name
         self.token = ready.token
         self.url = ready.url
@@ -93,11 +98,6 @@ class HttpLink:
             headers={"Authorization": f"Bearer {ready.token}"},
             trust_env=False,
         )
-        if ready.protocol != PROTOCOL:
-            raise VersionMismatch(
-                f"hive {ready.name} speaks protocol {ready.protocol} (rbee {ready.version}),"
-                f" this queen speaks {PROTOCOL}"
-            )
 
     async def run(self) -> None:
         """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last."""
@@ -105,7 +105,7 @@ class HttpLink:
             caps = decode(await self._get("/v1/capabilities"), Capabilities)
             await self._call(HiveJoined(self.name, "http", self.url, caps))
             await self._follow()
-        except (RbeeError, httpx.HTTPError, ValueError) as exc:
+        except (RbeeError, httpx.HTTPError, msgspec.MsgspecError, ValueError) as exc:
             log.warning("hive %s: %s", self.name, exc)
         finally:
             with anyio.CancelScope(shield=True):

@@ -37,7 +37,7 @@ from rbee.daemons.queen.streams import Streams
 from rbee.errors import HiveOffline, RbeeError, WorkerLost
 from rbee.protocol.base import decode, encode
 from rbee.protocol.colony import Snapshot
-from rbee.protocol.hives import AnyHiveEvent, HiveReady, ModelInfo
+from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
 from rbee.protocol.jobs import ErrorData, EventType, JobInfo, JobState
 from rbee.protocol.operations import Infer, Operation
 from rbee.protocol.workers import WorkerInfo
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rbee.queen")
 PURGE_EVERY = 600.0
 CASCADE_LIMIT = 30.0
+LAST_REPLIES = 2.0
+"""Seconds that replies under way get at the end, while the workers already stop."""
 
 
 class Use:
@@ -99,6 +101,7 @@ class Queen:
         self._stop_reason = ""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._hive: Hive | None = None
+        self._hive_scope = anyio.CancelScope()
         self._http_links: dict[str, anyio.CancelScope] = {}
         self.store = Store.open(paths.database)
         self.streams = Streams(self.store)
@@ -222,7 +225,13 @@ class Queen:
                     stall_timeout=self.settings.worker.stall_timeout,
                 )
                 tasks.start_soon(self.brain.run)
-                tasks.start_soon(serve, server, self._sock)
+                served = anyio.Event()
+
+                async def serve_http() -> None:
+                    await serve(server, self._sock)
+                    served.set()
+
+                tasks.start_soon(serve_http)
                 if self.settings.queen.local_hive:
                     await self._start_hive(tasks)
                 await self._recover()
@@ -241,7 +250,10 @@ class Queen:
                     await self.brain.call(ShutdownAsked(self._stop_reason))
                 self.streams.close()
                 self.board.close()
+                self._hive_scope.cancel()
                 server.stop()
+                with anyio.move_on_after(LAST_REPLIES):
+                    await served.wait()
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
@@ -259,8 +271,14 @@ class Queen:
         )
         self._hive = hive
         self.effects.links[hive.name] = LocalLink(hive)
-        caps = await tasks.start(hive.run)
+        caps = await tasks.start(self._run_hive, hive)
         await self.brain.call(HiveJoined(hive.name, "local", None, caps))
+
+    async def _run_hive(
+        self, hive: Hive, *, task_status: anyio.abc.TaskStatus[Capabilities]
+    ) -> None:
+        with self._hive_scope:
+            await hive.run(task_status=task_status)
 
     async def _local_said(self, event: AnyHiveEvent) -> None:
         assert self._hive is not None

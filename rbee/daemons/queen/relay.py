@@ -138,6 +138,12 @@ class Relay:
                 worker_id=dispatch.worker_id,
             )
             return RunFailed(job_id, error, run.tokens, lost=True)
+        except RbeeError as exc:
+            return RunFailed(job_id, exc, run.tokens)
+        except (msgspec.MsgspecError, ValueError) as exc:
+            log.warning("job %s: %s sent garbage: %s", job_id, dispatch.worker_id, exc)
+            error = BadGateway(f"{dispatch.worker_id} answered in no known form")
+            return RunFailed(job_id, error, run.tokens)
 
     async def _follow(self, run: _Run, reply: aiohttp.ClientResponse) -> Event:
         job_id = run.dispatch.job.job_id

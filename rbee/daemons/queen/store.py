@@ -23,7 +23,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from rbee.errors import VersionMismatch
+from rbee.errors import InternalError, VersionMismatch
 from rbee.protocol.base import encode
 from rbee.protocol.jobs import JobInfo
 
@@ -67,7 +67,7 @@ class Store:
         self.set_aside = set_aside
         """Where an unreadable database was moved to; None normally."""
         self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
-        self._after: list[Callable[[], object]] = []
+        self._after: list[Callable[[Exception | None], object]] = []
         self._reader = connection
         self._read_lock = threading.Lock()
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
@@ -125,15 +125,23 @@ class Store:
         )
 
     async def flush(self) -> None:
-        """Return when everything written so far is on disk."""
+        """Return when everything written so far is on disk. Raises InternalError when it is not."""
         done = anyio.Event()
         token = anyio.lowlevel.current_token()
+        failed: list[Exception] = []
 
-        def committed(_db: sqlite3.Connection) -> None:
-            self._after.append(lambda: anyio.from_thread.run_sync(done.set, token=token))
+        def told(error: Exception | None) -> None:
+            if error is not None:
+                failed.append(error)
+            anyio.from_thread.run_sync(done.set, token=token)
 
-        self._writes.put(committed)
+        self._writes.put(lambda _db: self._after.append(told))
         await done.wait()
+        if failed:
+            raise InternalError(
+                f"{self.path} cannot be written: {failed[0]}",
+                action="Check the disk's free space and the file's rights.",
+            )
 
     async def job(self, job_id: str) -> JobInfo | None:
         """One job, None when it is not (or no longer) known."""
@@ -195,6 +203,7 @@ class Store:
     def _commit(self, db: sqlite3.Connection, first: Write) -> bool:
         """One transaction of all that waits; True when the end mark was among it."""
         end = False
+        error: Exception | None = None
         try:
             with db:
                 db.execute("BEGIN")
@@ -205,12 +214,13 @@ class Store:
                         end = True
                         break
                     write(db)
-        except sqlite3.Error:
+        except Exception as exc:
             log.exception("writing to %s failed", self.path)
+            error = exc
         after, self._after = self._after, []
         for call in after:
             try:
-                call()
+                call(error)
             except RuntimeError:  # the loop that waited is gone
                 log.debug("a flush was given up")
         return end

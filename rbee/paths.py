@@ -49,12 +49,15 @@ class Paths:
         from platformdirs import PlatformDirs  # 8 ms, and not needed with RBEE_HOME
 
         dirs = PlatformDirs("rbee", appauthor=False)
+        linux = sys.platform.startswith("linux")
+        # platformdirs warns on stderr and falls back to /tmp where no session made a runtime folder
+        lost = linux and not env.get("XDG_RUNTIME_DIR")
         return Paths(
             dirs.user_config_path,
             dirs.user_data_path,
             dirs.user_state_path,
             dirs.user_cache_path,
-            dirs.user_runtime_path,
+            dirs.user_state_path / "run" if lost else dirs.user_runtime_path,
             machine_config=Paths.system().config_file,
         )
 

@@ -39,11 +39,16 @@ class Decoder:
     def __init__(self, limit: int = 8 << 20) -> None:
         self._buffer = bytearray()
         self._limit = limit
+        self._held = b""
         self._last_id: str | None = None
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """Events completed by this chunk, in order; CRLF and LF both end lines."""
-        self._buffer += chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
+        if b"\r" in chunk or self._held:
+            chunk = self._held + chunk
+            self._held = b"\r" if chunk.endswith(b"\r") else b""
+            chunk = chunk[: len(chunk) - len(self._held)].replace(b"\r\n", b"\n")
+        self._buffer += chunk
         out: list[ServerEvent] = []
         while (end := self._buffer.find(b"\n\n")) >= 0:
             block = bytes(self._buffer[:end]).decode("utf-8", "replace")
@@ -57,7 +62,7 @@ class Decoder:
     def _parse(self, block: str) -> ServerEvent | None:
         data: list[str] = []
         name, comment = "message", None
-        for line in block.split("\n"):
+        for line in filter(None, block.split("\n")):
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if field == "data":

@@ -79,6 +79,13 @@ Feature: The life of daemons
     Then its workers are gone within 3 seconds
     And the queen says that it is offline
 
+  Scenario: Stopping the queen stops a hive with a process of its own
+    Given a queen without a hive, and rbee-hive beside it
+    When I run rbee infer --model echo "over http"
+    And I run rbee queen stop
+    Then the exit code is 0
+    And nothing runs any more
+
   Scenario: SIGHUP reads the settings again
     Given rbee --no-tui in the foreground
     And 3 workers, one of them busy

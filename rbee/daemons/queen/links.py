@@ -143,6 +143,13 @@ class HttpLink:
         )
         return body["lines"]
 
+    async def shutdown(self) -> None:
+        """Have the hive stop its workers and itself; what does not hear it goes with its lease."""
+        try:
+            await self._post("/v1/shutdown", b"", limit=2.0)
+        except RbeeError as exc:
+            log.warning("hive %s was not told to stop: %s", self.name, exc)
+
     async def _get(self, path: str) -> bytes:
         for pause in RETRIES:
             try:

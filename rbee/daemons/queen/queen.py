@@ -248,9 +248,9 @@ class Queen:
                 await self._stop.wait()
                 with anyio.move_on_after(CASCADE_LIMIT):
                     await self.brain.call(ShutdownAsked(self._stop_reason))
+                await self._stop_hives()
                 self.streams.close()
                 self.board.close()
-                self._hive_scope.cancel()
                 server.stop()
                 with anyio.move_on_after(LAST_REPLIES):
                     await served.wait()
@@ -273,6 +273,13 @@ class Queen:
         self.effects.links[hive.name] = LocalLink(hive)
         caps = await tasks.start(self._run_hive, hive)
         await self.brain.call(HiveJoined(hive.name, "local", None, caps))
+
+    async def _stop_hives(self) -> None:
+        self._hive_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            for link in self.effects.links.values():
+                if isinstance(link, HttpLink):
+                    tasks.start_soon(link.shutdown)
 
     async def _run_hive(
         self, hive: Hive, *, task_status: anyio.abc.TaskStatus[Capabilities]

@@ -5,6 +5,7 @@
 #   make setup                    only install, into .venv
 #   make test                     the whole test suite          make lint    style, types, layers
 #   make screenshots              draw the pictures in docs/ again
+#   make reference                write docs/cli.md and docs/configuration.md again
 #
 # What is installed is pinned in constraints.txt and constraints-dev.txt. A stamp file inside .venv
 # stands for each finished installation; it is older than pyproject.toml or the pins when those
@@ -13,7 +14,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup run test lint screenshots clean
+.PHONY: help setup run test lint screenshots reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +27,7 @@ export ASKED
 unexport PROMPT
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,8p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,9p' Makefile
 
 # The first Python that is new enough and can make a virtual environment.
 $(VENV)/.created:
@@ -76,6 +77,9 @@ lint: $(VENV)/.installed-dev
 
 screenshots: $(VENV)/.installed-dev
 	$(BIN)/python tests/tui/export_pictures.py docs
+
+reference: $(VENV)/.installed-dev
+	$(BIN)/python -m rbee.commands.reference docs
 
 clean:
 	rm -rf $(VENV)

@@ -44,6 +44,8 @@ for group, name in (
 ):
     app.add_typer(group, name=name)
 
+WorkerId = Annotated[str, typer.Argument(help="As `rbee worker list` shows it.")]
+JobId = Annotated[str, typer.Argument(help="As `rbee job list` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, errors too.")]
 
 
@@ -86,7 +88,7 @@ def up(
         str | None, typer.Option("--model", help="Start this model and choose it for chat.")
     ] = None,
     log_format: Annotated[
-        LogFormat | None, typer.Option("--log-format", help="With --no-tui.")
+        LogFormat | None, typer.Option("--log-format", help="How the log looks with --no-tui.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address the queen listens on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port the queen listens on.")] = None,
@@ -113,9 +115,15 @@ def infer(
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=5)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
-    top_k: Annotated[int, typer.Option(min=0, max=1000)] = 40,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=5, help="0: always the likeliest.")
+    ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="From the likeliest, this share.")
+    ] = 0.95,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=1000, help="From so many likeliest; 0: from all.")
+    ] = 40,
     seed: Annotated[int | None, typer.Option(min=0, help="The same text again.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; up to 4.")] = None,
     hive_name: Annotated[str | None, typer.Option("--hive", help="Only on this machine.")] = None,
@@ -179,7 +187,9 @@ def queen_status(as_json: AsJson = False) -> None:
 @queen.command("logs")
 def queen_logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until Ctrl+C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000)] = 100,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=100_000, help="So many of the last.")
+    ] = 100,
 ) -> None:
     """What the queen in the background has written."""
     from rbee.commands import queen as command
@@ -204,7 +214,7 @@ def worker_list(as_json: AsJson = False) -> None:
 
 
 @worker.command("health")
-def worker_health(worker_id: str, as_json: AsJson = False) -> None:
+def worker_health(worker_id: WorkerId, as_json: AsJson = False) -> None:
     """One worker; exit code 1 unless it can take work or does."""
     from rbee.commands import listings as command
 
@@ -212,7 +222,7 @@ def worker_health(worker_id: str, as_json: AsJson = False) -> None:
 
 
 @worker.command("stop")
-def worker_stop(worker_id: str, as_json: AsJson = False) -> None:
+def worker_stop(worker_id: WorkerId, as_json: AsJson = False) -> None:
     """Stop a worker; what it runs ends with an error."""
     from rbee.commands import listings as command
 
@@ -222,7 +232,7 @@ def worker_stop(worker_id: str, as_json: AsJson = False) -> None:
 @job.command("list")
 def job_list(
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="So many at most.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Jobs, newest first."""
@@ -232,7 +242,7 @@ def job_list(
 
 
 @job.command("show")
-def job_show(job_id: str, as_json: AsJson = False) -> None:
+def job_show(job_id: JobId, as_json: AsJson = False) -> None:
     """One job, and its answer when it has one."""
     from rbee.commands import listings as command
 
@@ -240,7 +250,7 @@ def job_show(job_id: str, as_json: AsJson = False) -> None:
 
 
 @job.command("cancel")
-def job_cancel(job_id: str, as_json: AsJson = False) -> None:
+def job_cancel(job_id: JobId, as_json: AsJson = False) -> None:
     """Cancel a job, wherever it is."""
     from rbee.commands import listings as command
 

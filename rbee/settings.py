@@ -47,7 +47,7 @@ class QueenSettings(_Section, frozen=True):
     ] = True
     allowed_origins: Annotated[
         list[str],
-        Meta(description="Web pages (`https://host:port`) whose requests are let in; none."),
+        Meta(description="Web pages (`https://host:port`) that may call the queen; no other may."),
     ] = []
     queue_capacity: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Jobs that may wait; one more gets QUEUE_FULL.")

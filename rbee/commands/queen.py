@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
@@ -104,18 +105,19 @@ def logs(*, lines: int, follow: bool) -> int:
 
 async def _logs(path: Path, lines: int, follow: bool) -> None:
     with path.open(encoding="utf-8", errors="replace") as file:
-        kept = file.readlines()[-lines:] if lines else []
-        _print(kept)
+        last = deque(file, maxlen=lines)
+        begun = last.pop() if last and not last[-1].endswith("\n") else ""
+        _print(last)
         while follow:
-            new = file.readlines()
-            _print(new)
-            if not new:
-                # a plain file tells nobody that it has grown
-                with contextlib.suppress(TimeoutError):
-                    await anyio.sleep(0.2)
+            *whole, begun = (begun + file.read()).split("\n")
+            _print(whole)
+            if not whole:
+                await anyio.sleep(0.2)  # a plain file tells nobody that it has grown
+        if begun:
+            _print([begun])
 
 
-def _print(lines: list[str]) -> None:
+def _print(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stdout.write(printable(line.rstrip("\n")) + "\n")
     sys.stdout.flush()

@@ -10,11 +10,13 @@ import typer.main
 
 from rbee import errors, settings
 from rbee.cli import app
+from rbee.commands import reference
 from rbee.errors import Local, RbeeError
 from rbee.protocol.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ["README.md", "docs/architecture.md", "docs/api.md"]
+REFERENCE = ["docs/cli.md", "docs/configuration.md"]
+GUIDES = ["README.md", "docs/architecture.md", "docs/api.md", *REFERENCE]
 
 
 def text_of(name: str) -> str:
@@ -117,6 +119,21 @@ def test_modules_in_the_tree_exist():
     core = {p.stem for p in (ROOT / "rbee" / "core").glob("*.py")} - {"__init__"}
     block = tree.split("core/", 1)[1].split("daemons/", 1)[0]
     assert set(block.split()) == core
+
+
+def test_the_reference_pages_are_what_the_code_says():
+    """When this fails: `make reference`."""
+    assert [f"docs/{name}" for name in reference.pages()] == REFERENCE
+    for name, text in reference.pages().items():
+        assert text_of(f"docs/{name}") == text, f"docs/{name} is stale: make reference"
+
+
+def test_every_flag_and_setting_is_explained():
+    for line in "".join(map(text_of, REFERENCE)).splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            assert cells[1], line
+            assert cells[-1] or len(cells) == 3, line
 
 
 def test_changelog_always_has_a_place_for_what_is_new():

@@ -109,6 +109,7 @@ class Workers:
                 "--spec", encode(spec).decode(),
                 "--fd", str(sock.fileno()),
                 "--callback-url", self._callback_url,
+                "--beat", str(self._settings.worker.heartbeat),
             )  # fmt: skip
             env = clean_environment(
                 {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import importlib.util
 import logging
@@ -16,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import anyio
@@ -54,12 +55,19 @@ class Worker:
     """One life of the process."""
 
     def __init__(
-        self, spec: WorkerSpec, sock: socket.socket, *, callback_url: str, token: str
+        self,
+        spec: WorkerSpec,
+        sock: socket.socket,
+        *,
+        callback_url: str,
+        token: str,
+        beat: float = 2.0,
     ) -> None:
         self._spec = spec
         self._sock = sock
         self._callback_url = callback_url
         self._token = token
+        self._beat = beat
         self._asked: ShutdownRequest | None = None
         self._wake = anyio.Event()
 
@@ -79,7 +87,11 @@ class Worker:
         server.up = anyio.Event()
         served = anyio.Event()
         reporter = Reporter(
-            runner, self._ready(url), callback_url=self._callback_url, token=self._token
+            runner,
+            self._ready(url),
+            callback_url=self._callback_url,
+            token=self._token,
+            beat=self._beat,
         )
         tasks.start_soon(self._signals)
         tasks.start_soon(_serve, server, self._sock, served)
@@ -181,15 +193,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _leave(2, f"--fd {options.fd} is not a socket: {exc.strerror}")
     _set_title()
     log.info("starting worker=%s model=%s backend=%s", spec.worker_id, spec.model_id, spec.backend)
-    anyio.run(_run, spec, sock, options.callback_url, token, backend_options=_fast_loop())
+    worker = functools.partial(
+        Worker, spec, sock, callback_url=options.callback_url, token=token, beat=options.beat
+    )
+    anyio.run(_run, worker, backend_options=_fast_loop())
     _leave(1, "the event loop ended")
 
 
-async def _run(spec: WorkerSpec, sock: socket.socket, callback_url: str, token: str) -> None:
+async def _run(make: Callable[[], Worker]) -> None:
     """Leaves from inside the loop: its regular end would wait for the backend's threads."""
     code = 1
     try:
-        code = await Worker(spec, sock, callback_url=callback_url, token=token).live()
+        code = await make().live()
     except Exception:
         log.exception("the worker failed")
     _leave(code)
@@ -211,6 +226,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--spec", required=True, help="what to run: a WorkerSpec as JSON")
     parser.add_argument("--fd", required=True, type=int, help="an inherited listening TCP socket")
     parser.add_argument("--callback-url", required=True, help="the hive's base URL")
+    parser.add_argument("--beat", type=float, default=2.0, help="seconds between heartbeats")
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,6 @@ from rbee.protocol.base import Wire, encode
 from rbee.protocol.workers import WorkerReady, WorkerState
 
 log = logging.getLogger("rbee.worker")
-BEAT_SECONDS = 2.0
 GAP_SECONDS = 0.2
 """Between beats that tell of progress or slots only; a change of state goes out at once."""
 _TIMEOUT = httpx.Timeout(2.0, connect=1.0)
@@ -28,9 +27,10 @@ class Reporter:
     """Use as an async context manager; `run` until cancelled."""
 
     def __init__(
-        self, runner: Runner, ready: WorkerReady, *, callback_url: str, token: str
+        self, runner: Runner, ready: WorkerReady, *, callback_url: str, token: str, beat: float
     ) -> None:
         self._runner = runner
+        self._pause = beat
         self._ready = ready
         self._announced = False
         self._told: WorkerState | None = None
@@ -49,11 +49,11 @@ class Reporter:
         return self._announced
 
     async def run(self) -> None:
-        """Beat every two seconds and at changes."""
+        """Beat every `beat` seconds and at changes."""
         while True:
             changed = self._runner.changed
             await self._beat()
-            with anyio.move_on_after(BEAT_SECONDS):
+            with anyio.move_on_after(self._pause):
                 await changed.wait()
             await self._hold()
 

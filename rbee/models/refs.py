@@ -99,6 +99,11 @@ def unknown(name: str, known: Iterable[str]) -> ModelNotFound:
 
 
 def _parse(text: str, names: Mapping[str, str]) -> Ref:
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise InvalidRequest(
+            f"{text!r} is not a model reference: it has control characters",
+            action=f"Name a model as {FORMS}.",
+        )
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "pkg":
         return _package(text, rest)
@@ -127,7 +132,7 @@ def _package(text: str, name: str) -> PackageRef:
 
 
 def _file(text: str, path: str) -> FileRef:
-    if not path or any(ord(char) < 32 or ord(char) == 127 for char in path):
+    if not path:
         raise InvalidRequest(f"{text!r} names no file", action="Write file:/absolute/path.")
     if not Path(path).is_absolute():
         raise InvalidRequest(

@@ -205,4 +205,4 @@ def test_a_context_far_beyond_the_training_is_refused():
     assert SMOL is not None
     with pytest.raises(ModelLoadFailed, match="trained for 8192") as caught:
         load(SMOL.path, ctx=10_000_000)
-    assert "--ctx" in caught.value.action
+    assert "worker.ctx" in caught.value.action

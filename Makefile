@@ -79,7 +79,7 @@ screenshots: $(VENV)/.installed-dev
 	$(BIN)/python tests/tui/export_pictures.py docs
 
 reference: $(VENV)/.installed-dev
-	$(BIN)/python -m rbee.commands.reference docs
+	$(BIN)/python docs/reference.py
 
 clean:
 	rm -rf $(VENV)

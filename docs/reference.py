@@ -1,12 +1,11 @@
 """The reference pages of the guides, written from the code: every command and every setting.
 
-`python -m rbee.commands.reference docs` writes them (`make reference`). Owns their text; a test
+`python docs/reference.py` writes them beside itself (`make reference`). Owns their text; a test
 compares what lies in docs/ with what this would write.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,11 +120,6 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def main(folder: str) -> None:
-    """Write the pages into a folder."""
-    for name, text in pages().items():
-        (Path(folder) / name).write_text(text, "utf-8")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    for name, text in pages().items():
+        Path(__file__).with_name(name).write_text(text, "utf-8")

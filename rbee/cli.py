@@ -76,6 +76,15 @@ def _run(call: Callable[[], int | None], *, as_json: bool = False) -> None:
         raise typer.Exit(0) from exc
     except KeyboardInterrupt as exc:
         raise typer.Exit(130) from exc
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as exc:
+        from rbee.commands.common import report_defect
+        from rbee.output import print_error
+
+        error = report_defect(exc)
+        print_error(error, as_json=as_json)
+        raise typer.Exit(error.exit_code) from exc
 
 
 @app.callback()

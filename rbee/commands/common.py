@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -9,8 +11,10 @@ from typing import TypeVar
 import anyio
 
 from rbee.client import QueenClient
+from rbee.daemons.process import open_log
+from rbee.errors import InternalError, RbeeError
 from rbee.narration import Narrator
-from rbee.paths import Paths
+from rbee.paths import Paths, make_private
 from rbee.settings import Settings, load
 
 T = TypeVar("T")
@@ -33,6 +37,22 @@ async def client(narrator: Narrator, *, ephemeral: bool = False) -> AsyncGenerat
         QueenClient(url) as it,
     ):
         yield it
+
+
+def report_defect(exc: Exception) -> InternalError:
+    """Write a defect of rbee's own to a file, for its report; a user gets no stack trace."""
+    import time
+    import traceback
+
+    file = Paths.user().logs_dir / "defects.log"
+    action = "Please report it."
+    with contextlib.suppress(OSError, RbeeError):
+        make_private(file.parent)
+        with open_log(file) as out, os.fdopen(os.dup(out), "w", encoding="utf-8") as text:
+            text.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n")
+            text.writelines(traceback.format_exception(exc))
+        action = f"Please report it with what {file} says."
+    return InternalError(f"a defect of rbee's own ({type(exc).__name__})", action=action)
 
 
 def ask(call: Callable[[QueenClient], Awaitable[T]]) -> T:

@@ -21,8 +21,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def encode(value: Any) -> bytes:
-    """JSON, UTF-8."""
-    return _ENCODER.encode(value)
+    """JSON, UTF-8. Raises ValidationFailed for text that was made of bytes that are no UTF-8."""
+    try:
+        return _ENCODER.encode(value)
+    except UnicodeEncodeError as exc:
+        raise ValidationFailed(
+            f"some text is not valid UTF-8 (at character {exc.start})",
+            field="$",
+            constraint="UTF-8",
+        ) from exc
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:

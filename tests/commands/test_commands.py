@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 
 import pytest
 
+from rbee.commands.common import report_defect
 from tests.support.home import Home, wait_for
 
 
@@ -129,3 +131,24 @@ def test_starting_and_stopping_twice(home: Home) -> None:
     assert json.loads(started.stdout)["url"] == home.url
     assert home.rbee("queen", "stop", "--json").returncode == 0
     home.until_empty(2.0)
+
+
+def test_text_that_is_no_utf8_is_a_usage_error(home: Home) -> None:
+    command = [*map(os.fsencode, home.command("infer", "-q", "--model", "echo")), b"caf\xff"]
+    done = subprocess.run(
+        command, env=home.env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "VALIDATION_ERROR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_defect_shows_no_stack_trace_but_keeps_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBEE_HOME", str(home.path))
+    error = report_defect(ZeroDivisionError("division by zero"))
+    assert "ZeroDivisionError" in error.message
+    kept = home.path / "state" / "logs" / "defects.log"
+    assert str(kept) in error.action
+    assert "division by zero" in kept.read_text("utf-8")

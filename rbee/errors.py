@@ -8,6 +8,7 @@
     │                 └─ HiveNotFound
     ├── DeadlineUnmet 408
     ├── Conflict 409 ─┬─ JobFinished
+    │                 ├─ HiveExists
     │                 ├─ WorkerAlreadyRegistered
     │                 └─ VersionMismatch
     ├── PayloadTooLarge 413
@@ -171,6 +172,13 @@ class JobFinished(Conflict):
 
     code = "JOB_FINISHED"
     hint = "Nothing to do: the job has ended; its stream can still be read."
+
+
+class HiveExists(Conflict):
+    """Another hive has that name."""
+
+    code = "HIVE_EXISTS"
+    hint = "Choose another name."
 
 
 class WorkerAlreadyRegistered(Conflict):

@@ -43,7 +43,7 @@ RETRY_AFTER = 1
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, name_holder: bool = True) -> socket.socket:
     """A listening TCP socket. Raises PortTaken naming the holder, BindRefused off loopback."""
     if not is_loopback(host):
         raise BindRefused(
@@ -57,7 +57,8 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(2048)
     except OSError as exc:
         sock.close()
-        raise PortTaken(f"{host}:{port} is taken{_holder(port)}: {exc.strerror}") from exc
+        holder = _holder(port) if name_holder else ""
+        raise PortTaken(f"{host}:{port} is taken{holder}: {exc.strerror}") from exc
     return sock
 
 
@@ -65,7 +66,7 @@ def next_free(host: str, base: int, *, tries: int = 1000) -> socket.socket:
     """A listening socket on the first free port from `base` on. Raises PortTaken after `tries`."""
     for port in range(base, min(base + tries, 65536)):
         with contextlib.suppress(PortTaken):
-            return listen(host, port)
+            return listen(host, port, name_holder=False)
     raise PortTaken(f"no free port from {base} to {base + tries - 1} on {host}")
 
 

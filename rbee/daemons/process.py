@@ -83,6 +83,11 @@ class GuardedProcess:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """SIGKILL for the guard itself; on Linux its child then gets one too."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
     async def release(self) -> None:
         """Close the lifeline (which also ends it) and reap the guard."""
         with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):

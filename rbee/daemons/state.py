@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +44,24 @@ def write_state(paths: Paths, state: QueenState) -> None:
     with os.fdopen(fd, "wb") as file:
         file.write(encode(state))
     fresh.replace(paths.state_file)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Generator[bool]:
+    """Hold a lock file while the block runs; False when another process holds it.
+
+    The lock goes with the process, whatever its death; the file stays.
+    """
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
 
 
 def remove_state(paths: Paths, pid: int) -> None:

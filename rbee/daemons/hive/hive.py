@@ -20,7 +20,8 @@ import anyio.to_thread
 from rbee import __version__, registry
 from rbee.daemons.hive.workers import Workers
 from rbee.daemons.process import sweep
-from rbee.errors import NotFound
+from rbee.daemons.state import locked
+from rbee.errors import HiveExists, NotFound
 from rbee.hardware.probe import Probe
 from rbee.models.library import Library
 from rbee.protocol import PROTOCOL
@@ -85,7 +86,16 @@ class Hive:
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[Capabilities] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Live until cancelled; then every worker is gone. Reports its capabilities as started."""
+        """Live until cancelled; then every worker is gone. Reports its capabilities as started.
+
+        Raises HiveExists when a hive of that name already lives in the same state folder.
+        """
+        with locked(self._paths.state / f"hive-{self.name}.lock") as mine:
+            if not mine:
+                raise HiveExists(f"a hive named {self.name} already runs in {self._paths.state}")
+            await self._live(task_status)
+
+    async def _live(self, task_status: anyio.abc.TaskStatus[Capabilities]) -> None:
         left = await anyio.to_thread.run_sync(sweep, self._tree_prefix(), self._nonce)
         if left:
             log.warning("killed %d processes an earlier hive left: %s", len(left), left)

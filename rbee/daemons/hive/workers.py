@@ -6,6 +6,7 @@ Owns starting and ending them and their log files; never decides which should ru
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ import anyio
 import anyio.abc
 
 from rbee.daemons.base import next_free
+from rbee.daemons.detached import send
 from rbee.daemons.process import (
     TREE,
     GuardedProcess,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from rbee.settings import Settings
 
 log = logging.getLogger("rbee.hive")
+GUARD_LIMIT = 2.5
+"""Seconds a guard may take to end its worker: its own grace is 1 s, then it kills."""
 LOGS_KEPT = 20
 """Log files of workers that have ended, the oldest go first."""
 
@@ -51,6 +55,12 @@ class Child:
     stopping: bool = False
     gone: anyio.Event = field(default_factory=anyio.Event)
     meter: Any = None
+
+    def kill(self) -> None:
+        """SIGKILL for the guard and, where it is known, the worker: when asking has failed."""
+        self.process.kill()
+        if self.ready is not None:
+            send(self.ready.pid, signal.SIGKILL)
 
     def info(self) -> HiveWorker:
         """The wire form."""
@@ -84,6 +94,7 @@ class Workers:
         self._token = token
         self._tree = tree
         self._children: dict[str, Child] = {}
+        self._starting: dict[str, anyio.Event] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -99,8 +110,16 @@ class Workers:
         """See Hive.spawn."""
         if self._tasks is None:
             raise ShuttingDown("the hive is not running")
-        if spec.worker_id in self._children:
+        if spec.worker_id in self._children or spec.worker_id in self._starting:
             raise WorkerAlreadyRegistered(f"worker {spec.worker_id} already runs here")
+        started = self._starting[spec.worker_id] = anyio.Event()
+        try:
+            self._tasks.start_soon(self._watch, await self._start(spec))
+        finally:
+            del self._starting[spec.worker_id]
+            started.set()
+
+    async def _start(self, spec: WorkerSpec) -> Child:
         hive = self._settings.hive
         self._drop_old_logs()
         with next_free(hive.host, hive.worker_port_base) as sock:
@@ -125,10 +144,12 @@ class Workers:
             )
         child = Child(spec, process, time.time())
         self._children[spec.worker_id] = child
-        self._tasks.start_soon(self._watch, child)
+        return child
 
     async def stop(self, worker_id: str, *, force: bool = False) -> None:
         """See Hive.stop."""
+        if worker_id in self._starting:
+            await self._starting[worker_id].wait()
         child = self.get(worker_id)
         child.stopping = True
         limit = self._settings.worker.stop_timeout
@@ -138,7 +159,11 @@ class Workers:
                     await child.gone.wait()
         if not child.gone.is_set():
             child.process.terminate()
-            with anyio.move_on_after(limit + 2.0):
+            with anyio.move_on_after(GUARD_LIMIT):
+                await child.gone.wait()
+        if not child.gone.is_set():
+            child.kill()
+            with anyio.move_on_after(GUARD_LIMIT):
                 await child.gone.wait()
 
     def get(self, worker_id: str) -> Child:
@@ -178,7 +203,13 @@ class Workers:
             code = await child.process.wait()
         finally:
             with anyio.CancelScope(shield=True):
-                await child.process.release()
+                with anyio.move_on_after(GUARD_LIMIT) as limit:
+                    await child.process.release()
+                if limit.cancelled_caught:
+                    log.error("the guard of %s hangs; killing both", child.spec.worker_id)
+                    child.kill()
+                    with anyio.move_on_after(GUARD_LIMIT):
+                        await child.process.wait()
             self._children.pop(child.spec.worker_id, None)
             child.gone.set()
         log.info("worker %s ended with %d", child.spec.worker_id, code)

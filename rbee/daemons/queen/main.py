@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import anyio
@@ -24,7 +23,7 @@ import anyio.abc
 from rbee import __version__
 from rbee.clock import SystemClock
 from rbee.daemons.base import listen, url_of
-from rbee.daemons.state import QueenState, read_state, remove_state, write_state
+from rbee.daemons.state import QueenState, locked, read_state, remove_state, write_state
 from rbee.errors import QueenRunning, RbeeError
 from rbee.paths import Paths
 from rbee.settings import Settings, load
@@ -55,11 +54,14 @@ def serve(
     """
     setup_logging(settings)
     paths.ensure()
-    with _lock(paths), listen(settings.queen.host, settings.queen.port) as sock:
-        return anyio.run(
-            _main, settings, paths, sock, reload, lifetime, lifeline,
-            backend_options={"use_uvloop": _has_uvloop()},
-        )  # fmt: skip
+    with locked(paths.lock_file) as mine:
+        if not mine:
+            raise _already(paths)
+        with listen(settings.queen.host, settings.queen.port) as sock:
+            return anyio.run(
+                _main, settings, paths, sock, reload, lifetime, lifeline,
+                backend_options={"use_uvloop": _has_uvloop()},
+            )  # fmt: skip
 
 
 async def _main(
@@ -135,19 +137,6 @@ async def _lifeline(queen: Queen) -> None:
         queen.effects.narrate("queen", "left running by whoever started her")
         return
     queen.ask_to_stop("whoever started her is gone")
-
-
-@contextlib.contextmanager
-def _lock(paths: Paths) -> Generator[None]:
-    fd = os.open(paths.lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise _already(paths) from exc
-        yield
-    finally:
-        os.close(fd)
 
 
 def _already(paths: Paths) -> QueenRunning:

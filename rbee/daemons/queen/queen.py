@@ -34,7 +34,7 @@ from rbee.daemons.queen.links import HttpLink, LocalLink
 from rbee.daemons.queen.relay import Relay
 from rbee.daemons.queen.store import Store, Unfinished
 from rbee.daemons.queen.streams import Streams
-from rbee.errors import HiveOffline, RbeeError, WorkerLost
+from rbee.errors import HiveExists, HiveOffline, RbeeError, WorkerLost
 from rbee.protocol.base import decode, encode
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
@@ -186,6 +186,11 @@ class Queen:
     def hive_ready(self, ready: HiveReady) -> None:
         """A hive with a process of its own has come; an older link of that name gives way."""
         assert self._tasks is not None
+        if self._hive is not None and ready.name == self._hive.name:
+            raise HiveExists(
+                f"{ready.name} is the name of the hive that this queen runs herself",
+                action="Give the other one a name of its own: rbee-hive --name NAME.",
+            )
         link = HttpLink(ready, self.brain.call)
         old = self._http_links.pop(ready.name, None)
         if old is not None:

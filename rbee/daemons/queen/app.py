@@ -164,17 +164,20 @@ class Routes:
 
     async def cancel(self, request: Request) -> Response:
         """DELETE /v1/jobs/{id}"""
+        live = self._queen.colony.jobs.get(request.path_params["job_id"])
         info = await self._job(request)
         if info.finished_at is not None:
             raise JobFinished(f"job {info.job_id} has already ended: {info.state}")
         await self._queen.brain.call(JobCancelAsked(info.job_id, "cancelled by request"))
+        if live is not None:  # with a retention of 0 nothing of it can be read back any more
+            return json_response(self._queen.job_info(live))
         return json_response(await self._job(request))
 
     async def stream(self, request: Request) -> Response:
         """GET /v1/jobs/{id}/stream"""
         after = _number(request, "after", 0, 0, 1 << 53)
         last = request.headers.get("last-event-id", "")
-        if last.isdigit():
+        if _is_number(last):
             after = int(last)
         stream = await self._queen.streams.get(request.path_params["job_id"])
         return EventStream(_job_blocks(stream, after))
@@ -296,10 +299,15 @@ def _number(request: Request, name: str, default: int, low: int, high: int) -> i
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isdigit() or not low <= int(text[:20]) <= high:
+    if not _is_number(text) or not low <= int(text) <= high:
         raise ValidationFailed(
             f"{name}: must be a number from {low} to {high}",
             field=name,
             constraint=f"{low}..{high}",
         )
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    """ASCII digits that fit everywhere; str.isdigit alone takes `²`, which int refuses."""
+    return len(text) <= 16 and text.isascii() and text.isdigit()

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 import anyio
 import uvicorn
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -171,6 +171,8 @@ class Door:
             await error_response(exc)(scope, receive, tagged)
         except HTTPException as exc:
             await error_response(_routing_error(scope, exc.status_code))(scope, receive, tagged)
+        except ClientDisconnect:  # in the middle of its upload: nobody is left to answer
+            log.debug("caller left correlation_id=%s path=%s", correlation, scope["path"])
         except Exception:
             log.exception("request failed correlation_id=%s path=%s", correlation, scope["path"])
             if started:
@@ -194,8 +196,8 @@ class Door:
         if origin is not None and origin not in self._origins and not _same_host(origin, host):
             raise Forbidden(f"requests from the web page {origin[:80]!r} are refused")
         length = _text(headers.get(b"content-length"))
-        if length is not None and (not length.isdigit() or int(length) > self._limit):
-            raise self._too_large(length)
+        if length is not None and not _within(length, self._limit):
+            raise self._too_large(length[:20])
 
     def _too_large(self, size: object) -> PayloadTooLarge:
         return PayloadTooLarge(
@@ -219,6 +221,10 @@ class Door:
 
 def _text(value: bytes | None) -> str | None:
     return value.decode("latin-1") if value is not None else None
+
+
+def _within(length: str, limit: int) -> bool:
+    return length.isascii() and length.isdigit() and len(length) <= 16 and int(length) <= limit
 
 
 def _same_host(origin: str, host: str) -> bool:

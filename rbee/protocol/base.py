@@ -38,10 +38,8 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as exc:
         raise _validation(exc) from exc
-    except msgspec.DecodeError as exc:
-        raise ValidationFailed(
-            f"body is not valid JSON: {exc}", field="$", constraint="json"
-        ) from exc
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise _not_json(exc) from exc
 
 
 def convert(value: Any, kind: type[T]) -> T:
@@ -50,11 +48,20 @@ def convert(value: Any, kind: type[T]) -> T:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as exc:
         raise _validation(exc) from exc
+    except (UnicodeError, RecursionError) as exc:
+        raise _not_json(exc) from exc
 
 
 def builtins(value: Any) -> Any:
     """A struct as plain dicts and lists."""
     return msgspec.to_builtins(value)
+
+
+def _not_json(exc: Exception) -> ValidationFailed:
+    if isinstance(exc, UnicodeError):
+        return ValidationFailed("body is not valid UTF-8", field="$", constraint="UTF-8")
+    why = "nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+    return ValidationFailed(f"body is not valid JSON: {why}", field="$", constraint="json")
 
 
 def _validation(exc: msgspec.ValidationError) -> ValidationFailed:

@@ -10,13 +10,14 @@ import msgspec
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import Request, convert, decode
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+# Patterns end in \Z: `$` would let a newline pass at the end.
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
 """A hive name: a DNS label."""
 ModelName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$")
+    str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+\Z")
 ]
-DeviceName = Annotated[str, msgspec.Meta(pattern=r"^(cpu|(cuda|metal|vulkan)(:[0-9]{1,2})?)$")]
-WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+DeviceName = Annotated[str, msgspec.Meta(pattern=r"^(cpu|(cuda|metal|vulkan)(:[0-9]{1,2})?)\Z")]
+WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=1_000_000)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=5)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -88,7 +89,7 @@ class WorkerSpawn(Request, frozen=True, kw_only=True, tag_field="operation", tag
 
     model: ModelName
     hive: Name | None = None
-    backend: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] | None = None
+    backend: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")] | None = None
     device: DeviceName | None = None
     slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
     ctx: Annotated[int, msgspec.Meta(ge=64, le=10_000_000)] | None = None
@@ -118,8 +119,9 @@ def parse_operation(body: bytes) -> Operation:
     raw: Any = decode(body, dict[str, Any])
     name = raw.get("operation")
     if name not in OPERATIONS:
+        shown = repr(name[:40]) if isinstance(name, str) else "this"
         raise ValidationFailed(
-            f"operation: {name!r} is not one of {', '.join(OPERATIONS)}",
+            f"operation: {shown} is not one of {', '.join(OPERATIONS)}",
             field="operation",
             constraint="known operation",
         )

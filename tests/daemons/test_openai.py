@@ -88,6 +88,25 @@ def test_errors_have_the_clients_types_and_our_codes(client: openai.OpenAI) -> N
     assert failed.value.code == "INTERNAL_ERROR"
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_of_no_tokens_is_refused_by_name(client: openai.OpenAI, name: str) -> None:
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model="echo", messages=messages("x"), **{name: 0})
+    assert bad.value.param == name
+
+
+@pytest.mark.parametrize("number", ["²", "0" * 19 + "5", "9" * 24, "-1", "", "1e2"])
+def test_numbers_that_are_none_are_refused_or_ignored(user: Home, number: str) -> None:
+    reply = httpx.get(f"{user.url}/v1/jobs", params={"limit": number}, trust_env=False)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "VALIDATION_ERROR")
+    job = user.post("/v1/jobs", {"operation": "infer", "model": "echo", "prompt": "x"}).json()
+    url = f"{user.url}{job['stream_url']}"
+    header = {"Last-Event-ID": number.encode("utf-8")}
+    reply = httpx.get(url, headers=header, trust_env=False, timeout=30)
+    assert reply.status_code == 200
+    assert "event: end" in reply.text
+
+
 def test_a_failure_in_mid_stream_reaches_the_client(client: openai.OpenAI) -> None:
     seen: list[str] = []
     stream = client.chat.completions.create(

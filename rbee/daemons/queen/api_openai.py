@@ -55,6 +55,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Accepted only with a value that asks for nothing; null always is."""
 
 
+Limit = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
 class StreamOptions(msgspec.Struct, frozen=True):
     """`stream_options`"""
 
@@ -68,8 +71,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     messages: list[Message]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

@@ -117,6 +117,10 @@ class QueenClient:
         """Models on the colony's disks."""
         return await self._list("/v1/catalog/models", "models", ModelInfo)
 
+    async def stay(self) -> None:
+        """Have a queen that would leave when unused stay until she is stopped."""
+        await self._call("POST", "/v1/stay")
+
     async def shutdown(self) -> None:
         """Ask the queen to take everything down; returns when it has agreed."""
         await self._call("POST", "/v1/shutdown")

@@ -24,13 +24,18 @@ def start(*, as_json: bool) -> int:
 
     async def run() -> launch.Found:
         found = await launch.find(settings, paths)
+        narrator = Narrator(quiet=as_json)
+        if found is not None and found.lifetime == "linger":
+            async with QueenClient(found.url) as client:
+                await client.stay()
+            narrator.say(f"the queen at {found.url} would have left when unused; now she stays")
+            return found
         if found is not None:
             raise QueenRunning(
                 f"a queen already runs at {found.url} (pid {found.pid}, version {found.version})",
                 url=found.url,
                 pid=found.pid,
             )
-        narrator = Narrator(quiet=as_json)
         return await launch.start_background(
             settings, paths, lifetime="persistent", narrate=narrator.say
         )

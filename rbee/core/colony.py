@@ -127,6 +127,7 @@ class Colony:
         in_flight = sum(j.tokens_out for j in self.jobs.values())
         self.token_counts.append((self.now, self.tokens_done + in_flight))
         running.end_lost(self)
+        running.end_overdue(self)
         supervising.tick(self)
 
     def _shut_down(self, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbee.core.jobs import Job
@@ -10,7 +10,7 @@ from rbee.core.limits import Limits
 from rbee.core.policy import Policy
 from rbee.errors import RbeeError
 from rbee.protocol.base import Wire
-from rbee.protocol.hives import AnyHiveEvent, Capabilities
+from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveWorker
 from rbee.protocol.jobs import EventType
 from rbee.protocol.workers import Usage, WorkerSpec
 
@@ -72,12 +72,13 @@ class RunCancelled:
 
 @dataclass(frozen=True)
 class HiveJoined:
-    """A hive is there; `kind` is local or http."""
+    """A hive is there; `kind` is local or http. `workers` already run there and are adopted."""
 
     name: str
     kind: str
     url: str | None
     capabilities: Capabilities
+    workers: Sequence[HiveWorker] = ()
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,9 @@ class Fleet:
         """Workers that are loading or ready."""
         return (w for w in self.workers.values() if w.state in WORKER_LIVE)
 
-    def of_model(self, model_id: str) -> list[Worker]:
-        """Live workers with that model."""
-        return [w for w in self.live() if w.spec.model_id == model_id]
+    def of_model(self, model_id: str, path: str) -> list[Worker]:
+        """Live workers with that very model: names alone may be shared by different files."""
+        return [w for w in self.live() if (w.spec.model_id, w.spec.model_path) == (model_id, path)]
 
     def free_memory(self, hive: HiveState, device: Device) -> int:
         """Bytes free on the device, less what workers still loading there will take."""

@@ -25,6 +25,7 @@ class Demand:
     """What a job needs of a worker; jobs with equal demands are interchangeable for placing."""
 
     model_id: str
+    model_path: str
     hive: str | None
     worker_id: str | None
     device: str | None
@@ -87,7 +88,8 @@ class Job:
         """What it needs of a worker. Only for inferences with their model resolved."""
         assert isinstance(self.request, Infer)
         assert self.model is not None
-        return Demand(self.model.id, self.request.hive, self.request.worker_id, self.request.device)
+        r = self.request
+        return Demand(self.model.id, self.model.path, r.hive, r.worker_id, r.device)
 
     def info(self, position: int | None = None) -> JobInfo:
         """The wire form."""
@@ -160,6 +162,10 @@ class JobQueue:
         """How many wait before it, plus one."""
         mine = _urgency(job, now)
         return 1 + sum(1 for other in self if other is not job and _urgency(other, now) < mine)
+
+    def ordered(self, now: float) -> list[Job]:
+        """All, the most urgent first."""
+        return sorted(self, key=lambda j: _urgency(j, now))
 
     def __iter__(self) -> Iterator[Job]:
         for group in self._groups.values():

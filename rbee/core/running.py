@@ -17,7 +17,7 @@ from rbee.core.feasibility import Wish, places
 from rbee.core.jobs import Job
 from rbee.core.policy import Refuse, Run, Spawn, Wait
 from rbee.core.states import WORKER_READY
-from rbee.errors import NotFound, ShuttingDown
+from rbee.errors import DeadlineUnmet, NotFound, ShuttingDown
 from rbee.protocol.jobs import (
     EventType,
     JobState,
@@ -280,6 +280,23 @@ def failed(colony: Colony, event: RunFailed) -> None:
         colony.queue.push_front(job)
     else:
         ending.fail(colony, job, event.error)
+
+
+def end_overdue(colony: Colony) -> None:
+    """Jobs whose caller's deadline passed before work began."""
+    for job in list(colony.queue):
+        request = job.request
+        assert isinstance(request, Infer)
+        waited = (colony.now - job.queued_mono) * 1000
+        if request.deadline_ms is not None and waited > request.deadline_ms:
+            colony.queue.remove(job)
+            error = DeadlineUnmet(
+                f"waited {waited:.0f} ms, the deadline was {request.deadline_ms} ms"
+                + (f": {job.waiting_for}" if job.waiting_for else ""),
+                waited_ms=round(waited),
+                deadline_ms=request.deadline_ms,
+            )
+            ending.fail(colony, job, error)
 
 
 def end_lost(colony: Colony) -> None:

@@ -39,7 +39,9 @@ class Ect:
         request = job.request
         assert isinstance(request, Infer)
         demand = job.demand()
-        live = [w for w in fleet.of_model(demand.model_id) if _matches(w, request)]
+        live = [
+            w for w in fleet.of_model(demand.model_id, demand.model_path) if _matches(w, request)
+        ]
         if demand.worker_id is not None and not live:
             return Refuse(_pinned_away(demand.worker_id, demand.model_id, fleet))
         free = [w for w in live if w.free_slots > 0]
@@ -146,6 +148,12 @@ def _pinned_away(worker_id: str, model_id: str, fleet: Fleet) -> RbeeError:
     worker = fleet.workers.get(worker_id)
     if worker is None:
         return NotFound(f"no worker {worker_id}", action="rbee worker list shows the workers.")
+    if worker.spec.model_id == model_id:
+        where = f"{worker.hive} {worker.spec.device}"
+        return NotFound(
+            f"worker {worker_id} is {worker.state} on {where}, which is not what was asked for",
+            action="Leave out the worker, the hive or the device.",
+        )
     return NotFound(
         f"worker {worker_id} has {worker.spec.model_id}, not {model_id}",
         action="Leave the worker out, or name one that has the model.",

@@ -41,6 +41,8 @@ def hive_joined(colony: Colony, event: HiveJoined) -> None:
     colony.fleet.hives[event.name] = hive
     what = ", ".join(f"{d.name} {d.label}" for d in hive.devices)
     colony.narrate(f"hive is up: {what}", source=hive.name)
+    for known in event.workers:
+        _adopt(colony, event.name, known)
     colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
 
 
@@ -64,12 +66,12 @@ def hive_said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
     if hive is not None:
         hive.seen_at = colony.utc
     match event:
-        case HiveWorkerReady(ready=ready):
-            _bound(colony, ready)
+        case HiveWorkerReady(ready=ready, log_path=log_path):
+            _bound(colony, name, ready, log_path)
         case HiveHeartbeat(beat=beat):
-            _beat(colony, beat)
+            _beat(colony, name, beat)
         case HiveWorkerExited():
-            _exited(colony, event)
+            _exited(colony, name, event)
         case HiveTelemetry(devices=devices, workers=loads):
             if hive is not None:
                 hive.devices = devices
@@ -79,9 +81,8 @@ def hive_said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
                     worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
                     telling.publish_worker(colony, worker)
             colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))
-        case HiveWorkers(workers=workers):
-            for known in workers:
-                _adopt(colony, name, known)
+        case HiveWorkers():
+            pass  # the first event of a stream, which came with HiveJoined
 
 
 def start_worker(
@@ -172,18 +173,29 @@ def tick(colony: Colony) -> None:
     colony.effects.append(Publish("totals", colony.totals()))
 
 
-def _bound(colony: Colony, ready: WorkerReady) -> None:
-    worker = colony.fleet.workers.get(ready.worker_id)
+def _bound(colony: Colony, hive: str, ready: WorkerReady, log_path: str) -> None:
+    worker = _of_hive(colony, hive, ready.worker_id)
     if worker is None:
         return
+    worker.log_path = log_path or worker.log_path
     worker.url, worker.pid, worker.stage = ready.url, ready.pid, "loading"
     worker.beat_mono, worker.beat_at = colony.now, colony.utc
     colony.narrate(f"{worker.id} listens on {ready.url}, loading {ready.model}", source=worker.hive)
     telling.publish_worker(colony, worker)
 
 
-def _beat(colony: Colony, beat: Heartbeat) -> None:
-    worker = colony.fleet.workers.get(beat.worker_id)
+def _of_hive(colony: Colony, hive: str, worker_id: str) -> Worker | None:
+    """A hive speaks for its own workers only; one it should not have is to be ended there."""
+    worker = colony.fleet.workers.get(worker_id)
+    if worker is not None and worker.hive == hive:
+        return worker
+    if hive in colony.fleet.hives:
+        colony.effects.append(StopWorker(hive, worker_id, force=True))
+    return None
+
+
+def _beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
+    worker = _of_hive(colony, hive, beat.worker_id)
     if worker is None or worker.state in (WorkerState.STOPPING, WorkerState.STOPPED):
         return
     worker.beat_mono, worker.beat_at, worker.suspect = colony.now, colony.utc, False
@@ -218,9 +230,9 @@ def _loading(colony: Colony, worker: Worker, beat: Heartbeat) -> None:
         ending.worker_progress(colony, worker.id, message, beat.progress)
 
 
-def _exited(colony: Colony, event: HiveWorkerExited) -> None:
+def _exited(colony: Colony, hive: str, event: HiveWorkerExited) -> None:
     worker = colony.fleet.workers.get(event.worker_id)
-    if worker is None:
+    if worker is None or worker.hive != hive:
         return
     how = f"signal {-event.exit_code}" if event.exit_code < 0 else f"code {event.exit_code}"
     tail = f": {event.log_tail[-1]}" if event.log_tail else ""
@@ -274,6 +286,6 @@ def _adopt(colony: Colony, hive: str, known: HiveWorker) -> None:
     colony.fleet.workers[worker.id] = worker
     colony.narrate(f"adopted {worker.id} with {spec.model_id}", source=hive)
     if known.ready is not None:
-        _bound(colony, known.ready)
+        _bound(colony, hive, known.ready, known.log_path)
     if known.beat is not None:
-        _beat(colony, known.beat)
+        _beat(colony, hive, known.beat)

@@ -23,8 +23,8 @@ from rbee.client import QueenClient, QueenStatus
 from rbee.daemons.detached import DetachedProcess, alive, gone, send
 from rbee.daemons.process import clean_environment, open_log, python_module, tail
 from rbee.daemons.queen.main import DETACH
-from rbee.daemons.state import read_state
-from rbee.errors import QueenUnreachable, RbeeError, TimedOut, VersionMismatch
+from rbee.daemons.state import locked, read_state
+from rbee.errors import QueenRunning, QueenUnreachable, RbeeError, TimedOut, VersionMismatch
 
 if TYPE_CHECKING:
     from rbee.paths import Paths
@@ -50,29 +50,29 @@ class Found:
     pid: int
     version: str
     lifetime: str
+    here: bool
+    """Whether `pid` is a process of this machine that our own state file names; only then may it
+    be waited for or signalled."""
 
 
 async def find(settings: Settings, paths: Paths) -> Found | None:
-    """The running queen: `queen.url` if set, the state file, the settings' address. None: none.
+    """The running queen: at `queen.url` if that is set, else where the state file says. None: none.
 
     Raises QueenUnreachable when `queen.url` is set and nobody answers there.
     """
     if settings.queen.url:
-        return await _ask(settings.queen.url)
-    urls: list[str] = []
+        return await _ask(settings.queen.url, here=None)
     state = read_state(paths)
     if state is not None and alive(state.pid):
-        urls.append(state.url)
-    for url in urls:
-        with contextlib.suppress(RbeeError):
-            return await _ask(url)
+        with contextlib.suppress(QueenUnreachable):
+            return await _ask(state.url, here=state.pid)
     return None
 
 
-async def _ask(url: str) -> Found:
+async def _ask(url: str, *, here: int | None) -> Found:
     async with QueenClient(url) as client:
         info = await client.info()
-    return Found(url, info.pid, info.version, info.lifetime)
+    return Found(url, info.pid, info.version, info.lifetime, here == info.pid)
 
 
 async def start_background(
@@ -95,8 +95,13 @@ async def stop(found: Found, paths: Paths, *, timeout: float = CASCADE_LIMIT) ->
     except RbeeError as exc:
         log.info("asking the queen to stop: %s", exc)
     with anyio.move_on_after(timeout):
-        await gone(found.pid)
+        await _until_gone(found)
         return
+    if not found.here:
+        raise TimedOut(
+            f"the queen at {found.url} still answers after {timeout:g} s",
+            action="She runs on another machine: stop her there.",
+        )
     send(found.pid, signal.SIGTERM)
     with anyio.move_on_after(KILL_AFTER):
         await gone(found.pid)
@@ -207,7 +212,7 @@ class Keeper:
             self.owned, self._mine, self._found = False, None, found
             message = f"attached to the queen at {found.url}"
             report(QueenStatus(up=True, url=found.url, message=message, restarts=restarts))
-            await gone(found.pid)
+            await _until_gone(found)
             return "the queen has gone"
         self._mine = Owned(self.settings, self.paths)
         self.owned = True
@@ -231,6 +236,36 @@ class Keeper:
         self._ending = True
         if self._mine is not None:
             self._mine.leave()
+
+
+async def _await_other(settings: Settings, paths: Paths, code: int) -> Found | None:
+    """The queen that somebody else was starting at the same moment; None when ours just failed."""
+    with anyio.move_on_after(START_LIMIT):
+        while True:
+            other = await find(settings, paths)
+            if other is not None:
+                return other
+            with locked(paths.lock_file) as mine:
+                if mine or code != QueenRunning.exit_code:
+                    return None
+            await anyio.sleep(0.05)
+    return None
+
+
+async def _until_gone(found: Found) -> None:
+    """Return when a queen has ended: by her process here, elsewhere by her not answering."""
+    if found.here:
+        await gone(found.pid)
+        return
+    silent = 0
+    async with QueenClient(found.url) as client:
+        while silent < 2:
+            await anyio.sleep(1.0)
+            try:
+                await client.health()
+                silent = 0
+            except RbeeError:
+                silent += 1
 
 
 def _spawn(settings: Settings, paths: Paths, *, lifetime: str, lifeline: bool) -> DetachedProcess:
@@ -268,7 +303,7 @@ async def _await_up(process: DetachedProcess, settings: Settings, paths: Paths) 
                 state = read_state(paths)
                 if state is not None and state.pid == process.pid:
                     with contextlib.suppress(RbeeError):
-                        result = await _ask(state.url)
+                        result = await _ask(state.url, here=state.pid)
                         tasks.cancel_scope.cancel()
                         break
                 await anyio.sleep(0.02)
@@ -279,7 +314,7 @@ async def _await_up(process: DetachedProcess, settings: Settings, paths: Paths) 
         raise TimedOut(
             f"the queen did not answer within {START_LIMIT:g} s", action=f"See {paths.queen_log}."
         )
-    other = await find(settings, paths)
+    other = await _await_other(settings, paths, code)
     if other is not None:
         return other
     last = tail(paths.queen_log, 2)

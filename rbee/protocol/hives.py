@@ -112,9 +112,10 @@ class HiveEvent(Wire, frozen=True, kw_only=True, tag_field="type"):
 
 
 class HiveWorkerReady(HiveEvent, frozen=True, kw_only=True, tag="worker_ready"):
-    """A worker's HTTP is up."""
+    """A worker's HTTP is up. `log_path` is on the hive's machine."""
 
     ready: WorkerReady
+    log_path: str = ""
 
 
 class HiveHeartbeat(HiveEvent, frozen=True, kw_only=True, tag="heartbeat"):

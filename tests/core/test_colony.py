@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from rbee.core.events import (
     AbortRun,
     Append,
     Dispatch,
+    HiveJoined,
     HiveLeft,
     HiveSaid,
     JobCancelAsked,
+    JobSubmitted,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -21,14 +24,15 @@ from rbee.core.events import (
     StopWorker,
     Tick,
 )
+from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.states import InvalidTransition
 from rbee.errors import AllSlotsBusy, ModelLoadFailed, PortTaken, WorkerCrashed
-from rbee.protocol.hives import HiveWorkerExited
+from rbee.protocol.hives import HiveHeartbeat, HiveWorkerExited
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState
 from rbee.protocol.operations import Infer, Priority, WorkerSpawn, WorkerStop
-from rbee.protocol.workers import Usage, WorkerState
-from tests.core.builders import World, device, of
+from rbee.protocol.workers import Heartbeat, Usage, WorkerState
+from tests.core.builders import World, capabilities, device, model, of
 
 USAGE = Usage(prompt_tokens=5, completion_tokens=20, cached_tokens=2, decode_ms=1000.0)
 
@@ -383,3 +387,43 @@ def test_pins_wait_for_their_own_worker_only() -> None:
     world.bring_up("w-01")
     world.submit("b", Infer(model="tiny", prompt="x", device="cuda:0"))
     assert world.jobs["b"].waits_on == "w-02"
+
+
+def test_a_name_shared_by_two_files_is_two_models() -> None:
+    world = World()
+    world.submit("a")
+    world.bring_up("w-01")
+    other = model("tiny")
+    twin = structs.replace(other, path="/elsewhere/tiny.gguf")
+    job = Job(
+        job_id="b",
+        request=Infer(model="file:/elsewhere/tiny.gguf", prompt="x"),
+        created_at=0.0,
+        queued_mono=world.now,
+        model=twin,
+    )
+    (start,) = of(world.tell(JobSubmitted(job)), StartWorker)
+    assert isinstance(start, StartWorker)
+    assert start.spec.model_path == "/elsewhere/tiny.gguf"
+
+
+def test_a_deadline_that_passes_in_the_queue_is_told() -> None:
+    world = World()
+    world.submit("a", deadline_ms=500)
+    world.tell(Tick(), after=1.0)
+    assert world.jobs["a"].error_code == "DEADLINE_UNMET"
+    assert "500 ms" in (world.jobs["a"].error_message or "")
+
+
+def test_a_hive_speaks_for_its_own_workers_only() -> None:
+    world = World()
+    world.submit("a")
+    world.bring_up("w-01")
+    world.tell(HiveJoined("other", "http", "http://x", capabilities()))
+    foreign = HiveWorkerExited(worker_id="w-01", exit_code=0, expected=True, log_tail=[])
+    world.tell(HiveSaid("other", foreign))
+    assert "w-01" in world.colony.fleet.workers
+    beat = Heartbeat(worker_id="w-09", state=WorkerState.IDLE)
+    (stop,) = of(world.tell(HiveSaid("home", HiveHeartbeat(beat=beat))), StopWorker)
+    assert isinstance(stop, StopWorker)
+    assert (stop.hive, stop.worker_id, stop.force) == ("home", "w-09", True)

@@ -48,6 +48,7 @@ class Story:
     job: str
     jobs: list[str]
     worker: str
+    many: list[subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -134,6 +135,8 @@ def running_and_waiting(story: Story) -> None:
 def separate_hive(story: Story) -> None:
     home = story.home
     home.env["RBEE_QUEEN_LOCAL_HIVE"] = "false"
+    with socket.create_server(("127.0.0.1", 0)) as free:  # the same again after her restart
+        home.env["RBEE_QUEEN_PORT"] = str(free.getsockname()[1])
     queen_started(story)
     assert home.state is not None
     command = Path(home.command()[0]).with_name("rbee-hive")
@@ -201,6 +204,48 @@ def run(story: Story, line: str) -> None:
         )  # fmt: skip
         return
     story.result = story.home.rbee(*shlex.split(line))
+
+
+@when(parsers.re(r"I run (?P<count>\d+) times at once rbee (?P<line>.*)"))
+def run_at_once(story: Story, count: str, line: str) -> None:
+    story.many = [story.home.start(*shlex.split(line)) for _ in range(int(count))]
+
+
+@when(parsers.parse("I ask for {count:d} workers and cancel each at once"))
+def spawn_and_cancel(story: Story, count: int) -> None:
+    for _ in range(count):
+        job = story.home.post("/v1/jobs", {"operation": "worker_spawn", "model": "echo"}).json()
+        url = f"{story.home.url}/v1/jobs/{job['job_id']}"
+        assert httpx.delete(url, timeout=10, trust_env=False).status_code in (200, 409)
+
+
+@when("a guard is stopped with SIGSTOP")
+def stop_guard(story: Story) -> None:
+    guard = next(p for p in story.home.processes() if "guard.py" in " ".join(p.cmdline()))
+    guard.suspend()
+
+
+@when("a hive with the name of hers is started")
+def same_name(story: Story) -> None:
+    assert story.home.state is not None
+    command = Path(story.home.command()[0]).with_name("rbee-hive")
+    story.result = subprocess.run(
+        [str(command), "--port", "0", "--name", "home", "--queen-url", story.home.url],
+        env=story.home.env | {"RBEE_INTERNAL_TOKEN": story.home.state["token"]},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+@when("I follow the waiting job while the queen stops")
+def follow_and_stop(story: Story) -> None:
+    path = f"{story.home.url}/v1/jobs/{story.job}/stream"
+    decoder = Decoder()
+    with httpx.stream("GET", path, timeout=30, trust_env=False) as reply:
+        chunks = reply.iter_raw()
+        story.events = decoder.feed(next(chunks))
+        assert story.home.rbee("queen", "stop").returncode == 0
+        for chunk in chunks:
+            story.events += decoder.feed(chunk)
 
 
 @when(parsers.re(r"I start rbee (?P<line>.*) in the background"))

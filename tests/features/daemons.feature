@@ -104,3 +104,51 @@ Feature: The life of daemons
     When I run rbee --no-tui --host 0.0.0.0
     Then the exit code is 1
     And stderr names BIND_REFUSED and what to do
+
+  Scenario: A queen that a command started stays when she is started on purpose
+    Given nothing runs, and queens linger for 2 second
+    When I run rbee infer --model echo "hello"
+    And I run rbee queen start
+    Then the exit code is 0
+    And the queen still runs after 4 seconds
+
+  Scenario: Five commands at once start one queen
+    Given nothing runs
+    When I run 5 times at once rbee infer --model echo "hello"
+    Then all exit with 0
+    And one queen runs
+
+  Scenario: A worker whose start is cancelled is gone
+    Given a queen I started
+    When I ask for 10 workers and cancel each at once
+    Then no worker process is left within 5 seconds
+
+  Scenario: A guard that hangs holds nobody up
+    Given rbee --no-tui in the foreground
+    And 3 workers, one of them busy
+    When a guard is stopped with SIGSTOP
+    And the queen gets SIGTERM
+    Then everything is gone within 8 seconds
+
+  Scenario: A second hive with the queen's own name is refused
+    Given a queen I started
+    And an answered request
+    When a hive with the name of hers is started
+    Then it ends with 1 and HIVE_EXISTS
+    And the queen still runs
+    And the same worker is still there
+
+  Scenario: A hive of its own outlives its queen and is adopted by the next one
+    Given a queen without a hive, and rbee-hive beside it
+    And a running job and a waiting one
+    When the queen gets SIGKILL
+    And I run rbee queen start
+    Then the hive is back within 10 seconds
+    And the waiting job is completed
+    And the running job has ended with a code
+
+  Scenario: The stream of a job that goes on later has no false end
+    Given a queen I started
+    And a running job and a waiting one
+    When I follow the waiting job while the queen stops
+    Then its stream had neither a terminal event nor DONE

@@ -7,10 +7,11 @@ import sqlite3
 
 import httpx
 import psutil
+import pytest
 from pytest_bdd import parsers, scenarios, then
 
 from rbee.sse import Decoder
-from tests.features.conftest import Story, read_stream
+from tests.features.conftest import Story, guards_and_workers, read_stream
 from tests.support.home import wait_for
 
 scenarios("first_token.feature", "workers.feature", "daemons.feature", "errors.feature")
@@ -181,6 +182,53 @@ def hive_answers(story: Story) -> None:
     (hive,) = story.home.get("/v1/hives")["hives"]
     assert hive["online"]
     assert hive["workers"] == 1
+
+
+@then(parsers.parse("the queen still runs after {seconds:d} seconds"))
+def runs_after(story: Story, seconds: int) -> None:
+    assert story.home.state is not None
+    process = psutil.Process(story.home.state["pid"])
+    with pytest.raises(psutil.TimeoutExpired):
+        process.wait(seconds)
+
+
+@then("all exit with 0")
+def all_zero(story: Story) -> None:
+    assert [p.wait(60) for p in story.many] == [0] * len(story.many)
+
+
+@then("one queen runs")
+def one_queen(story: Story) -> None:
+    assert sum("queen.main" in " ".join(p.cmdline()) for p in story.home.processes()) == 1
+
+
+@then(parsers.parse("no worker process is left within {seconds:d} seconds"))
+def no_process(story: Story, seconds: int) -> None:
+    wait_for(lambda: not guards_and_workers(story.home), limit=seconds, what="no worker process")
+
+
+@then("it ends with 1 and HIVE_EXISTS")
+def hive_exists(story: Story) -> None:
+    assert story.result.returncode == 1, story.result.stderr
+    assert "HIVE_EXISTS" in story.result.stderr
+
+
+@then("the same worker is still there")
+def still_there(story: Story) -> None:
+    (worker,) = story.home.workers()
+    assert worker["worker_id"] == story.worker
+    assert psutil.pid_exists(worker["pid"])
+
+
+@then(parsers.parse("the hive is back within {seconds:d} seconds"))
+def hive_back(story: Story, seconds: int) -> None:
+    wait_for(lambda: story.home.get("/v1/hives")["hives"], limit=seconds, what="the hive")
+
+
+@then("its stream had neither a terminal event nor DONE")
+def no_false_end(story: Story) -> None:
+    assert [e.event for e in story.events if e.event not in ("comment", "status")] == ["queued"]
+    assert all(e.data != "[DONE]" for e in story.events)
 
 
 @then("rbee --no-tui exited with 0")

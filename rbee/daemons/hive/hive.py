@@ -164,8 +164,10 @@ class Hive:
 
     async def worker_ready(self, ready: WorkerReady) -> None:
         """A worker's HTTP is up. Raises NotFound for one that is not ours."""
-        self.workers.get(ready.worker_id).ready = ready
-        await self._listener(HiveWorkerReady(ready=ready))
+        child = self.workers.get(ready.worker_id)
+        child.ready = ready
+        log_path = str(child.process.log_path)
+        await self._listener(HiveWorkerReady(ready=ready, log_path=log_path))
 
     async def heartbeat(self, beat: Heartbeat) -> None:
         """A worker's heartbeat. Raises NotFound for one that is not ours."""

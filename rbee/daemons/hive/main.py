@@ -112,11 +112,19 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
         _log(settings)
         paths.ensure()
         with listen(settings.hive.host, settings.hive.port) as sock:
-            anyio.run(lambda: run(settings, paths, sock, queen_url=args.queen_url, token=token))
+            try:
+                anyio.run(lambda: run(settings, paths, sock, queen_url=args.queen_url, token=token))
+            except* RbeeError as group:
+                raise _first(group) from group
     except RbeeError as exc:
         sys.stderr.write(f"error {exc.code}: {exc.message}\n  → {exc.action}\n")
         return exc.exit_code
     return 0
+
+
+def _first(group: BaseExceptionGroup[RbeeError]) -> RbeeError:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _log(settings: Settings) -> None:

@@ -12,7 +12,15 @@ from rbee import naming
 from rbee.core.events import JobSubmitted
 from rbee.core.jobs import Job
 from rbee.core.scheduling import check_context
-from rbee.errors import HiveNotFound, ModelNotFound, NoWorkers, QueueFull, RbeeError, ShuttingDown
+from rbee.errors import (
+    HiveNotFound,
+    HiveOffline,
+    ModelNotFound,
+    NoWorkers,
+    QueueFull,
+    RbeeError,
+    ShuttingDown,
+)
 from rbee.protocol.base import encode
 from rbee.protocol.operations import Infer, Operation, WorkerSpawn
 
@@ -89,6 +97,8 @@ class Admission:
         """Ask the hives for a model; the first that has it answers."""
         links = self._effects.links
         if hive is not None and hive not in links:
+            if hive in self._brain.colony.fleet.hives:
+                raise HiveOffline(f"hive {hive} is offline")
             known = ", ".join(links) or "none"
             raise HiveNotFound(
                 f"no hive named {hive!r} was added (known: {known})",

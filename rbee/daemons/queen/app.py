@@ -56,6 +56,7 @@ def build(queen: Queen) -> ASGIApp:
         ("POST", "/v1/hives/ready", routes.hive_ready),
         ("POST", "/v1/workers/ready", routes.worker_ready),
         ("POST", "/v1/worker-heartbeat", routes.heartbeat),
+        ("POST", "/v1/stay", routes.stay),
         ("POST", "/v1/shutdown", routes.shutdown),
     ]
     for prefix in ("/v1", "/openai/v1"):
@@ -156,7 +157,8 @@ class Routes:
         limit = _number(request, "limit", 100, 1, MAX_LISTED)
         await self._queen.store.flush()
         stored = await self._queen.store.jobs(state=state, limit=limit)
-        return json_response({"jobs": [self._fresh(info) for info in stored]})
+        places = self._queen.positions()
+        return json_response({"jobs": [self._fresh(info, places) for info in stored]})
 
     async def job(self, request: Request) -> Response:
         """GET /v1/jobs/{id}"""
@@ -221,7 +223,7 @@ class Routes:
         """GET /v1/queue"""
         colony = self._queen.colony
         now = self._queen.clock.monotonic()
-        waiting = sorted(colony.queue, key=lambda j: colony.queue.position(j, now))[:MAX_LISTED]
+        waiting = colony.queue.ordered(now)[:MAX_LISTED]
         depth: dict[str, int] = {"interactive": 0, "batch": 0}
         for job in colony.queue:
             depth[job.priority] += 1
@@ -262,6 +264,11 @@ class Routes:
         await self._queen.local_hive().heartbeat(beat)
         return json_response({}, 202)
 
+    async def stay(self, _request: Request) -> Response:
+        """POST /v1/stay: a lingering queen stays until she is stopped"""
+        self._queen.stay()
+        return json_response({"lifetime": self._queen.lifetime})
+
     async def shutdown(self, _request: Request) -> Response:
         """POST /v1/shutdown"""
         self._queen.ask_to_stop("asked over HTTP")
@@ -278,9 +285,9 @@ class Routes:
             raise NotFound(f"no job {job_id[:80]}", action="rbee job list shows the jobs.")
         return info
 
-    def _fresh(self, info: JobInfo) -> JobInfo:
+    def _fresh(self, info: JobInfo, places: dict[str, int]) -> JobInfo:
         job = self._queen.colony.jobs.get(info.job_id)
-        return self._queen.job_info(job) if job is not None else info
+        return self._queen.job_info(job, places) if job is not None else info
 
 
 async def _job_blocks(stream: JobStream, after: int) -> AsyncGenerator[bytes]:
@@ -292,7 +299,8 @@ async def _job_blocks(stream: JobStream, after: int) -> AsyncGenerator[bytes]:
             )
         else:
             yield encode_comment("keepalive")
-    yield DONE
+    if stream.ended:
+        yield DONE
 
 
 def _number(request: Request, name: str, default: int, low: int, high: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import anyio
@@ -15,10 +16,10 @@ import msgspec
 
 from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
 from rbee.daemons.hive.hive import Hive
-from rbee.errors import BadGateway, HiveOffline, RbeeError, VersionMismatch
+from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode, encode
-from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
+from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, HiveWorkers, ModelInfo
 from rbee.protocol.workers import WorkerSpec
 from rbee.sse import Decoder
 
@@ -103,16 +104,15 @@ class HttpLink:
         """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last."""
         try:
             caps = decode(await self._get("/v1/capabilities"), Capabilities)
-            await self._call(HiveJoined(self.name, "http", self.url, caps))
-            await self._follow()
+            await self._follow(caps)
         except (RbeeError, httpx.HTTPError, msgspec.MsgspecError, ValueError) as exc:
             log.warning("hive %s: %s", self.name, exc)
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(ShuttingDown):
                 await self._http.aclose()
                 await self._call(HiveLeft(self.name, "its telemetry stream ended"))
 
-    async def _follow(self) -> None:
+    async def _follow(self, caps: Capabilities) -> None:
         decoder = Decoder()
         limits = httpx.Timeout(SILENCE, connect=2.0)
         async with self._http.stream("GET", "/v1/telemetry/stream", timeout=limits) as reply:
@@ -122,7 +122,11 @@ class HttpLink:
                 for event in decoder.feed(chunk):
                     if event.data:
                         said: AnyHiveEvent = msgspec.json.decode(event.data, type=AnyHiveEvent)
-                        await self._call(HiveSaid(self.name, said))
+                        if isinstance(said, HiveWorkers):
+                            there = HiveJoined(self.name, "http", self.url, caps, said.workers)
+                            await self._call(there)
+                        else:
+                            await self._call(HiveSaid(self.name, said))
 
     async def spawn(self, spec: WorkerSpec) -> None:
         """See Hive.spawn."""

@@ -74,7 +74,16 @@ async def _main(
 ) -> int:
     from rbee.daemons.queen.queen import Queen  # heavy: starlette, aiohttp
 
-    queen = Queen(settings=settings, paths=paths, clock=SystemClock(), sock=sock, lifetime=lifetime)
+    # A queen that was killed left her state file: hives of their own that live on know her token.
+    before = read_state(paths)
+    queen = Queen(
+        settings=settings,
+        paths=paths,
+        clock=SystemClock(),
+        sock=sock,
+        lifetime=lifetime,
+        token=before.token if before is not None else None,
+    )
     state = QueenState(
         url=url_of(sock),
         pid=os.getpid(),

@@ -10,8 +10,9 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,11 +20,16 @@ import anyio.abc
 import anyio.to_thread
 
 from rbee.core.colony import Colony
-from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted, SettingsChanged, ShutdownAsked
+from rbee.core.events import (
+    Event,
+    HiveJoined,
+    HiveSaid,
+    SettingsChanged,
+    ShutdownAsked,
+)
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
-from rbee.core.states import JOB_TERMINAL
 from rbee.daemons.base import make_server, serve, url_of
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.queen.admission import Admission
@@ -31,15 +37,17 @@ from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.effects import Effects
 from rbee.daemons.queen.links import HttpLink, LocalLink
+from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.relay import Relay
-from rbee.daemons.queen.store import Store, Unfinished
+from rbee.daemons.queen.store import Store
 from rbee.daemons.queen.streams import Streams
-from rbee.errors import HiveExists, HiveOffline, RbeeError, WorkerLost
-from rbee.protocol.base import decode, encode
+from rbee.errors import (
+    HiveExists,
+    HiveOffline,
+)
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
-from rbee.protocol.jobs import ErrorData, EventType, JobInfo, JobState
-from rbee.protocol.operations import Infer, Operation
+from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.workers import WorkerInfo
 
 if TYPE_CHECKING:
@@ -131,17 +139,32 @@ class Queen:
             store=self.store,
         )
 
+        self._recovery = Recovery(
+            store=self.store,
+            streams=self.streams,
+            brain=self.brain,
+            admission=self.admission,
+            clock=clock,
+        )
+
     # ---- what the routes ask -------------------------------------------------------------------
 
     def uptime(self) -> float:
         """Seconds."""
         return self.clock.monotonic() - self._started_mono
 
-    def job_info(self, job: Job) -> JobInfo:
-        """A live job's wire form, with its position when it waits."""
-        waiting = job.state is JobState.QUEUED
-        now = self.clock.monotonic()
-        return job.info(self.colony.queue.position(job, now) if waiting else None)
+    def job_info(self, job: Job, positions: Mapping[str, int] | None = None) -> JobInfo:
+        """A live job's wire form, with its position when it waits; for many hand in `positions`."""
+        if job.state is not JobState.QUEUED:
+            return job.info()
+        if positions is not None:
+            return job.info(positions.get(job.job_id))
+        return job.info(self.colony.queue.position(job, self.clock.monotonic()))
+
+    def positions(self) -> dict[str, int]:
+        """Job id → place in the queue, in order, worked out once for all."""
+        order = self.colony.queue.ordered(self.clock.monotonic())
+        return {job.job_id: place for place, job in enumerate(order, 1)}
 
     def worker_infos(self) -> list[WorkerInfo]:
         """All workers."""
@@ -168,10 +191,11 @@ class Queen:
     def snapshot(self) -> Snapshot:
         """The whole colony, for a dashboard that has just come."""
         fleet = self.colony.fleet
+        places = self.positions()
         return Snapshot(
             hives=[fleet.hive_info(h) for h in fleet.hives.values()],
             workers=self.worker_infos(),
-            jobs=[self.job_info(j) for j in self.colony.jobs.values()][:1000],
+            jobs=[self.job_info(j, places) for j in islice(self.colony.jobs.values(), 1000)],
             models=self.models(),
             narration=list(self.board.narration),
             totals=self.colony.totals(),
@@ -191,7 +215,7 @@ class Queen:
                 f"{ready.name} is the name of the hive that this queen runs herself",
                 action="Give the other one a name of its own: rbee-hive --name NAME.",
             )
-        link = HttpLink(ready, self.brain.call)
+        link = HttpLink(ready, self._hive_event)
         old = self._http_links.pop(ready.name, None)
         if old is not None:
             old.cancel()
@@ -236,10 +260,10 @@ class Queen:
                     await serve(server, self._sock)
                     served.set()
 
-                tasks.start_soon(serve_http)
                 if self.settings.queen.local_hive:
                     await self._start_hive(tasks)
-                await self._recover()
+                await self._recovery.run()
+                tasks.start_soon(serve_http)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
                 tasks.start_soon(self._purge)
                 if self.lifetime == "linger":
@@ -307,15 +331,22 @@ class Queen:
                     del self.effects.links[link.name]
 
     async def _linger(self) -> None:
-        """Leave when nobody has used the queen for a while and nothing runs."""
-        limit = self.settings.queen.linger
-        while True:
+        """Leave when nobody has used the queen for a while and nothing has run."""
+        while self.lifetime == "linger":
+            limit = self.settings.queen.linger
+            if self.use.open or self.colony.jobs:
+                self.use.last = self.clock.monotonic()
             idle = self.clock.monotonic() - self.use.last
-            busy = self.use.open or self.colony.jobs
-            if not busy and idle >= limit:
+            if idle >= limit:
                 self.ask_to_stop(f"not used for {limit:g} s")
                 return
-            await anyio.sleep(1.0 if busy else max(0.05, limit - idle))
+            await anyio.sleep(min(1.0, max(0.05, limit - idle)))
+
+    def stay(self) -> None:
+        """Somebody started her on purpose: she does not leave by herself any more."""
+        if self.lifetime == "linger":
+            self.lifetime = "persistent"
+            self.effects.narrate("queen", "stays until she is stopped")
 
     async def _purge(self) -> None:
         job = self.settings.job
@@ -323,51 +354,10 @@ class Queen:
             self.store.purge(before=self.clock.utc() - job.retention, keep=job.finished_kept)
             await anyio.sleep(PURGE_EVERY)
 
-    async def _recover(self) -> None:
-        """Jobs an earlier queen left: what had sent nothing runs again, the rest ends as lost."""
-        for left in await self.store.unfinished():
-            operation = decode(left.request, Operation)  # pyright: ignore[reportArgumentType]
-            again = left.durable and isinstance(operation, Infer) and not _has_begun(left)
-            if not again:
-                self._lose(left, operation)
-                continue
-            try:
-                await self._resubmit(left, operation)
-            except RbeeError as exc:
-                self._lose(left, operation, exc)
-
-    async def _resubmit(self, left: Unfinished, operation: Infer) -> None:
-        model = await self.admission.resolve(operation.model, operation.hive)
-        job = Job(
-            job_id=left.info.job_id,
-            request=operation,
-            created_at=left.info.created_at,
-            queued_mono=self.clock.monotonic(),
-            model=model,
-            client=left.info.client,
-        )
-        self.streams.create(job.job_id)
-        await self.brain.call(JobSubmitted(job))
-
-    def _lose(self, left: Unfinished, operation: Operation, why: RbeeError | None = None) -> None:
-        error = why or WorkerLost("the queen ended while this job was running")
-        job = Job(
-            job_id=left.info.job_id,
-            request=operation,
-            created_at=left.info.created_at,
-            queued_mono=self.clock.monotonic(),
-            client=left.info.client,
-            durable=left.durable,
-        )
-        job.error_code, job.error_message = error.code, error.message
-        job.finished_at = self.clock.utc()
-        job.life.to(JobState.FAILED, error.code)
-        assert job.state in JOB_TERMINAL
-        stream = self.streams.create(job.job_id)
-        data = ErrorData(code=error.code, message=error.message, details=error.details)
-        stream.append(EventType.ERROR, encode(data))
-        self.store.save_job(job.info(), left.request, durable=left.durable)
-        self.store.save_stream(job.job_id, self.streams.retire(job.job_id))
+    async def _hive_event(self, event: Event) -> None:
+        await self.brain.call(event)
+        if isinstance(event, HiveJoined):
+            await self._recovery.hive_joined()
 
 
 def decide_by(settings: Settings) -> tuple[Ect, Limits]:
@@ -380,7 +370,3 @@ def decide_by(settings: Settings) -> tuple[Ect, Limits]:
         remove_after=worker.remove_after,
     )
     return Ect(ctx=worker.ctx, slots=worker.slots or None), limits
-
-
-def _has_begun(left: Unfinished) -> bool:
-    return left.info.state is JobState.RUNNING

@@ -31,12 +31,13 @@ class JobStream:
     ) -> None:
         self.events = events or []
         self.ended = ended
+        self.closed = False
         self.tokens = 0
         self._wake = anyio.Event()
 
     def append(self, kind: EventType, data: bytes) -> None:
         """Add one event; ignored after a terminal one, so that there is exactly one of those."""
-        if self.ended:
+        if self.ended or self.closed:
             return
         self.events.append((kind, data))
         if kind is EventType.TOKEN:
@@ -51,13 +52,15 @@ class JobStream:
 
         An empty batch after KEEPALIVE seconds of silence.
         """
-        at = max(0, after)
+        # A job that runs again after its queen died has a new stream: a reader who is ahead of it
+        # starts over rather than miss what comes.
+        at = after if 0 <= after <= len(self.events) else 0
         while True:
             if at < len(self.events):
                 batch = self.events[at:]
                 yield at + 1, batch
                 at += len(batch)
-            elif self.ended:
+            elif self.ended or self.closed:
                 return
             else:
                 wake = self._wake
@@ -68,7 +71,7 @@ class JobStream:
 
     def close(self) -> None:
         """Let readers go without a terminal event: the queen leaves, the job will go on later."""
-        self.ended = True
+        self.closed = True
         self._wake.set()
 
 

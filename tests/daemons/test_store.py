@@ -103,8 +103,9 @@ async def test_readers_at_their_own_pace_see_the_same(tmp_path: Path) -> None:
 
     async with anyio.create_task_group() as tasks:
         for number in range(3):
+            stream.append(EventType.TOKEN, encode(TokenData(t="x", i=number)))
             tasks.start_soon(reader, number)
-        for number in range(50):
+        for number in range(3, 50):
             stream.append(EventType.TOKEN, encode(TokenData(t="x", i=number)))
             if number % 7 == 0:
                 await anyio.lowlevel.checkpoint()
@@ -127,3 +128,11 @@ async def test_an_ended_stream_is_read_back_from_the_store(tmp_path: Path) -> No
     with pytest.raises(NotFound):
         await fresh.get("b")
     store.close()
+
+
+async def test_a_reader_ahead_of_a_stream_that_began_again_starts_over() -> None:
+    stream = JobStream()
+    stream.append(EventType.QUEUED, b"{}")
+    stream.append(EventType.END, b"{}")
+    assert [first async for first, _ in stream.read(after=9)] == [1]
+    assert [first async for first, _ in stream.read(after=2)] == []

@@ -27,6 +27,7 @@
     │                    ├─ DeviceFailed
     │                    └─ ShuttingDown
     ├── TimedOut 504 ─┬─ InferenceTimeout
+    │                 ├─ WorkerStuck
     │                 ├─ LoadingTimeout
     │                 └─ ConnectionTimeout
     ├── Insufficient 507 ─┬─ InsufficientRam
@@ -351,6 +352,13 @@ class InferenceTimeout(TimedOut):
 
     code = "INFERENCE_TIMEOUT"
     hint = "Look at the worker's log; send the request again."
+
+
+class WorkerStuck(TimedOut):
+    """A worker did not end, not even when it was killed."""
+
+    code = "WORKER_STUCK"
+    hint = "Look at the process; a hung driver may need the machine to be restarted."
 
 
 class LoadingTimeout(TimedOut):

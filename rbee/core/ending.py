@@ -8,7 +8,7 @@ from rbee.core import telling
 from rbee.core.events import AbortRun, SaveJob
 from rbee.core.jobs import Job
 from rbee.core.states import JOB_TERMINAL
-from rbee.errors import RbeeError
+from rbee.errors import RbeeError, WorkerStuck
 from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData
 from rbee.protocol.operations import Infer, WorkerSpawn, WorkerStop
 from rbee.protocol.workers import WorkerState
@@ -62,7 +62,9 @@ def fail_waiting(colony: Colony, worker_id: str, error: RbeeError) -> None:
 def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
     """Jobs that ran on a worker which is gone end with a typed error at once."""
     for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
-        if isinstance(job.request, WorkerStop):
+        if isinstance(job.request, WorkerStop) and isinstance(error, WorkerStuck):
+            fail(colony, job, error)
+        elif isinstance(job.request, WorkerStop):
             telling.append(
                 colony, job, EventType.RESULT, {"worker_id": worker_id, "state": "stopped"}
             )

@@ -40,6 +40,7 @@ class Worker:
     """Measured tokens per second of one stream, moving average."""
     error: str | None = None
     stop_reason: str | None = None
+    stopping_mono: float = 0.0
     jobs: set[str] = field(default_factory=set[str])
     life: Lifecycle[WorkerState] = field(init=False)
 

@@ -13,3 +13,5 @@ class Limits:
     keep_alive: float = 300.0
     stale_after: float = 6.0
     remove_after: float = 30.0
+    stop_limit: float = 30.0
+    """Not a setting: after the hive's own limits, when even SIGKILL has not ended a worker."""

@@ -10,7 +10,14 @@ from rbee.core.eviction import overdue
 from rbee.core.feasibility import Place
 from rbee.core.fleet import HiveState, Worker
 from rbee.core.states import WORKER_READY
-from rbee.errors import HiveOffline, LoadingTimeout, ModelLoadFailed, RbeeError, WorkerCrashed
+from rbee.errors import (
+    HiveOffline,
+    LoadingTimeout,
+    ModelLoadFailed,
+    RbeeError,
+    WorkerCrashed,
+    WorkerStuck,
+)
 from rbee.protocol.colony import HiveGone, Telemetry, WorkerGone
 from rbee.protocol.hives import (
     AnyHiveEvent,
@@ -130,7 +137,7 @@ def stop_worker(colony: Colony, worker: Worker, reason: str, *, force: bool = Fa
     if worker.state in (WorkerState.STOPPING, WorkerState.STOPPED):
         return
     worker.life.to(WorkerState.STOPPING, reason)
-    worker.stop_reason = reason
+    worker.stop_reason, worker.stopping_mono = reason, colony.now
     colony.effects.append(StopWorker(worker.hive, worker.id, force))
     colony.narrate(f"stopping {worker.id} ({worker.spec.model_id}): {reason}")
     telling.publish_worker(colony, worker)
@@ -168,6 +175,16 @@ def tick(colony: Colony) -> None:
             elif silent > limits.stale_after and not worker.suspect:
                 worker.suspect = True
                 colony.narrate(f"{worker.id} is silent for {silent:.0f} s", level="warning")
+        elif (
+            worker.state is WorkerState.STOPPING
+            and colony.now - worker.stopping_mono > limits.stop_limit
+        ):
+            error = WorkerStuck(
+                f"{worker.id} (pid {worker.pid}) on {worker.hive} did not end within"
+                f" {limits.stop_limit:g} s and may still hold its memory"
+            )
+            colony.narrate(error.message, source=worker.hive, level="error")
+            _remove(colony, worker, error)
     for worker in overdue(colony.fleet.workers.values(), colony.now, limits.keep_alive):
         stop_worker(colony, worker, f"idle for {limits.keep_alive:g} s")
     colony.effects.append(Publish("totals", colony.totals()))

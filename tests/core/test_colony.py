@@ -427,3 +427,14 @@ def test_a_hive_speaks_for_its_own_workers_only() -> None:
     (stop,) = of(world.tell(HiveSaid("home", HiveHeartbeat(beat=beat))), StopWorker)
     assert isinstance(stop, StopWorker)
     assert (stop.hive, stop.worker_id, stop.force) == ("home", "w-09", True)
+
+
+def test_a_worker_that_cannot_be_ended_is_told_and_given_up() -> None:
+    world = World()
+    world.submit("a")
+    world.bring_up("w-01")
+    world.tell(done("a"))
+    world.submit("stop", WorkerStop(worker_id="w-01"))
+    world.tell(Tick(), after=31.0)
+    assert world.jobs["stop"].error_code == "WORKER_STUCK"
+    assert not world.colony.fleet.workers

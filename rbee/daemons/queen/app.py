@@ -182,7 +182,8 @@ class Routes:
         if _is_number(last):
             after = int(last)
         stream = await self._queen.streams.get(request.path_params["job_id"])
-        return EventStream(_job_blocks(stream, after))
+        job_id = request.path_params["job_id"]
+        return EventStream(_job_blocks(stream, after, lambda: self._keepalive(job_id)))
 
     async def workers(self, _request: Request) -> Response:
         """GET /v1/workers"""
@@ -285,12 +286,21 @@ class Routes:
             raise NotFound(f"no job {job_id[:80]}", action="rbee job list shows the jobs.")
         return info
 
+    def _keepalive(self, job_id: str) -> str:
+        job = self._queen.colony.jobs.get(job_id)
+        if job is None or job.state is not JobState.QUEUED:
+            return "keepalive"
+        position = self._queen.job_info(job).queue_position
+        return f"keepalive position={position} {job.waiting_for or ''}".rstrip()
+
     def _fresh(self, info: JobInfo, places: dict[str, int]) -> JobInfo:
         job = self._queen.colony.jobs.get(info.job_id)
         return self._queen.job_info(job, places) if job is not None else info
 
 
-async def _job_blocks(stream: JobStream, after: int) -> AsyncGenerator[bytes]:
+async def _job_blocks(
+    stream: JobStream, after: int, keepalive: Callable[[], str]
+) -> AsyncGenerator[bytes]:
     async for first, batch in stream.read(after):
         if batch:
             yield b"".join(
@@ -298,7 +308,7 @@ async def _job_blocks(stream: JobStream, after: int) -> AsyncGenerator[bytes]:
                 for number, (kind, data) in enumerate(batch, first)
             )
         else:
-            yield encode_comment("keepalive")
+            yield encode_comment(keepalive())
     if stream.ended:
         yield DONE
 

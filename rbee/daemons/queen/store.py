@@ -1,17 +1,15 @@
 """The queen's memory on disk: jobs and their streams, in SQLite behind one batching writer.
 
-Owns the schema, its migrations and the file. Writes are queued to one thread that commits whatever
-has gathered in one transaction; nothing on the token path waits for it. Never interprets a job.
+Owns what is read and written. Writes are queued to one thread that commits whatever has gathered in
+one transaction; nothing on the token path waits for it. Never interprets a job.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,31 +21,35 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from rbee.errors import InternalError, VersionMismatch
-from rbee.protocol.base import encode
+from rbee.daemons.queen.database import PATIENCE, is_busy, open_database, unusable
+from rbee.errors import InternalError, ValidationFailed
+from rbee.protocol.base import decode, encode
 from rbee.protocol.jobs import JobInfo
 
 log = logging.getLogger("rbee.store")
 
-MIGRATIONS = (
-    """
-    CREATE TABLE jobs (
-        job_id TEXT PRIMARY KEY,
-        created_at REAL NOT NULL,
-        finished_at REAL,
-        state TEXT NOT NULL,
-        durable INTEGER NOT NULL,
-        request BLOB NOT NULL,
-        info BLOB NOT NULL,
-        stream BLOB
-    ) WITHOUT ROWID;
-    CREATE INDEX jobs_by_time ON jobs (created_at);
-    CREATE INDEX jobs_unfinished ON jobs (created_at) WHERE finished_at IS NULL;
-    """,
-)
-"""Step n brings a database from version n to n + 1 (`PRAGMA user_version`)."""
+TRIES = 3
+"""So often is a batch tried while another process holds the lock."""
+CLEANING_LIMIT = 1.0
+"""Seconds that overwriting the log of changes waits for readers; the next purge tries again."""
 
-Write = Callable[[sqlite3.Connection], object]
+Told = Callable[[Exception | None], object]
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One statement. `erases`: what it deletes must not stay in the log of changes either."""
+
+    sql: str
+    args: tuple[Any, ...]
+    erases: bool = False
+
+
+@dataclass(frozen=True)
+class _Flush:
+    """A mark in the queue: `told` hears whether all before it is on disk."""
+
+    told: Told
 
 
 @dataclass(frozen=True)
@@ -62,34 +64,35 @@ class Unfinished:
 class Store:
     """One database file. Open it with `Store.open`, close it with `close`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, set_aside: Path | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        reader: sqlite3.Connection,
+        writer: sqlite3.Connection,
+        set_aside: Path | None,
+    ) -> None:
         self.path = path
         self.set_aside = set_aside
-        """Where an unreadable database was moved to; None normally."""
-        self._writes: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
-        self._after: list[Callable[[Exception | None], object]] = []
-        self._reader = connection
+        """Where a damaged database was moved to; None normally."""
+        self._queue: queue.SimpleQueue[_Write | _Flush | None] = queue.SimpleQueue()
+        self._reader = reader
+        self._writer = writer
         self._read_lock = threading.Lock()
+        self._lost: Exception | None = None
+        """Why a write was lost since the last flush; only the writer's thread uses it."""
+        self._uncleaned = False
         self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
         self._thread.start()
 
     @staticmethod
-    def open(path: Path) -> Store:
-        """Open or create; a file that is no sound database is set aside, never deleted.
+    def open(path: Path, *, patience: float = PATIENCE) -> Store:
+        """Open or create; a damaged file is set aside, never deleted.
 
-        Raises VersionMismatch for a database of a newer rbee.
+        Raises VersionMismatch for a database of a newer rbee, InternalError for one that is sound
+        as far as can be seen but cannot be used now (locked, disk full, no rights, a folder).
         """
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            return Store(path, _connect(path), None)
-        except sqlite3.DatabaseError as exc:
-            aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-            log.error("database %s is not usable (%s), set aside as %s", path, exc, aside)
-            for suffix in ("", "-wal", "-shm"):
-                source = path.with_name(path.name + suffix)
-                if source.exists():
-                    source.rename(aside.with_name(aside.name + suffix))
-            return Store(path, _connect(path), aside)
+        reader, writer, aside = open_database(path, patience)
+        return Store(path, reader, writer, aside)
 
     def save_job(self, info: JobInfo, request: bytes, *, durable: bool) -> None:
         """Write a job's present state, soon."""
@@ -97,8 +100,8 @@ class Store:
             info.job_id, info.created_at, info.finished_at, info.state, durable, request,
             encode(info),
         )  # fmt: skip
-        self._writes.put(
-            lambda db: db.execute(
+        self._queue.put(
+            _Write(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (job_id) DO UPDATE"
                 " SET finished_at = excluded.finished_at, state = excluded.state,"
                 " info = excluded.info",
@@ -109,23 +112,28 @@ class Store:
     def save_stream(self, job_id: str, events: list[tuple[str, bytes]]) -> None:
         """Write a finished job's whole stream, soon."""
         blob = encode([(kind, msgspec.Raw(data)) for kind, data in events])
-        self._writes.put(
-            lambda db: db.execute("UPDATE jobs SET stream = ? WHERE job_id = ?", (blob, job_id))
-        )
+        self._queue.put(_Write("UPDATE jobs SET stream = ? WHERE job_id = ?", (blob, job_id)))
 
     def purge(self, *, before: float, keep: int) -> None:
-        """Drop finished jobs that ended before a UTC time or are not among the newest `keep`."""
-        self._writes.put(
-            lambda db: db.execute(
+        """Drop finished jobs that ended before a UTC time or are not among the newest `keep`.
+
+        With a `keep` of 0 nothing of their text stays in any file.
+        """
+        self._queue.put(
+            _Write(
                 "DELETE FROM jobs WHERE finished_at IS NOT NULL AND (finished_at < ? OR job_id NOT"
                 " IN (SELECT job_id FROM jobs WHERE finished_at IS NOT NULL"
                 " ORDER BY created_at DESC LIMIT ?))",
                 (before, keep),
+                erases=keep == 0,
             )
         )
 
     async def flush(self) -> None:
-        """Return when everything written so far is on disk. Raises InternalError when it is not."""
+        """Return when everything written so far is on disk.
+
+        Raises InternalError when any write since the last flush was lost.
+        """
         done = anyio.Event()
         token = anyio.lowlevel.current_token()
         failed: list[Exception] = []
@@ -135,18 +143,17 @@ class Store:
                 failed.append(error)
             anyio.from_thread.run_sync(done.set, token=token)
 
-        self._writes.put(lambda _db: self._after.append(told))
+        if not self._thread.is_alive():
+            raise InternalError(f"{self.path} is closed")
+        self._queue.put(_Flush(told))
         await done.wait()
         if failed:
-            raise InternalError(
-                f"{self.path} cannot be written: {failed[0]}",
-                action="Check the disk's free space and the file's rights.",
-            )
+            raise unusable(self.path, failed[0])
 
     async def job(self, job_id: str) -> JobInfo | None:
         """One job, None when it is not (or no longer) known."""
         rows = await self._read("SELECT info FROM jobs WHERE job_id = ?", (job_id,))
-        return msgspec.json.decode(rows[0][0], type=JobInfo) if rows else None
+        return next(iter(_infos(rows)), None)
 
     async def jobs(self, *, state: str | None, limit: int) -> list[JobInfo]:
         """Jobs, newest first."""
@@ -156,30 +163,36 @@ class Store:
             f"SELECT info FROM jobs {where} ORDER BY created_at DESC LIMIT ?",
             args,
         )
-        return [msgspec.json.decode(row[0], type=JobInfo) for row in rows]
+        return _infos(rows)
 
     async def stream(self, job_id: str) -> list[tuple[str, bytes]] | None:
-        """A finished job's stream as (event type, JSON), None when there is none."""
+        """A finished job's stream as (event type, JSON), None when there is none to read."""
         rows = await self._read("SELECT stream FROM jobs WHERE job_id = ?", (job_id,))
         if not rows or rows[0][0] is None:
             return None
-        events = msgspec.json.decode(rows[0][0], type=list[tuple[str, msgspec.Raw]])
+        try:
+            events = decode(rows[0][0], list[tuple[str, msgspec.Raw]])
+        except (ValidationFailed, TypeError) as exc:
+            log.error("the stream of job %s is unreadable: %s", job_id, exc)
+            return None
         return [(kind, bytes(raw)) for kind, raw in events]
 
     async def unfinished(self) -> list[Unfinished]:
-        """Jobs that had not ended, oldest first."""
+        """Jobs that had not ended, oldest first; `request` is as it was written, unchecked."""
         rows = await self._read(
-            "SELECT info, request, durable FROM jobs WHERE finished_at IS NULL ORDER BY created_at",
+            "SELECT info, CAST(request AS BLOB), durable FROM jobs WHERE finished_at IS NULL"
+            " ORDER BY created_at",
             (),
         )
         return [
-            Unfinished(msgspec.json.decode(info, type=JobInfo), bytes(request), bool(durable))
-            for info, request, durable in rows
+            Unfinished(info, request, bool(durable))
+            for row, request, durable in rows
+            for info in _infos([(row,)])
         ]
 
     def close(self) -> None:
         """Write what is left and close; blocks for at most 5 s."""
-        self._writes.put(None)
+        self._queue.put(None)
         self._thread.join(5.0)
         self._reader.close()
 
@@ -191,58 +204,108 @@ class Store:
         return await anyio.to_thread.run_sync(run)
 
     def _write_all(self) -> None:
-        db = _connect(self.path)
         try:
-            while (first := self._writes.get()) is not None:
-                last = self._commit(db, first)
-                if last:
-                    return
+            end = False
+            while not end:
+                writes, flushes, end = self._gather()
+                if writes:
+                    self._commit(writes)
+                    self._clean()
+                if flushes:
+                    lost, self._lost = self._lost, None
+                    for flush in flushes:
+                        try:
+                            flush.told(lost)
+                        except RuntimeError:  # the loop that waited is gone
+                            log.debug("a flush was given up")
         finally:
-            db.close()
+            self._writer.close()
 
-    def _commit(self, db: sqlite3.Connection, first: Write) -> bool:
-        """One transaction of all that waits; True when the end mark was among it."""
-        end = False
-        error: Exception | None = None
+    def _gather(self) -> tuple[list[_Write], list[_Flush], bool]:
+        """All that waits, at least one; True when the end mark was among it."""
+        writes: list[_Write] = []
+        flushes: list[_Flush] = []
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return writes, flushes, True
+            if isinstance(item, _Write):
+                writes.append(item)
+            else:
+                flushes.append(item)
+            if self._queue.empty():
+                return writes, flushes, False
+
+    def _commit(self, writes: list[_Write]) -> None:
+        """One transaction of all; when one write is at fault, one for each, to lose only that."""
         try:
-            with db:
-                db.execute("BEGIN")
-                first(db)
-                while not self._writes.empty():
-                    write = self._writes.get()
-                    if write is None:
-                        end = True
-                        break
-                    write(db)
+            self._transaction(writes)
+        except sqlite3.Error as exc:
+            if len(writes) == 1 or is_busy(exc):
+                self._lose(writes, exc)
+                return
+            log.warning("writing to %s failed (%s); one by one now", self.path, exc)
         except Exception as exc:
-            log.exception("writing to %s failed", self.path)
-            error = exc
-        after, self._after = self._after, []
-        for call in after:
+            self._lose(writes, exc)
+            return
+        else:
+            return
+        for number, write in enumerate(writes):
             try:
-                call(error)
-            except RuntimeError:  # the loop that waited is gone
-                log.debug("a flush was given up")
-        return end
+                self._transaction([write])
+            except Exception as exc:
+                if isinstance(exc, sqlite3.Error) and is_busy(exc):
+                    self._lose(writes[number:], exc)
+                    return
+                self._lose([write], exc)
+
+    def _transaction(self, writes: list[_Write]) -> None:
+        """Raises sqlite3.Error when nothing of it is written; a held lock only after TRIES."""
+        db = self._writer
+        for left in reversed(range(TRIES)):
+            erased = False
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                for write in writes:
+                    count = db.execute(write.sql, write.args).rowcount
+                    erased |= write.erases and count > 0
+                db.execute("COMMIT")
+            except BaseException as exc:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                if not left or not isinstance(exc, sqlite3.Error) or not is_busy(exc):
+                    raise
+                log.warning("%s is locked by another process; trying again", self.path)
+            else:
+                self._uncleaned |= erased
+                return
+
+    def _lose(self, writes: list[_Write], exc: Exception) -> None:
+        log.error("%d writes to %s were lost", len(writes), self.path, exc_info=exc)
+        self._lost = exc
+
+    def _clean(self) -> None:
+        """Empty the log of changes after an erasure: it holds older copies of what was deleted."""
+        if not self._uncleaned:
+            return
+        db = self._writer
+        try:
+            usual = db.execute("PRAGMA busy_timeout").fetchone()[0]
+            db.execute(f"PRAGMA busy_timeout = {round(CLEANING_LIMIT * 1000)}")
+            try:
+                self._uncleaned = bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {usual}")
+        except sqlite3.Error as exc:
+            log.warning("the log of %s was not emptied: %s", self.path, exc)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    try:
-        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check failed")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            raise VersionMismatch(
-                f"{path} was written by a newer rbee (schema {version}, known {len(MIGRATIONS)})",
-                action="Use the newer rbee again, or move the file away.",
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _infos(rows: list[Any]) -> list[JobInfo]:
+    """The first column of each row; one that cannot be read must not hide the others."""
+    infos: list[JobInfo] = []
+    for row in rows:
+        try:
+            infos.append(decode(row[0], JobInfo))
+        except (ValidationFailed, TypeError) as exc:
+            log.error("a job in the database is unreadable and left out: %s", exc)
+    return infos

@@ -6,6 +6,7 @@ Owns names, flags and exit codes; never does a command's work.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -13,10 +14,13 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-from rbee import __version__
-from rbee.errors import RbeeError
+    from rbee import __version__
+    from rbee.errors import RbeeError
+except KeyboardInterrupt:  # these imports are most of the time before `main`
+    raise SystemExit(130) from None
 
 app = typer.Typer(
     name="rbee",
@@ -309,5 +313,11 @@ def config_init(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point `rbee`."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    app(args=list(argv) if argv is not None else None)
+    try:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        for out in (sys.stdout, sys.stderr):
+            if isinstance(out, io.TextIOWrapper):  # what the terminal cannot show becomes a `?`
+                out.reconfigure(errors="replace")
+        app(args=list(argv) if argv is not None else None)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

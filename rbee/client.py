@@ -10,11 +10,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from rbee.errors import BadGateway, ConnectionTimeout, QueenUnreachable, RbeeError
+from rbee.errors import (
+    BadGateway,
+    ConnectionTimeout,
+    InvalidRequest,
+    QueenUnreachable,
+    RbeeError,
+)
 from rbee.protocol.base import Wire, convert, decode, encode
 from rbee.protocol.colony import EVENTS, Health, Info
 from rbee.protocol.hives import HiveInfo, ModelInfo
@@ -95,11 +102,11 @@ class QueenClient:
 
     async def job(self, job_id: str) -> JobInfo:
         """One job."""
-        return await self._get(f"/v1/jobs/{job_id}", JobInfo)
+        return await self._get(f"/v1/jobs/{_part(job_id)}", JobInfo)
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job; JobFinished when it has already ended."""
-        await self._call("DELETE", f"/v1/jobs/{job_id}")
+        await self._call("DELETE", f"/v1/jobs/{_part(job_id)}")
 
     async def workers(self) -> list[WorkerInfo]:
         """All workers of the colony."""
@@ -107,7 +114,7 @@ class QueenClient:
 
     async def worker(self, worker_id: str) -> WorkerInfo:
         """One worker."""
-        return await self._get(f"/v1/workers/{worker_id}", WorkerInfo)
+        return await self._get(f"/v1/workers/{_part(worker_id)}", WorkerInfo)
 
     async def hives(self) -> list[HiveInfo]:
         """All hives."""
@@ -127,7 +134,7 @@ class QueenClient:
 
     async def job_stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[ServerEvent]:
         """Events of a job from `after` on, to its terminal event; reconnects are the caller's."""
-        path = f"/v1/jobs/{job_id}/stream"
+        path = f"/v1/jobs/{_part(job_id)}/stream"
         async with self._stream(path, params={"after": after}) as events:
             async for event in events:
                 if event.data == "[DONE]":
@@ -188,6 +195,19 @@ class _Translate:
             raise QueenUnreachable(f"no queen answers at {self._url}") from exc
         if isinstance(exc, httpx.TimeoutException):
             raise ConnectionTimeout(f"the queen at {self._url} does not answer") from exc
+        if isinstance(exc, httpx.InvalidURL | UnicodeError):
+            raise InvalidRequest("that cannot be part of an address") from exc
+
+
+def _part(text: str) -> str:
+    """One part of a path. Raises InvalidRequest for what cannot be one."""
+    try:
+        quoted = quote(text, safe="")
+    except UnicodeError:
+        quoted = ""
+    if quoted in ("", ".", ".."):  # which even quoted would lead to another path
+        raise InvalidRequest(f"{text[:80]!r} is no id")
+    return quoted
 
 
 async def _decode(reply: httpx.Response) -> AsyncIterator[ServerEvent]:

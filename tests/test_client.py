@@ -16,7 +16,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from rbee.client import QueenClient
-from rbee.errors import BadGateway, JobFinished, QueenUnreachable, RbeeError, ValidationFailed
+from rbee.errors import (
+    BadGateway,
+    InvalidRequest,
+    JobFinished,
+    QueenUnreachable,
+    RbeeError,
+    ValidationFailed,
+)
 from rbee.protocol.base import Wire
 from rbee.protocol.colony import Narration
 from rbee.protocol.jobs import JobState
@@ -186,3 +193,18 @@ async def test_colony_events_are_typed_and_unknown_ones_skipped(queen: Server) -
         with pytest.raises(QueenUnreachable):
             await collect(client.events(), got)
     assert got == [("narration", Narration(at=1.0, source="queen", message="hello"))]
+
+
+async def test_an_id_leads_to_no_other_path(queen: Server) -> None:
+    queen.replies["/v1/jobs/../workers/ä b"] = json(JOB)
+    async with queen.client() as client:
+        assert (await client.job("../workers/ä b")).job_id == "job-1"
+        for wrong in ("", ".", "..", "\udcff"):
+            for call in (client.job, client.cancel, client.worker):
+                with pytest.raises(InvalidRequest):
+                    await call(wrong)
+            with pytest.raises(InvalidRequest):
+                await collect(client.job_stream(wrong), [])
+        with pytest.raises(InvalidRequest):
+            await client.jobs(state="\udcff")
+    assert len(queen.seen) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -12,18 +13,27 @@ import anyio
 
 from rbee.client import QueenClient
 from rbee.daemons.process import open_log
-from rbee.errors import InternalError, RbeeError
+from rbee.errors import InternalError, InvalidRequest, RbeeError
 from rbee.narration import Narrator
 from rbee.paths import Paths, make_private
 from rbee.settings import Settings, load
 
 T = TypeVar("T")
+_ID = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def settings_and_paths(flags: Mapping[str, str] | None = None) -> tuple[Settings, Paths]:
     """This user's. Raises SettingsError."""
     paths = Paths.user()
     return load(paths=paths, flags=flags).settings, paths
+
+
+def check_id(text: str, *, of: str) -> None:
+    """Raises InvalidRequest for what no `job` or `worker` is called, before a queen is started."""
+    if not _ID.fullmatch(text):
+        raise InvalidRequest(
+            f"{text[:80]!r} is no {of} id", action=f"`rbee {of} list` shows the ids."
+        )
 
 
 @asynccontextmanager

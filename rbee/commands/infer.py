@@ -24,10 +24,11 @@ from rbee.errors import (
     JobFinished,
     QueenUnreachable,
     RbeeError,
+    ValidationFailed,
 )
 from rbee.narration import Narrator
 from rbee.output import print_json
-from rbee.protocol.base import convert, decode
+from rbee.protocol.base import convert, decode, encode
 from rbee.protocol.jobs import (
     CancelledData,
     EndData,
@@ -83,17 +84,32 @@ class Answer:
 def run(ask: Ask) -> int:
     """Ask, print, return the exit code. Raises the error that the job ended with."""
     operation = _operation(ask, _prompt(ask.prompt))
+    encode(operation)  # refuses broken text before a queen is started for it
     return anyio.run(_ask, ask, operation)
 
 
 def _prompt(given: str | None) -> str:
-    if given is None and sys.stdin.isatty():
+    if given is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InvalidRequest("no prompt", action='Give one: rbee infer --model NAME "…"')
-    text = sys.stdin.read() if given in (None, "-") else given
-    assert text is not None
+    text = _piped() if given is None or given == "-" else given
     if not text.strip():
         raise InvalidRequest("the prompt is empty", action="Give some text to answer.")
     return text
+
+
+def _piped() -> str:
+    """All of stdin: UTF-8, whatever the locale."""
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as exc:
+        raise ValidationFailed(
+            f"the prompt on stdin is not valid UTF-8 (byte {exc.start})",
+            field="prompt",
+            constraint="UTF-8",
+            action="Give it as UTF-8 text.",
+        ) from exc
 
 
 def _operation(ask: Ask, prompt: str) -> Infer:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from rbee.client import QueenClient
-from rbee.commands.common import ask
+from rbee.commands.common import ask, check_id
 from rbee.errors import RbeeError
 from rbee.output import duration, print_json, print_table, size
 from rbee.protocol.base import builtins, decode
@@ -64,6 +64,7 @@ def workers(*, as_json: bool) -> int:
 
 def worker_health(worker_id: str, *, as_json: bool) -> int:
     """`rbee worker health ID`: 0 when it can take work or does."""
+    check_id(worker_id, of="worker")
     worker = ask(lambda queen: queen.worker(worker_id))
     good = worker.state in (WorkerState.IDLE, WorkerState.BUSY)
     if as_json:
@@ -81,6 +82,7 @@ def worker_health(worker_id: str, *, as_json: bool) -> int:
 
 def worker_stop(worker_id: str, *, as_json: bool) -> int:
     """`rbee worker stop ID`: returns when the process is gone."""
+    check_id(worker_id, of="worker")
 
     async def stop(queen: QueenClient) -> None:
         accepted = await queen.submit(WorkerStop(worker_id=worker_id))
@@ -123,6 +125,7 @@ def jobs(state: str | None, limit: int, *, as_json: bool) -> int:
 
 def job_show(job_id: str, *, as_json: bool) -> int:
     """`rbee job show ID`: the job and, when it has ended, its text."""
+    check_id(job_id, of="job")
 
     async def show(queen: QueenClient) -> tuple[dict[str, object], str]:
         info = await queen.job(job_id)
@@ -149,6 +152,7 @@ def job_show(job_id: str, *, as_json: bool) -> int:
 
 def job_cancel(job_id: str, *, as_json: bool) -> int:
     """`rbee job cancel ID`"""
+    check_id(job_id, of="job")
     ask(lambda queen: queen.cancel(job_id))
     if as_json:
         print_json({"job_id": job_id, "cancelled": True})

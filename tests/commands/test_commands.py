@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -152,3 +153,62 @@ def test_a_defect_shows_no_stack_trace_but_keeps_it(
     kept = home.path / "state" / "logs" / "defects.log"
     assert str(kept) in error.action
     assert "division by zero" in kept.read_text("utf-8")
+
+
+def test_piped_bytes_that_are_no_utf8_are_a_usage_error_and_start_nothing(home: Home) -> None:
+    command = home.command("infer", "--model", "echo")
+    done = subprocess.run(
+        command, env=home.env, capture_output=True, input=b"caf\xff", timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert b"VALIDATION_ERROR" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert home.state is None
+
+
+def test_what_the_terminal_cannot_show_becomes_a_question_mark(home: Home) -> None:
+    home.env["PYTHONIOENCODING"] = "ascii"
+    done = home.rbee("infer", "-q", "--model", "echo", "héé")
+    assert (done.returncode, done.stdout.strip()) == (0, "h??")
+    assert done.stderr == ""
+    piped = home.rbee("infer", "-q", "--model", "echo", "-", stdin="héé")
+    assert (piped.returncode, piped.stdout.strip()) == (0, "h??")
+
+
+@pytest.mark.parametrize("wrong", [b"../workers", b"a\nb", b"\xff", b"..", b"", b"W_1", b"x" * 65])
+def test_an_id_that_is_none_is_a_usage_error_and_starts_nothing(home: Home, wrong: bytes) -> None:
+    for words in (("job", "show"), ("job", "cancel"), ("worker", "health"), ("worker", "stop")):
+        command = [*map(os.fsencode, home.command(*words, "--json")), b"--", wrong]
+        done = subprocess.run(command, env=home.env, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 2, done
+        assert json.loads(done.stdout)["error"]["code"] == "INVALID_REQUEST"
+        assert done.stderr == b""
+    assert home.state is None
+
+
+def test_ctrl_c_at_the_very_start_is_130_without_a_trace(home: Home) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Early:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[1]:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Early())\n"
+        "from rbee.cli import main\n"
+        "main(['job', 'show', 'j-1'])\n"
+    )
+    for module in ("typer", "rbee.commands.listings", "httpx"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, module], env=home.env, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", ""), module
+
+
+def test_a_cancel_answers_even_when_nothing_is_kept(home: Home) -> None:
+    home.env["RBEE_JOB_RETENTION"] = "0"
+    assert home.rbee("queen", "start").returncode == 0
+    body = {"operation": "infer", "model": "echo-stuck", "prompt": "x"}
+    accepted = home.post("/v1/jobs", body).json()
+    done = home.rbee("job", "cancel", accepted["job_id"])
+    assert (done.returncode, "cancelled" in done.stderr) == (0, True)

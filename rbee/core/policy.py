@@ -50,6 +50,16 @@ Verdict = Run | Wait | Spawn | Refuse
 class Policy(Protocol):
     """Decides for one job at a time; must be pure and must not change what it is shown."""
 
+    @property
+    def ctx(self) -> int:
+        """Context per slot, tokens, of workers that are started without being told one."""
+        ...
+
+    @property
+    def slots(self) -> int | None:
+        """Slots of such workers; None: the backend decides."""
+        ...
+
     def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:
         """What to do with a waiting inference."""
         ...

@@ -78,7 +78,7 @@ def submit(colony: Colony, job: Job) -> None:
 def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
     model = job.model
     assert model is not None
-    default = getattr(colony.policy, "ctx", 4096)
+    default = colony.policy.ctx
     ctx = wish.ctx or min(default, model.context or default)
     good, bad = places(
         Wish(
@@ -154,8 +154,8 @@ def plan(colony: Colony) -> None:
                     if place.evict:
                         _tell_group(colony, job, reason, None)
                         continue
-                    ctx = min(getattr(colony.policy, "ctx", 4096), job.model.context or 1 << 30)
-                    slots = getattr(colony.policy, "slots", None)
+                    ctx = min(colony.policy.ctx, job.model.context or 1 << 30)
+                    slots = colony.policy.slots
                     fresh = supervising.start_worker(
                         colony, place, job.model, ctx=ctx, slots=slots, pinned=False, why=reason
                     )

@@ -273,6 +273,15 @@ def _routing_error(scope: Scope, status: int) -> RbeeError:
     return NotFound(f"no route {path}", action="GET /v1/info says what this daemon can do.")
 
 
+def first_error(group: BaseExceptionGroup) -> BaseException:
+    """The error for the user out of a task group's; the group itself when there is none in it."""
+    for inner in group.exceptions:
+        found = first_error(inner) if isinstance(inner, BaseExceptionGroup) else inner
+        if isinstance(found, RbeeError):
+            return found
+    return group
+
+
 async def serve(server: Server, sock: socket.socket) -> None:
     """Serve until `server.stop()`; on cancellation stop in good order."""
     try:

@@ -151,6 +151,12 @@ def separate_hive(story: Story) -> None:
     wait_for(lambda: home.get("/v1/hives")["hives"], what="the hive has joined")
 
 
+@given("the next queen is to run a hive of that name")
+def same_hive_next(story: Story) -> None:
+    story.home.env["RBEE_QUEEN_LOCAL_HIVE"] = "true"
+    story.home.env["RBEE_HIVE_NAME"] = "beside"
+
+
 @given("I am a user without rights")
 def without_rights(story: Story) -> None:
     assert os.geteuid() == 0 or not os.access("/etc", os.W_OK)

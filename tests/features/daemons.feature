@@ -152,3 +152,11 @@ Feature: The life of daemons
     And a running job and a waiting one
     When I follow the waiting job while the queen stops
     Then its stream had neither a terminal event nor DONE
+
+  Scenario: A hive of her own name that still lives keeps a queen from starting, and is named
+    Given a queen without a hive, and rbee-hive beside it
+    And the next queen is to run a hive of that name
+    When the queen gets SIGKILL
+    And I run rbee queen start
+    Then the exit code is 1
+    And stderr names HIVE_EXISTS and what to do

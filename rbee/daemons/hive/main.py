@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from rbee import __version__
-from rbee.daemons.base import listen, make_server, serve, url_of
+from rbee.daemons.base import first_error, listen, make_server, serve, url_of
 from rbee.errors import RbeeError, SettingsError
 from rbee.paths import Paths
 from rbee.protocol import PROTOCOL
@@ -114,17 +114,12 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
         with listen(settings.hive.host, settings.hive.port) as sock:
             try:
                 anyio.run(lambda: run(settings, paths, sock, queen_url=args.queen_url, token=token))
-            except* RbeeError as group:
-                raise _first(group) from group
+            except BaseExceptionGroup as group:
+                raise first_error(group) from group
     except RbeeError as exc:
         sys.stderr.write(f"error {exc.code}: {exc.message}\n  → {exc.action}\n")
         return exc.exit_code
     return 0
-
-
-def _first(group: BaseExceptionGroup[RbeeError]) -> RbeeError:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _log(settings: Settings) -> None:

@@ -36,11 +36,6 @@ class Board:
         self._closed = False
         self.narration: deque[Narration] = deque(maxlen=NARRATION_KEPT)
 
-    @property
-    def readers(self) -> int:
-        """How many dashboards look on."""
-        return len(self._readers)
-
     def publish(self, name: str, data: Wire) -> None:
         """One delta to all readers; encoded once, not at all when nobody reads."""
         if name == "narration":

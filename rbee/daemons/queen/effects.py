@@ -63,7 +63,7 @@ class Effects:
         self._board = board
         self._store = store
         self._post = post
-        self._retention = retention
+        self.retention = retention
         self.links: dict[str, HiveLink] = {}
 
     def execute(self, effect: Effect) -> None:
@@ -96,7 +96,7 @@ class Effects:
         self._store.save_job(job.info(), encode(job.request), durable=job.durable)
         if job.state in JOB_TERMINAL:
             events = self._streams.retire(job.job_id)
-            if self._retention > 0:
+            if self.retention > 0:
                 self._store.save_stream(job.job_id, events)
             else:
                 self._store.purge(before=time.time() + 1, keep=0)

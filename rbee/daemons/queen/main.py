@@ -22,7 +22,7 @@ import anyio.abc
 
 from rbee import __version__
 from rbee.clock import SystemClock
-from rbee.daemons.base import listen, url_of
+from rbee.daemons.base import first_error, listen, url_of
 from rbee.daemons.state import QueenState, locked, read_state, remove_state, write_state
 from rbee.errors import QueenRunning, RbeeError
 from rbee.paths import Paths
@@ -58,10 +58,13 @@ def serve(
         if not mine:
             raise _already(paths)
         with listen(settings.queen.host, settings.queen.port) as sock:
-            return anyio.run(
-                _main, settings, paths, sock, reload, lifetime, lifeline,
-                backend_options={"use_uvloop": _has_uvloop()},
-            )  # fmt: skip
+            try:
+                return anyio.run(
+                    _main, settings, paths, sock, reload, lifetime, lifeline,
+                    backend_options={"use_uvloop": _has_uvloop()},
+                )  # fmt: skip
+            except BaseExceptionGroup as group:
+                raise first_error(group) from group
 
 
 async def _main(

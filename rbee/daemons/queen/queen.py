@@ -225,6 +225,7 @@ class Queen:
         """Take over what may change while she runs: policy and limits, for what starts from now."""
         self.settings = settings
         self.admission.settings = settings
+        self.effects.retention = settings.job.retention
         self.brain.post(SettingsChanged(*decide_by(settings)))
 
     def ask_to_stop(self, reason: str) -> None:
@@ -349,8 +350,8 @@ class Queen:
             self.effects.narrate("queen", "stays until she is stopped")
 
     async def _purge(self) -> None:
-        job = self.settings.job
         while True:
+            job = self.settings.job
             self.store.purge(before=self.clock.utc() - job.retention, keep=job.finished_kept)
             await anyio.sleep(PURGE_EVERY)
 

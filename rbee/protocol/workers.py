@@ -31,6 +31,9 @@ class WorkerSpec(Wire, frozen=True, kw_only=True):
     slots: int
     ctx: int
     load_timeout: float = 300.0
+    kv_type: str = "f16"
+    max_gap_ms: float = 200.0
+    prompt_cache_mb: int = 256
 
 
 class WorkerReady(Wire, frozen=True, kw_only=True):
@@ -79,21 +82,40 @@ class WorkerHealth(Wire, frozen=True, kw_only=True):
     worker_id: str = ""
 
 
-class Execute(Wire, frozen=True, kw_only=True):
-    """POST /v1/execute. `messages` hold role and content strings only."""
+class Execute(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """POST /v1/execute: text from `prompt` or `messages`, or vectors of the texts in `input`.
+
+    What the fields mean is told in rbee.backend_api; bounds are checked by the worker.
+    """
 
     request_id: str
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
+    """Each with a role; what else a message holds is the model's template's business."""
+    tools: list[dict[str, Any]] = []
     max_tokens: int | None = None
     temperature: float = 0.7
     top_p: float = 0.95
     top_k: int = 40
     min_p: float = 0.05
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[str, float] = {}
+    """Token ids are strings here, as keys in JSON are."""
     seed: int | None = None
     stop: list[str] = []
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    cache: bool = True
+    deterministic: bool = False
+    input: list[str] | None = None
+    normalize: bool = True
     stream: bool = True
+    may_wait: bool = False
+    """True: take it although all slots are busy; one such request waits in the worker."""
 
 
 class Usage(Wire, frozen=True, kw_only=True):
@@ -106,11 +128,26 @@ class Usage(Wire, frozen=True, kw_only=True):
     decode_ms: float = 0.0
 
 
-class TextEvent(Wire, frozen=True, kw_only=True):
-    """A worker's stream: `{token, index}` …"""
+class LikelyToken(Wire, frozen=True, kw_only=True):
+    """A token that could stand at a place, its natural log-probability, and its bytes."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
+    """The token that was chosen, and the likeliest at its place, the likeliest first."""
+
+    top: list[LikelyToken] = []
+
+
+class TextEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker's stream: `{token, index, logprob?}` …"""
 
     token: str
     index: int
+    logprob: TokenLogprob | None = None
 
 
 class DoneEvent(Wire, frozen=True, kw_only=True):
@@ -120,6 +157,19 @@ class DoneEvent(Wire, frozen=True, kw_only=True):
     total_tokens: int
     finish_reason: str
     usage: Usage
+
+
+class EmbeddingUsage(Wire, frozen=True, kw_only=True):
+    """Counts in tokens."""
+
+    prompt_tokens: int
+
+
+class Vectors(Wire, frozen=True, kw_only=True):
+    """A worker's reply to `input`: one vector per text, in order."""
+
+    vectors: list[list[float]]
+    usage: EmbeddingUsage
 
 
 class CancelRequest(Wire, frozen=True, kw_only=True):

@@ -5,19 +5,29 @@ entry point group `rbee.backends` (name → module attribute holding a `BackendI
 ones exactly like a third party's. It runs in a process of its own, one model per process, and never
 touches HTTP: the worker daemon does that.
 
-Threads: `load`, `run` and `close` are called in worker threads, never on the event loop; `run` is
-called for at most `slots` requests at a time. Everything a backend reports goes through callbacks
-that are safe to call from any thread.
+A loaded model takes requests with `submit` and answers through one `deliver` callback, for all
+requests together, so that a backend that computes several answers in one step hands them over in
+one call. A backend that computes one answer per thread derives from `ThreadedModel` and writes a
+generator instead.
+
+Threads: `load`, `submit` and `close` are called in worker threads, never on the event loop;
+`deliver` and `progress` may be called from any thread.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+from rbee.errors import InternalError, RbeeError
+
+log = logging.getLogger("rbee.backend")
 Progress = Callable[[str, float], None]
 """`progress(stage, fraction)`: stage is one or two words for people, fraction is 0..1."""
 
@@ -43,23 +53,81 @@ class LoadOptions:
     ctx: int
     """Context per slot, tokens."""
     threads: int
+    kv_type: str = "f16"
+    """How keys and values are kept: `f16`, `f32`, `bf16`, `q8_0`, `q4_0`, …"""
+    max_gap_ms: float = 200.0
+    """How long the tokens of running answers may be held up by the prompt of another."""
+    prompt_cache_bytes: int = 256 << 20
+    """Host memory for prompts that were computed and lost their slot; 0 keeps none."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One request: either `messages` (rendered with the model's template) or `prompt` (raw)."""
+    """One answer: either `messages` (rendered with the model's template) or `prompt` (raw).
+
+    Names and meanings are those of OpenAI's and llama.cpp's APIs.
+    """
 
     prompt: str | None = None
     messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions in OpenAI's form; only with `messages`."""
     max_tokens: int | None = None
     """None: until the model stops or the context is full."""
     temperature: float = 0.7
+    """0 takes the most likely token always."""
     top_p: float = 0.95
     top_k: int = 40
     min_p: float = 0.05
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id → what is added to its logit; -100 and less bans it."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Never end by itself."""
+    logprobs: int | None = None
+    """None: none. n: each token's log-probability and those of the n most likely at its place."""
+    grammar: str | None = None
+    """GBNF; the answer is a sentence of its rule `root`."""
+    json_schema: Mapping[str, Any] | None = None
+    """The answer is a JSON text valid under it; `{}` means any JSON object."""
+    cache: bool = True
+    """False: compute the whole prompt anew."""
+    deterministic: bool = False
+    """Compute this answer apart from all others, so that nothing else can change its numbers."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Turn texts into vectors."""
+
+    inputs: tuple[str, ...]
+    normalize: bool = True
+    """Vectors of length 1."""
+
+
+Request: TypeAlias = Generation | Embedding
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token and its log-probability (natural logarithm) before temperature and filters."""
+
+    token: int
+    text: str
+    """U+FFFD where the token's bytes are no whole characters."""
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Logprob(Likely):
+    """The chosen token, and the most likely ones at its place, the likeliest first."""
+
+    top: tuple[Likely, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,11 +136,20 @@ class Piece:
 
     text: str
     tokens: int = 1
+    logprob: Logprob | None = None
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """How much of the prompt is computed, for requests whose prompt takes more than one step."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
 class Done:
-    """The last thing a generator yields. Times in milliseconds, counts in tokens."""
+    """The last thing of an answer. Times in milliseconds, counts in tokens."""
 
     finish_reason: str
     """`stop`, `length` or `cancelled`."""
@@ -83,6 +160,21 @@ class Done:
     decode_ms: float = 0.0
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """The last and only thing of an Embedding: one vector per input, in order."""
+
+    vectors: Sequence[Sequence[float]]
+    prompt_tokens: int
+
+
+Last: TypeAlias = Done | Embedded | RbeeError
+Item: TypeAlias = Piece | Prefill | Last
+"""What comes of a request: pieces (and prefills before the first), then exactly one Last."""
+Deliver = Callable[[Sequence[tuple[str, Item]]], None]
+"""`deliver([(request id, item), …])`: what one step of the backend made, never blocking."""
+
+
 class LoadedModel(Protocol):
     """A model in memory, ready to run."""
 
@@ -90,19 +182,88 @@ class LoadedModel(Protocol):
     """Context per slot really available, tokens."""
     memory_bytes: int
     """Weights, KV and buffers, as far as the backend knows."""
+    capabilities: tuple[str, ...]
+    """What this model can do, of the words in BackendInfo.capabilities."""
 
-    def run(self, request: Generation, cancelled: threading.Event) -> Iterator[Piece | Done]:
-        """Yield pieces as they are made, then exactly one Done.
+    def start(self, deliver: Deliver) -> None:
+        """Called once, before the first request."""
+        ...
 
-        Looks at `cancelled` between steps (one decode step or prefill chunk) and then yields
-        `Done("cancelled", …)`. Raises ContextLengthExceeded before the first piece when the prompt
-        does not fit, and any RbeeError when it fails.
+    def submit(self, request_id: str, request: Request) -> None:
+        """Take a request; it runs when a slot is free, in the order of the calls.
+
+        May block some milliseconds (templates, tokens). Raises, and then delivers nothing:
+        ContextLengthExceeded when the prompt does not fit, ValidationFailed naming the field.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a request at its next step with `Done("cancelled", …)`; unknown ids are ignored.
+
+        Never blocks; called on the event loop.
         """
         ...
 
     def close(self) -> None:
         """Give the memory back. Not called when the process is about to end anyway."""
         ...
+
+
+class ThreadedModel(ABC):
+    """A LoadedModel for backends that compute one answer at a time: `run` is all they write."""
+
+    capabilities: tuple[str, ...] = ("text-gen",)
+
+    def __init__(self, *, slots: int) -> None:
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="backend")
+        self._flags: dict[str, threading.Event] = {}
+        self._deliver: Deliver | None = None
+
+    @abstractmethod
+    def run(self, request: Request, cancelled: threading.Event) -> Iterator[Piece | Done]:
+        """Yield pieces as they are made, then exactly one Done.
+
+        Looks at `cancelled` between steps and then yields `Done("cancelled", …)`. Raises any
+        RbeeError when it fails. Called in threads, for at most `slots` requests at a time.
+        """
+
+    def start(self, deliver: Deliver) -> None:
+        """See LoadedModel."""
+        self._deliver = deliver
+
+    def submit(self, request_id: str, request: Request) -> None:
+        """See LoadedModel."""
+        self._flags[request_id] = flag = threading.Event()
+        self._threads.submit(self._work, request_id, request, flag)
+
+    def cancel(self, request_id: str) -> None:
+        """See LoadedModel."""
+        if (flag := self._flags.get(request_id)) is not None:
+            flag.set()
+
+    def close(self) -> None:
+        """See LoadedModel."""
+        for flag in list(self._flags.values()):
+            flag.set()
+        self._threads.shutdown(wait=True)
+
+    def _work(self, request_id: str, request: Request, cancelled: threading.Event) -> None:
+        assert self._deliver is not None
+        last: Done | RbeeError | None = None
+        try:
+            for item in self.run(request, cancelled):
+                if isinstance(item, Done):
+                    last = item
+                elif last is None:
+                    self._deliver([(request_id, item)])
+        except RbeeError as exc:
+            last = exc
+        except Exception as exc:  # a defect of the backend: one request fails, not the worker
+            log.exception("request %s: the backend failed", request_id)
+            last = InternalError(f"the backend failed: {type(exc).__name__}")
+        del self._flags[request_id]
+        missing = InternalError("the backend ended the answer without saying how")
+        self._deliver([(request_id, last or missing)])
 
 
 @dataclass(frozen=True)
@@ -139,6 +300,6 @@ class BackendInfo:
     create: Callable[[], Backend]
     """Import the heavy parts and make the backend; called in the worker only."""
     max_slots: int = 1
-    """How many requests it can run at a time."""
+    """How many requests it can run at a time; a worker is given less where memory is short."""
     models: Callable[[], list[ModelFile]] = list
     """Models the backend brings along itself (echo does; most bring none)."""

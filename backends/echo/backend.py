@@ -12,12 +12,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rbee.backend_api import Done, Generation, LoadOptions, ModelFile, Piece, Progress
+from rbee.backend_api import (
+    Done,
+    Generation,
+    LoadOptions,
+    ModelFile,
+    Piece,
+    Progress,
+    Request,
+    ThreadedModel,
+)
 from rbee.errors import (
     BackendUnavailable,
     Cancelled,
     ContextLengthExceeded,
     InternalError,
+    ModelIncompatible,
     ModelLoadFailed,
 )
 
@@ -51,19 +61,22 @@ class EchoBackend:
             if cancelled.wait(step) if step else cancelled.is_set():
                 raise Cancelled("loading was cancelled")
             progress("reading words", done / _LOAD_STEPS)
-        return EchoModel(options.ctx)
+        return EchoModel(options)
 
 
-class EchoModel:
+class EchoModel(ThreadedModel):
     """Any number of requests at a time: they share nothing."""
 
     memory_bytes = 1 << 20
 
-    def __init__(self, ctx: int) -> None:
-        self.ctx = ctx
+    def __init__(self, options: LoadOptions) -> None:
+        super().__init__(slots=options.slots)
+        self.ctx = options.ctx
 
-    def run(self, request: Generation, cancelled: threading.Event) -> Iterator[Piece | Done]:
+    def run(self, request: Request, cancelled: threading.Event) -> Iterator[Piece | Done]:
         """The words of the last user message, as the directives say."""
+        if not isinstance(request, Generation):
+            raise ModelIncompatible("echo makes no vectors")
         began = time.monotonic()
         prompt_tokens = _prompt_tokens(request)
         if prompt_tokens + 1 > self.ctx:
@@ -87,9 +100,6 @@ class EchoModel:
                 reason = "cancelled"
         spent = (time.monotonic() - began) * 1000
         yield Done(reason, prompt_tokens, said, decode_ms=spent)
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 @dataclass(frozen=True)

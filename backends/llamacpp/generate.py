@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from rbee.backend_api import Done, Generation, Piece
+from rbee.backend_api import Done, Generation, Piece, Request, ThreadedModel
 from rbee.errors import ContextLengthExceeded, InternalError, ValidationFailed
 
 from .context import Context, ContextFull
@@ -24,10 +24,11 @@ from .template import ChatTemplate
 from .text import TextStream
 
 
-class LlamaModel:
+class LlamaModel(ThreadedModel):
     """A model ready to run; `run` may be called again when the generator before has ended."""
 
     def __init__(self, model: Model, context: Context) -> None:
+        super().__init__(slots=1)
         self._model = model
         self._context = context
         self._bos = model.vocab.name(model.vocab.bos)
@@ -41,17 +42,19 @@ class LlamaModel:
         self.ctx = context.size
         self.memory_bytes = model.size + context.bytes
 
-    def run(self, request: Generation, cancelled: threading.Event) -> Iterator[Piece | Done]:
+    def run(self, request: Request, cancelled: threading.Event) -> Iterator[Piece | Done]:
         """See LoadedModel.run. Raises InternalError when another request is still running."""
         if not self._busy.acquire(blocking=False):
             raise InternalError("llamacpp runs one request at a time")
         try:
+            assert isinstance(request, Generation)
             yield from self._run(request, cancelled)
         finally:
             self._busy.release()
 
     def close(self) -> None:
         """Free context and weights."""
+        super().close()
         self._context.close()
         self._model.close()
 

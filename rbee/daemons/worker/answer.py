@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rbee import sse
-from rbee.backend_api import Done, Piece
+from rbee.backend_api import Done, Embedded, Item, Piece, Prefill
 from rbee.daemons.base import error_response, json_response
-from rbee.daemons.worker.running import Item, Running
+from rbee.daemons.worker.running import Running
+from rbee.daemons.worker.wire import text_event, vectors_of
 from rbee.errors import RbeeError
 from rbee.protocol.base import encode
-from rbee.protocol.workers import DoneEvent, TextEvent, Usage
+from rbee.protocol.workers import DoneEvent, Usage
 
 KEEPALIVE_SECONDS = 5.0
 STREAM_HEADERS = [
@@ -42,6 +43,7 @@ class Answer(Response):
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_watch, receive, tasks.cancel_scope)
+                tasks.start_soon(_keep_alive, reply)
                 final = await self._relay(reply)
                 if final is not None:
                     await final(scope, receive, send)
@@ -51,17 +53,15 @@ class Answer(Response):
 
     async def _relay(self, reply: Streamed | Whole) -> Response | None:
         while True:
-            items: list[Item] | None = None
-            with anyio.move_on_after(KEEPALIVE_SECONDS):
-                items = await self._running.take()
-            if items is None:
-                await reply.alive()
-                continue
-            first = items[0]
-            if isinstance(first, RbeeError) and not reply.started:
-                return error_response(first)
+            items = await self._running.take()
+            last = items[-1]
+            spoken = reply.started or any(isinstance(item, Piece) for item in items)
+            if isinstance(last, RbeeError) and not spoken:
+                return error_response(last)
+            if isinstance(last, Embedded):
+                return json_response(vectors_of(last))
             await reply.say(items)
-            if not isinstance(items[-1], Piece):
+            if not isinstance(last, Piece | Prefill):
                 return reply.response()
 
 
@@ -70,18 +70,20 @@ class Streamed:
 
     def __init__(self, send: Send) -> None:
         self.started = False
+        self.said = 0
         self._send = send
         self._tokens = 0
+        self._prefill = ""
 
     async def say(self, items: Sequence[Item]) -> None:
         """All items in one write."""
-        body = b"".join(self._event(item) for item in items)
-        ended = not isinstance(items[-1], Piece)
+        body = b"".join([self._event(item) for item in items])
+        ended = not isinstance(items[-1], Piece | Prefill)
         await self._write(body + (sse.DONE if ended else b""), more=not ended)
 
     async def alive(self) -> None:
         """A comment, when nothing was said for a while."""
-        text = "keepalive" if self._tokens else "prefill"
+        text = "keepalive" if self._tokens else f"prefill{self._prefill}"
         await self._write(sse.encode_comment(text), more=True)
 
     def response(self) -> None:
@@ -91,7 +93,12 @@ class Streamed:
         if isinstance(item, Piece):
             index = self._tokens
             self._tokens += item.tokens
-            return _data(TextEvent(token=item.text, index=index)) if item.text else b""
+            if not item.text and item.logprob is None:
+                return b""
+            return _data(text_event(item, index))
+        if isinstance(item, Prefill):
+            self._prefill = f" {item.done}/{item.total}"
+            return b""
         if isinstance(item, Done):
             return _data(
                 DoneEvent(
@@ -101,11 +108,13 @@ class Streamed:
                     usage=usage_of(item),
                 )
             )
+        assert isinstance(item, RbeeError)
         return _data(item.body())
 
     async def _write(self, body: bytes, *, more: bool) -> None:
         if not body:
             return
+        self.said += 1
         if not self.started:
             self.started = True
             await self._send(
@@ -118,30 +127,35 @@ class Whole:
     """One JSON body at the end."""
 
     started = False
+    said = 0
 
     def __init__(self) -> None:
         self._parts: list[str] = []
+        self._logprobs: list[object] = []
         self._last: Item | None = None
 
     async def say(self, items: Sequence[Item]) -> None:
         """Keep the text."""
-        self._parts += [item.text for item in items if isinstance(item, Piece)]
+        pieces = [item for item in items if isinstance(item, Piece)]
+        self._parts += [piece.text for piece in pieces]
+        self._logprobs += [text_event(piece, 0).logprob for piece in pieces if piece.logprob]
         self._last = items[-1]
 
     async def alive(self) -> None:
         """A body that is not yet known cannot be begun."""
 
     def response(self) -> Response:
-        """`{text, finish_reason, usage}`, or the error."""
+        """`{text, finish_reason, usage, logprobs?}`, or the error."""
         last = self._last
         if isinstance(last, Done):
-            return json_response(
-                {
-                    "text": "".join(self._parts),
-                    "finish_reason": last.finish_reason,
-                    "usage": usage_of(last),
-                }
-            )
+            body: dict[str, object] = {
+                "text": "".join(self._parts),
+                "finish_reason": last.finish_reason,
+                "usage": usage_of(last),
+            }
+            if self._logprobs:
+                body["logprobs"] = self._logprobs
+            return json_response(body)
         assert isinstance(last, RbeeError)
         return error_response(last)
 
@@ -159,6 +173,15 @@ def usage_of(done: Done) -> Usage:
 
 def _data(value: object) -> bytes:
     return sse.encode_event(encode(value))
+
+
+async def _keep_alive(reply: Streamed | Whole) -> None:
+    """One task for the whole answer: a time limit on each wait would cost more than the token."""
+    while True:
+        said = reply.said
+        await anyio.sleep(KEEPALIVE_SECONDS)
+        if said == reply.said:
+            await reply.alive()
 
 
 async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:

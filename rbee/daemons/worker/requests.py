@@ -21,7 +21,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
 _MAX_STOPS = 16
 
 
-def generation_of(request: Execute) -> Generation:
+def request_of(request: Execute) -> Generation:
     """The request as the backend wants it. Raises ValidationFailed naming the field."""
     if (request.prompt is None) == (request.messages is None):
         raise _bad("prompt", "give either prompt or messages")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import anyio.abc
 import anyio.to_thread
 
 from rbee import registry
-from rbee.backend_api import LoadedModel, LoadOptions, ModelFile
-from rbee.daemons.worker.requests import generation_of
+from rbee.backend_api import Item, LoadedModel, LoadOptions, ModelFile, Piece, Prefill, Request
+from rbee.daemons.worker.requests import request_of
 from rbee.daemons.worker.running import Running
 from rbee.errors import (
     AllSlotsBusy,
@@ -67,7 +67,6 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._model: LoadedModel | None = None
         self._running: dict[str, Running] = {}
-        self._threads = anyio.CapacityLimiter(max(1, spec.slots))
         self._give_up = threading.Event()
         self._seen = ("", -1.0)
         self._idle_since = time.monotonic()
@@ -84,33 +83,37 @@ class Runner:
             self._fail(ModelLoadFailed(f"backend {self.spec.backend}: {type(exc).__name__}: {exc}"))
         else:
             log.info("loaded model=%s seconds=%.2f", self.spec.model_id, time.monotonic() - began)
+            model.start(self._deliver)
             self._model = model
+            self._capabilities = list(model.capabilities)
             self.stage, self.progress = "ready", 1.0
             self._idle_since = time.monotonic()
             if self.state is WorkerState.LOADING:
                 self._become(WorkerState.IDLE)
 
     def start(self, request: Execute) -> Running:
-        """Take a slot and run the request in it.
+        """Give the request to the backend, which runs it as soon as a slot is free.
 
-        Raises WorkerNotReady, ShuttingDown, AllSlotsBusy, Conflict, ValidationFailed.
+        One request more than there are slots is taken, so that a slot that becomes free is used
+        at once. Raises WorkerNotReady, ShuttingDown, AllSlotsBusy, Conflict, ValidationFailed.
         """
         model = self._ready_model()
-        total, busy = self.spec.slots, len(self._running)
-        if busy >= total:
+        total, taken = self.spec.slots, len(self._running)
+        if taken > total or (taken == total and not request.may_wait):
             raise AllSlotsBusy(
                 f"all {total} slots of {self.spec.worker_id} are busy",
                 slots_total=total,
-                slots_busy=busy,
+                slots_busy=min(taken, total),
             )
         if request.request_id in self._running:
             raise Conflict(
                 f"a request {request.request_id!r} is running already", action="Use a fresh id."
             )
-        running = Running(request.request_id, generation_of(request))
+        order = request_of(request)
+        running = Running(request.request_id, model.cancel)
         self._running[running.id] = running
         self._settle()
-        self._tasks.start_soon(self._drive, model, running)
+        self._tasks.start_soon(self._submit, model, running, order)
         return running
 
     def cancel(self, request_id: str) -> None:
@@ -142,7 +145,7 @@ class Runner:
             stage=self.stage,
             progress=self.progress if self.state is WorkerState.LOADING else None,
             slots_total=self.spec.slots if self._model is not None else 0,
-            slots_busy=len(self._running),
+            slots_busy=min(len(self._running), self.spec.slots),
             ctx=self._model.ctx if self._model is not None else 0,
             memory_bytes=self._model.memory_bytes if self._model is not None else 0,
             idle_seconds=self._idle_seconds(),
@@ -158,7 +161,7 @@ class Runner:
             device=self.spec.device,
             state=self.state,
             slots_total=self.spec.slots,
-            slots_busy=len(self._running),
+            slots_busy=min(len(self._running), self.spec.slots),
             memory_bytes=self._model.memory_bytes if self._model is not None else 0,
             idle_seconds=self._idle_seconds(),
             capabilities=self._capabilities,
@@ -209,14 +212,33 @@ class Runner:
             self.stage, self.progress = stage, min(1.0, max(0.0, fraction))
             self._touch()
 
-    async def _drive(self, model: LoadedModel, running: Running) -> None:
-        last = await anyio.to_thread.run_sync(
-            running.work, model, abandon_on_cancel=True, limiter=self._threads
-        )
-        del self._running[running.id]
-        self._idle_since = time.monotonic()
-        self._settle()
-        running.finish(last)
+    async def _submit(self, model: LoadedModel, running: Running, order: Request) -> None:
+        """Templates and tokens take their time: in a thread."""
+        try:
+            await anyio.to_thread.run_sync(model.submit, running.id, order, abandon_on_cancel=True)
+        except RbeeError as exc:
+            self._received([(running.id, exc)])
+        except Exception as exc:  # the backend is a plug-in: one request fails, not the worker
+            log.exception("request %s: the backend failed", running.id)
+            error = InternalError(f"the backend failed: {type(exc).__name__}")
+            self._received([(running.id, error)])
+        if running.cancelled:  # the backend did not know the request when that was asked for
+            model.cancel(running.id)
+
+    def _deliver(self, items: Sequence[tuple[str, Item]]) -> None:
+        """From the backend's thread."""
+        self._loop.call_soon_threadsafe(self._received, items)
+
+    def _received(self, items: Sequence[tuple[str, Item]]) -> None:
+        for request_id, item in items:
+            running = self._running.get(request_id)
+            if running is None:
+                continue
+            if not isinstance(item, Piece | Prefill):
+                del self._running[request_id]
+                self._idle_since = time.monotonic()
+                self._settle()
+            running.put(item)
 
     def _ready_model(self) -> LoadedModel:
         if self.state in (WorkerState.STOPPING, WorkerState.STOPPED):

@@ -96,6 +96,25 @@ def library() -> Any:
     return lib
 
 
+@functools.cache
+def quick(name: str) -> Any:
+    """A C function, called without giving up the GIL: for calls that take microseconds.
+
+    Handing the GIL over and back costs more than such a call, and waits up to 5 ms when another
+    thread is busy. A long call made through this door would stop every thread of the process.
+    """
+    lib = library()
+    usual = getattr(lib, name)
+    function = getattr(_keeping_gil(lib._lib._name), name)
+    function.argtypes, function.restype = usual.argtypes, usual.restype
+    return function
+
+
+@functools.cache
+def _keeping_gil(path: str) -> ctypes.PyDLL:
+    return ctypes.PyDLL(path)
+
+
 def devices() -> list[NativeDevice]:
     """The devices this build can use besides the CPU. Empty where the build does not tell."""
     library()

@@ -9,15 +9,13 @@ Importing this package is cheap: the library is looked for, and loaded only by w
 from __future__ import annotations
 
 import importlib.util
-import sys
-from pathlib import Path
 
 from rbee.backend_api import Backend, BackendInfo, Support
 
+from . import builds
+
 _NEEDED = {"llama_cpp": "llama-cpp-python", "jinja2": "jinja2"}
 _INSTALL = "Install it: pip install 'rbee[llamacpp]'."
-_BUILDS = {"cuda": "*ggml-cuda*", "metal": "*ggml-metal*", "vulkan": "*ggml-vulkan*"}
-"""Device kind → the library file that a build with it has beside the others."""
 
 
 def probe() -> Support:
@@ -25,24 +23,14 @@ def probe() -> Support:
     for module, package in _NEEDED.items():
         if importlib.util.find_spec(module) is None:
             return Support(False, (), f"the package {package} is not installed", _INSTALL)
-    folder = library_folder()
-    names = [path for pattern in ("*llama.*", "*llama-*") for path in folder.glob(pattern)]
-    if not names:
+    if not (kinds := builds.built()):
         return Support(
             False,
             (),
-            f"llama-cpp-python is installed without its C library ({folder})",
-            "Install it again: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            f"llama-cpp-python is installed without its C library ({builds.folder()})",
+            f"Install it again: {builds.command()}",
         )
-    built = [kind for kind, pattern in _BUILDS.items() if any(folder.glob(pattern))]
-    return Support(True, ("cpu", *built))
-
-
-def library_folder() -> Path:
-    """Where llama-cpp-python keeps its C libraries; the package must be installed."""
-    spec = importlib.util.find_spec("llama_cpp")
-    roots = list(spec.submodule_search_locations or ()) if spec is not None else []
-    return Path(roots[0] if roots else sys.prefix) / "lib"
+    return Support(True, kinds)
 
 
 def _create() -> Backend:

@@ -7,14 +7,17 @@ here only what llama.cpp itself reports is judged.
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rbee.errors import Cancelled, ModelCorrupted, ModelIncompatible, ModelLoadFailed
+from rbee.errors import Cancelled, ModelCorrupted, ModelIncompatible, ModelLoadFailed, RbeeError
 
-from .native import LOG, find_device, library
+from .devices import NativeDevice, check_offload, check_room, find_device
+from .native import LOG, library
 from .vocab import Vocab
 
 _ALL_LAYERS = 9999
@@ -35,10 +38,11 @@ class Model:
         self.chat_template: str | None = raw.decode("utf-8", "replace") if raw else None
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights and give the memory back to the system."""
         if self.pointer:
             library().llama_model_free(self.pointer)
             self.pointer = None
+            give_back()
 
 
 def load(
@@ -46,44 +50,87 @@ def load(
 ) -> Model:
     """Load all of a model onto one device; never a part of it onto another.
 
-    Raises Cancelled, BackendUnavailable, ModelCorrupted, ModelIncompatible, ModelLoadFailed.
+    `progress` is called with 0..1 as the weights are read; the load ends at the first such call
+    after `cancelled` was set.
+
+    Raises Cancelled, BackendUnavailable, InsufficientVram, ModelCorrupted, ModelIncompatible,
+    ModelLoadFailed.
     """
-    _check_magic(path)
+    size = _check_magic(path)
     lib = library()
+    gpu = find_device(device) if device != "cpu" else None
+    if gpu is not None:
+        check_room(gpu, path, size)
+    pointer = _read(lib, path, gpu, progress, cancelled)
+    try:
+        if gpu is not None:
+            check_offload(gpu)
+        if not lib.llama_model_has_decoder(pointer) or lib.llama_model_has_encoder(pointer):
+            raise ModelIncompatible(
+                f"{path.name} is a model with an encoder of its own (as T5 is); this backend runs"
+                " text generators and embedding models"
+            )
+        return Model(pointer, on_gpu=gpu is not None)
+    except RbeeError:
+        lib.llama_model_free(pointer)
+        raise
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library keeps it (glibc)."""
+    if sys.platform == "linux":
+        trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(ctypes.c_size_t(0))
+
+
+def _read(
+    lib: Any,
+    path: Path,
+    gpu: NativeDevice | None,
+    progress: Callable[[float], None],
+    cancelled: threading.Event,
+) -> Any:
+    """The pointer to the loaded weights."""
     params = lib.llama_model_default_params()
-    on_gpu = device != "cpu"
-    chosen = [find_device(device).handle] if on_gpu else []
-    handles = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)
+    handles = (ctypes.c_void_p * 2)(gpu.handle if gpu is not None else None, None)
     params.devices = ctypes.cast(handles, ctypes.c_void_p).value
-    params.n_gpu_layers = _ALL_LAYERS if on_gpu else 0
-    if on_gpu:
+    params.n_gpu_layers = _ALL_LAYERS if gpu is not None else 0
+    if gpu is not None:
         params.split_mode, params.main_gpu = _SPLIT_NONE, 0
+    broken: list[Exception] = []
 
     def on_progress(fraction: float, _: object) -> bool:
-        progress(fraction)
-        return not cancelled.is_set()
+        try:
+            progress(fraction)
+        except Exception as exc:  # nothing may pass through C: kept, and raised after it
+            broken.append(exc)
+        return not broken and not cancelled.is_set()
 
     callback = lib.llama_progress_callback(on_progress)
     params.progress_callback = callback
     LOG.clear()
-    pointer = lib.llama_model_load_from_file(str(path).encode(), params)
-    if cancelled.is_set():
-        if pointer:
-            lib.llama_model_free(pointer)
-        raise Cancelled("loading was cancelled")
-    if not pointer:
-        raise ModelLoadFailed(f"llama.cpp cannot load {path.name}: {LOG.reason()}")
-    if not lib.llama_model_has_decoder(pointer) or lib.llama_model_has_encoder(pointer):
+    pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if pointer and not broken and not cancelled.is_set():
+        return pointer
+    if pointer:
         lib.llama_model_free(pointer)
-        raise ModelIncompatible(f"{path.name} is no text generator; this backend runs only those")
-    return Model(pointer, on_gpu=on_gpu)
+    give_back()
+    if broken:
+        raise broken[0]
+    if cancelled.is_set():
+        raise Cancelled("loading was cancelled")
+    raise ModelLoadFailed(f"llama.cpp cannot load {path.name}: {LOG.reason()}")
 
 
-def _check_magic(path: Path) -> None:
+def _check_magic(path: Path) -> int:
+    """The file's size in bytes."""
     try:
         with path.open("rb") as file:
             magic = file.read(4)
-    except OSError as exc:
-        raise ModelLoadFailed(f"{path} cannot be read: {exc.strerror}") from exc
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, ValueError) as exc:
+        raise ModelLoadFailed(f"{path} cannot be read: {exc}") from exc
     if magic != b"GGUF":
         raise ModelCorrupted(f"{path.name} does not begin as a GGUF file does")
+    return size

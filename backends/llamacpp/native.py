@@ -1,4 +1,4 @@
-"""The door to llama.cpp's C library: loading it, its log, its devices.
+"""The door to llama.cpp's C library: loading it and its log.
 
 Owns the process-wide parts: there is one library and one log callback. Everything reached through
 `library()` is C: a wrong argument ends the process, so callers check before they call.
@@ -16,16 +16,15 @@ import re
 import sys
 import types
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from rbee.errors import BackendUnavailable
 
+from . import builds
+
 log = logging.getLogger("rbee.llamacpp")
 _DEBUG, _WARN, _ERROR, _CONTINUED = 1, 3, 4, 5
 _BUFFER = re.compile(r"buffer size\s*=\s*([0-9.]+) MiB")
-REINSTALL = "Install it again: pip install --force-reinstall --no-cache-dir llama-cpp-python"
-_BUILD = "CMAKE_ARGS=-DGGML_{kind}=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
 
 
 class Log:
@@ -58,6 +57,10 @@ class Log:
                 return "; ".join(found[-3:])
         return "llama.cpp gave no reason"
 
+    def lines(self) -> list[str]:
+        """What was said since `clear`, debug lines left out, the last 400."""
+        return [text for _, text in self._lines]
+
     def buffer_bytes(self) -> int:
         """The sum of all buffers the library reported since `clear`."""
         found = (_BUFFER.search(text) for _, text in self._lines)
@@ -65,14 +68,6 @@ class Log:
 
 
 LOG = Log()
-
-
-@dataclass(frozen=True)
-class NativeDevice:
-    """A device of the library's own list: its name there and its handle."""
-
-    name: str
-    handle: int
 
 
 @functools.cache
@@ -84,7 +79,7 @@ def library() -> Any:
     except (ImportError, OSError, RuntimeError) as exc:
         raise BackendUnavailable(
             f"llama-cpp-python cannot be loaded: {exc}",
-            action=REINSTALL,
+            action=f"Install it again: {builds.command()}",
         ) from exc
 
     def on_log(level: int, text: bytes, _: object) -> None:
@@ -115,39 +110,9 @@ def _keeping_gil(path: str) -> ctypes.PyDLL:
     return ctypes.PyDLL(path)
 
 
-def devices() -> list[NativeDevice]:
-    """The devices this build can use besides the CPU. Empty where the build does not tell."""
-    library()
-    ggml: Any = _bindings("llama_cpp._ggml").libggml
-    try:
-        count, get, name, kind = (
-            getattr(ggml, f"ggml_backend_dev_{what}") for what in ("count", "get", "name", "type")
-        )
-    except AttributeError:  # a library older than the device list
-        return []
-    count.restype = ctypes.c_size_t
-    get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
-    name.argtypes, name.restype = [ctypes.c_void_p], ctypes.c_char_p
-    kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
-    handles = [get(index) for index in range(count())]
-    return [NativeDevice(name(handle).decode(), handle) for handle in handles if kind(handle) != 0]
-
-
-def find_device(wanted: str) -> NativeDevice:
-    """The library's device for `cuda:0`, …, never another. Raises BackendUnavailable."""
-    kind, _, index = wanted.partition(":")
-    number = index or "0"
-    names = {f"{kind}{number}".lower()} | ({"metal", f"mtl{number}"} if kind == "metal" else set())
-    found = devices()
-    for device in found:
-        if device.name.lower() in names:
-            return device
-    have = ", ".join(["cpu", *(device.name for device in found)])
-    raise BackendUnavailable(
-        f"the installed llama.cpp cannot use {wanted}: it has {have}",
-        action=f"Build it for the device: {_BUILD.format(kind=kind.upper())}, or use --device cpu.",
-        device=wanted,
-    )
+def ggml() -> Any:
+    """ggml's own handle, for what llama_cpp has no bindings of; call `library` first."""
+    return _bindings("llama_cpp._ggml").libggml
 
 
 def _bindings(name: str) -> Any:

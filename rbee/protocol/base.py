@@ -67,7 +67,8 @@ def _not_json(exc: Exception) -> ValidationFailed:
 def _validation(exc: msgspec.ValidationError) -> ValidationFailed:
     text = str(exc)
     what, _, path = text.partition(" - at `")
-    field = path.rstrip("`").removeprefix("$.") or "$"
+    path = path.removeprefix("key` in `")  # of an object whose keys are free
+    field = path.rstrip("`").removeprefix("$.").removesuffix("[...]") or "$"
     if "field `" in what:
         field = what.split("field `", 1)[1].split("`", 1)[0]
     return ValidationFailed(

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from rbee.protocol.base import Wire
+from rbee.protocol.workers import EmbeddingUsage, TokenLogprob
 
 
 class JobState(StrEnum):
@@ -98,11 +99,20 @@ class StartedData(Wire, frozen=True, kw_only=True):
     queued_ms: int
 
 
-class TokenData(Wire, frozen=True, kw_only=True):
-    """`token`: text and its index."""
+class TokenData(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """`token`: text and its index, and its log-probability when that was asked for."""
 
     t: str
     i: int
+    logprob: TokenLogprob | None = None
+
+
+class EmbedData(Wire, frozen=True, kw_only=True):
+    """`result` of an embed job: one vector per text, in order."""
+
+    vectors: list[list[float]]
+    usage: EmbeddingUsage
+    model: str
 
 
 class MetricsData(Wire, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import Request, convert, decode
+from rbee.protocol.messages import Message, ResponseFormat, Text, Tool, schema_of
 
 # Patterns end in \Z: `$` would let a newline pass at the end.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
@@ -18,10 +19,14 @@ ModelName = Annotated[
 ]
 DeviceName = Annotated[str, msgspec.Meta(pattern=r"^(cpu|(cuda|metal|vulkan)(:[0-9]{1,2})?)\Z")]
 WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
-Text = Annotated[str, msgspec.Meta(max_length=1_000_000)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=5)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+TokenId = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,9})\Z")]
+"""A key of JSON is a string."""
+Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
+GRAMMAR_BYTES = 64 << 10
 
 
 class Priority(StrEnum):
@@ -31,50 +36,10 @@ class Priority(StrEnum):
     BATCH = "batch"
 
 
-class ContentPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a multi-part message; only text parts are understood."""
-
-    type: str
-    text: Text = ""
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """One chat message."""
-
-    role: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-
-    def text(self) -> str:
-        """The content as one string. Raises ValidationFailed for a part that is not text."""
-        if isinstance(self.content, list):
-            for part in self.content:
-                if part.type != "text":
-                    raise ValidationFailed(
-                        f"messages: parts of type {part.type[:40]!r} are not supported here",
-                        field="messages",
-                        constraint="text parts only",
-                    )
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-
-class Infer(Request, frozen=True, kw_only=True, tag_field="operation", tag="infer"):
-    """Generate text: `messages` (chat) or `prompt` (one user message)."""
+class ModelWork(Request, frozen=True, kw_only=True):
+    """What a model does in a slot of a worker; the base of such operations."""
 
     model: ModelName
-    prompt: Text | None = None
-    messages: Annotated[list[Message], msgspec.Meta(max_length=1000)] | None = None
-    raw: bool = False
-    """True: `prompt` is completed as it stands, without a chat template."""
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
-    temperature: Temperature = 0.7
-    top_p: Fraction = 0.95
-    top_k: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 40
-    min_p: Fraction = 0.05
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
-    seed: Annotated[int, msgspec.Meta(ge=0, le=4294967295)] | None = None
-    stop: Annotated[list[Stop], msgspec.Meta(max_length=4)] = []
     priority: Priority = Priority.INTERACTIVE
     hive: Name | None = None
     worker_id: WorkerId | None = None
@@ -82,6 +47,56 @@ class Infer(Request, frozen=True, kw_only=True, tag_field="operation", tag="infe
     deadline_ms: Annotated[int, msgspec.Meta(ge=1)] | None = None
     wait: bool = True
     """False: ALL_SLOTS_BUSY at once instead of queueing behind other jobs."""
+
+
+class Infer(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="infer"):
+    """Generate text: `messages` (chat) or `prompt` (one user message)."""
+
+    prompt: Text | None = None
+    messages: Annotated[list[Message], msgspec.Meta(max_length=1000)] | None = None
+    raw: bool = False
+    """True: `prompt` is completed as it stands, without a chat template."""
+    tools: Annotated[list[Tool], msgspec.Meta(max_length=128)] = []
+    """Told to the model by its template; what it answers is not taken apart."""
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Temperature = 0.7
+    top_p: Fraction = 0.95
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 40
+    min_p: Fraction = 0.05
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: Annotated[dict[TokenId, Bias], msgspec.Meta(max_length=300)] = {}
+    seed: Annotated[int, msgspec.Meta(ge=0, le=4294967295)] | None = None
+    stop: Annotated[list[Stop], msgspec.Meta(max_length=4)] = []
+    ignore_eos: bool = False
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    """So many of the likeliest tokens are told with each token; 0: its own probability only."""
+    response_format: ResponseFormat | None = None
+    grammar: Annotated[str, msgspec.Meta(min_length=1, max_length=GRAMMAR_BYTES)] | None = None
+    """GBNF; the answer is a sentence of its rule `root`."""
+    cache: bool = True
+    """False: the prompt is computed anew although a part of it is known."""
+    deterministic: bool = False
+    """True: computed apart from everything else, so that nothing can change its numbers."""
+
+
+class Embed(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="embed"):
+    """Turn texts into vectors; the job's result is `{vectors, usage, model}`."""
+
+    input: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=1_000_000)]
+        | Annotated[
+            list[Annotated[str, msgspec.Meta(min_length=1, max_length=1_000_000)]],
+            msgspec.Meta(min_length=1, max_length=2048),
+        ]
+    )
+    normalize: bool = True
+    """Vectors of length 1."""
+
+    def texts(self) -> list[str]:
+        """The input as a list, in order."""
+        return [self.input] if isinstance(self.input, str) else list(self.input)
 
 
 class WorkerSpawn(Request, frozen=True, kw_only=True, tag_field="operation", tag="worker_spawn"):
@@ -110,8 +125,8 @@ class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag=
     """Self-test of the streaming path, queen only."""
 
 
-Operation: TypeAlias = Infer | WorkerSpawn | WorkerStop | Status | QueenCheck
-OPERATIONS = ("infer", "worker_spawn", "worker_stop", "status", "queen_check")
+Operation: TypeAlias = Infer | Embed | WorkerSpawn | WorkerStop | Status | QueenCheck
+OPERATIONS = ("infer", "embed", "worker_spawn", "worker_stop", "status", "queen_check")
 
 
 def parse_operation(body: bytes) -> Operation:
@@ -134,14 +149,20 @@ def parse_operation(body: bytes) -> Operation:
 def check_infer(op: Infer) -> None:
     """The constraints between fields. Raises ValidationFailed."""
     if (op.prompt is None) == (op.messages is None):
-        raise ValidationFailed(
-            "prompt: give either prompt or messages",
-            field="prompt",
-            constraint="prompt xor messages",
-        )
+        raise _bad("prompt", "give either prompt or messages", "prompt xor messages")
     if op.messages is not None and not op.messages:
-        raise ValidationFailed(
-            "messages: must not be empty", field="messages", constraint="at least one"
-        )
+        raise _bad("messages", "must not be empty", "at least one")
     for message in op.messages or ():
         message.text()
+    if op.raw and op.tools:
+        raise _bad("tools", "a raw prompt has no place for tools", "not with raw")
+    if any(int(token) >= 1 << 31 for token in op.logit_bias):
+        raise _bad("logit_bias", "no model has such a token", "ids below 2147483648")
+    if op.grammar is not None and schema_of(op.response_format) is not None:
+        raise _bad("grammar", "give either grammar or response_format", "one shape")
+    if op.grammar is not None and len(op.grammar.encode()) > GRAMMAR_BYTES:
+        raise _bad("grammar", f"has more than {GRAMMAR_BYTES} bytes", f"{GRAMMAR_BYTES} bytes")
+
+
+def _bad(field: str, what: str, constraint: str) -> ValidationFailed:
+    return ValidationFailed(f"{field}: {what}", field=field, constraint=constraint)

@@ -16,7 +16,7 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from rbee.client import ServerEvent
-from rbee.protocol.operations import Message
+from rbee.protocol.messages import Message
 from rbee.tui import keymap
 from rbee.tui.answer import Answer, Phase, usage_line
 from rbee.tui.glyphs import Glyphs

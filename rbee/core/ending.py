@@ -10,7 +10,7 @@ from rbee.core.jobs import Job
 from rbee.core.states import JOB_TERMINAL
 from rbee.errors import RbeeError, WorkerStuck
 from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData
-from rbee.protocol.operations import Infer, WorkerSpawn, WorkerStop
+from rbee.protocol.operations import ModelWork, WorkerSpawn, WorkerStop
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
                 colony, job, EventType.RESULT, {"worker_id": worker_id, "state": "stopped"}
             )
             complete(colony, job, "stop")
-        elif isinstance(job.request, Infer):
+        elif isinstance(job.request, ModelWork):
             colony.effects.append(AbortRun(job.job_id))
             if job.cancel_reason is not None:
                 end_cancelled(colony, job)

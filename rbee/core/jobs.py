@@ -14,7 +14,7 @@ from rbee.core.states import JOB_STEPS, Lifecycle
 from rbee.errors import RbeeError
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
-from rbee.protocol.operations import Infer, Operation, Priority
+from rbee.protocol.operations import ModelWork, Operation, Priority
 
 PROMOTE_AFTER = 300.0
 """Seconds after which waiting batch work counts as interactive."""
@@ -81,12 +81,14 @@ class Job:
 
     @property
     def priority(self) -> Priority:
-        """Of an inference; everything else is interactive."""
-        return self.request.priority if isinstance(self.request, Infer) else Priority.INTERACTIVE
+        """Of work for a model; everything else is interactive."""
+        if isinstance(self.request, ModelWork):
+            return self.request.priority
+        return Priority.INTERACTIVE
 
     def demand(self) -> Demand:
-        """What it needs of a worker. Only for inferences with their model resolved."""
-        assert isinstance(self.request, Infer)
+        """What it needs of a worker. Only for work for a model that was resolved."""
+        assert isinstance(self.request, ModelWork)
         assert self.model is not None
         r = self.request
         return Demand(self.model.id, self.model.path, r.hive, r.worker_id, r.device)
@@ -120,7 +122,7 @@ class Job:
 
 
 class JobQueue:
-    """Waiting inferences: interactive before batch, FIFO inside, batch promoted after 5 min."""
+    """Work that waits: interactive before batch, FIFO inside, batch promoted after 5 min."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[Demand, Priority], deque[Job]] = {}

@@ -61,7 +61,7 @@ class Policy(Protocol):
         ...
 
     def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:
-        """What to do with a waiting inference."""
+        """What to do with work that waits for a model."""
         ...
 
     def cost(self, job: Job, worker: Worker, now: float) -> float:

@@ -26,7 +26,7 @@ from rbee.protocol.jobs import (
     StartedData,
     StatusData,
 )
-from rbee.protocol.operations import Infer, QueenCheck, Status, WorkerSpawn, WorkerStop
+from rbee.protocol.operations import ModelWork, QueenCheck, Status, WorkerSpawn, WorkerStop
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ RATE_WEIGHT = 0.3
 
 
 def submit(colony: Colony, job: Job) -> None:
-    """A new job: queue an inference, begin anything else."""
+    """A new job: queue work for a model, begin anything else."""
     colony.jobs[job.job_id] = job
     if colony.stopping:
         ending.fail(colony, job, ShuttingDown("the queen is shutting down"))
         return
     match job.request:
-        case Infer():
+        case ModelWork():
             colony.queue.push(job)
             position = colony.queue.position(job, colony.now)
             telling.append(colony, job, EventType.QUEUED, QueuedData(position=position))
@@ -286,7 +286,7 @@ def end_overdue(colony: Colony) -> None:
     """Jobs whose caller's deadline passed before work began."""
     for job in list(colony.queue):
         request = job.request
-        assert isinstance(request, Infer)
+        assert isinstance(request, ModelWork)
         waited = (colony.now - job.queued_mono) * 1000
         if request.deadline_ms is not None and waited > request.deadline_ms:
             colony.queue.remove(job)
@@ -319,7 +319,7 @@ def cancel(colony: Colony, job_id: str, reason: str) -> None:
     if job.state is JobState.QUEUED:
         colony.queue.remove(job)
         ending.end_cancelled(colony, job)
-    elif isinstance(job.request, Infer):
+    elif isinstance(job.request, ModelWork):
         colony.effects.append(AbortRun(job_id))
     else:
         worker = colony.fleet.workers.get(job.worker_id or "")
@@ -346,7 +346,7 @@ def shut_down(colony: Colony) -> None:
             continue
         if job.state is JobState.QUEUED:
             colony.queue.remove(job)
-        elif isinstance(job.request, Infer):
+        elif isinstance(job.request, ModelWork):
             colony.effects.append(AbortRun(job.job_id))
             ending.release(colony, job)
         ending.fail(colony, job, ShuttingDown("the queen is shutting down"))

@@ -15,7 +15,7 @@ from rbee.core.jobs import Job
 from rbee.core.policy import Refuse, Run, Spawn, Verdict, Wait
 from rbee.core.states import WORKER_READY
 from rbee.errors import AllSlotsBusy, ContextLengthExceeded, NotFound, RbeeError
-from rbee.protocol.operations import Infer
+from rbee.protocol.operations import Embed, Infer, ModelWork
 
 BANDWIDTH = {"cpu": 30e9, "metal": 200e9, "vulkan": 200e9, "cuda": 500e9}
 """Bytes per second, typical of a home machine's DDR4, an M-series chip, and an RTX 3060–4090."""
@@ -37,7 +37,7 @@ class Ect:
     def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:
         """Run where it is soonest done, else wait for a live worker, else start one."""
         request = job.request
-        assert isinstance(request, Infer)
+        assert isinstance(request, ModelWork)
         demand = job.demand()
         live = [
             w for w in fleet.of_model(demand.model_id, demand.model_path) if _matches(w, request)
@@ -72,7 +72,7 @@ class Ect:
         load = 0.0 if worker.state in WORKER_READY else INIT + worker.model.size / DISK_RATE
         return wait + load + _prompt_tokens(job) / (rate * PREFILL_FACTOR) + _out_tokens(job) / rate
 
-    def _start(self, job: Job, request: Infer, fleet: Fleet) -> Verdict:
+    def _start(self, job: Job, request: ModelWork, fleet: Fleet) -> Verdict:
         assert job.model is not None
         ctx = min(self.ctx, job.model.context or self.ctx)
         wish = Wish(
@@ -113,7 +113,7 @@ def check_context(request: Infer, ctx: int) -> RbeeError | None:
     return None
 
 
-def _matches(worker: Worker, request: Infer) -> bool:
+def _matches(worker: Worker, request: ModelWork) -> bool:
     device = worker.spec.device
     return (
         request.hive in (None, worker.hive)
@@ -124,6 +124,8 @@ def _matches(worker: Worker, request: Infer) -> bool:
 
 def _prompt_tokens(job: Job) -> float:
     request = job.request
+    if isinstance(request, Embed):
+        return sum(map(len, request.texts())) / 4
     assert isinstance(request, Infer)
     chars = len(request.prompt or "") + sum(len(m.text()) for m in request.messages or ())
     return chars / 4
@@ -131,6 +133,8 @@ def _prompt_tokens(job: Job) -> float:
 
 def _out_tokens(job: Job) -> int:
     request = job.request
+    if isinstance(request, Embed):
+        return 0
     assert isinstance(request, Infer)
     return min(request.max_tokens or EXPECTED_TOKENS, EXPECTED_TOKENS)
 

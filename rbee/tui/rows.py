@@ -36,6 +36,7 @@ JOB_COLUMNS = (
 )
 _KINDS = {
     "infer": "infer",
+    "embed": "embed",
     "worker_spawn": "spawn",
     "worker_stop": "stop",
     "queen_check": "check",

@@ -22,7 +22,7 @@ from rbee.errors import (
     ShuttingDown,
 )
 from rbee.protocol.base import encode
-from rbee.protocol.operations import Infer, Operation, WorkerSpawn
+from rbee.protocol.operations import Infer, ModelWork, Operation, WorkerSpawn
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -67,10 +67,10 @@ class Admission:
         if colony.stopping:
             raise ShuttingDown("the queen is shutting down")
         capacity = self.settings.queen.queue_capacity
-        if isinstance(operation, Infer) and len(colony.queue) >= capacity:
+        if isinstance(operation, ModelWork) and len(colony.queue) >= capacity:
             raise QueueFull(f"{capacity} jobs wait already", queued=capacity, retry_after=5)
         model = None
-        if isinstance(operation, Infer | WorkerSpawn):
+        if isinstance(operation, ModelWork | WorkerSpawn):
             model = await self.resolve(operation.model, operation.hive)
         if isinstance(operation, Infer) and model is not None:
             ctx = min(self.settings.worker.ctx, model.context or self.settings.worker.ctx)

@@ -31,6 +31,7 @@ from rbee.core.states import JOB_TERMINAL
 from rbee.errors import HiveOffline, InternalError, NotFound, RbeeError
 from rbee.protocol.base import encode
 from rbee.protocol.colony import Narration
+from rbee.protocol.operations import Embed
 
 if TYPE_CHECKING:
     from rbee.core.jobs import Job
@@ -95,7 +96,9 @@ class Effects:
     def _save(self, job: Job) -> None:
         self._store.save_job(job.info(), encode(job.request), durable=job.durable)
         if job.state in JOB_TERMINAL:
-            events = self._streams.retire(job.job_id)
+            # Vectors are large, and a caller who waited for them on its connection has them.
+            results = job.durable or not isinstance(job.request, Embed)
+            events = self._streams.retire(job.job_id, results=results)
             if self.retention > 0:
                 self._store.save_stream(job.job_id, events)
             else:

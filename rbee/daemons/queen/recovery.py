@@ -14,7 +14,7 @@ from rbee.core.jobs import Job
 from rbee.errors import HiveNotFound, HiveOffline, NoWorkers, RbeeError, WorkerLost
 from rbee.protocol.base import decode, encode
 from rbee.protocol.jobs import ErrorData, EventType, JobState
-from rbee.protocol.operations import Infer, Operation, Status
+from rbee.protocol.operations import Embed, Infer, Operation, Status
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -37,7 +37,7 @@ class Recovery:
         self._brain = brain
         self._admission = admission
         self._clock = clock
-        self._homeless: list[tuple[Unfinished, Infer]] = []
+        self._homeless: list[tuple[Unfinished, Infer | Embed]] = []
 
     async def run(self) -> None:
         """Jobs an earlier queen left: what had sent nothing runs again, the rest ends as lost."""
@@ -48,7 +48,7 @@ class Recovery:
                 log.error("job %s cannot be read: %s", left.info.job_id, exc)
                 self._lose(left, Status(), exc)
                 continue
-            if left.durable and isinstance(operation, Infer) and not _has_begun(left):
+            if left.durable and isinstance(operation, Infer | Embed) and not _has_begun(left):
                 await self._again(left, operation)
             else:
                 self._lose(left, operation)
@@ -59,7 +59,7 @@ class Recovery:
         for left, operation in waiting:
             await self._again(left, operation)
 
-    async def _again(self, left: Unfinished, operation: Infer) -> None:
+    async def _again(self, left: Unfinished, operation: Infer | Embed) -> None:
         """Queue it again; a job whose hive has not come back yet waits for that."""
         try:
             await self._resubmit(left, operation)
@@ -69,7 +69,7 @@ class Recovery:
         except RbeeError as exc:
             self._lose(left, operation, exc)
 
-    async def _resubmit(self, left: Unfinished, operation: Infer) -> None:
+    async def _resubmit(self, left: Unfinished, operation: Infer | Embed) -> None:
         model = await self._admission.resolve(operation.model, operation.hive)
         job = Job(
             job_id=left.info.job_id,

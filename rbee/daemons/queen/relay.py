@@ -1,8 +1,9 @@
-"""The relay: one running inference, from the worker's stream into the job's stream.
+"""The relay: one run, from the worker's reply into the job's stream.
 
 Owns the upstream connection of each run, its cancellation and its stall limit. Reports start, end
 and counts to the brain; tokens never pass through the inbox. One upstream event becomes one job
-event with the same text; no model object is kept per token.
+event with the same text; no model object is kept per token, and log-probabilities and vectors pass
+as the bytes they came in.
 """
 
 from __future__ import annotations
@@ -26,25 +27,52 @@ from rbee.errors import (
     WorkerCrashed,
     WorkerNotReady,
 )
-from rbee.protocol.base import encode
+from rbee.protocol.base import builtins, encode
 from rbee.protocol.jobs import EventType, TokenData
-from rbee.protocol.operations import Infer
-from rbee.protocol.workers import CancelRequest, DoneEvent, Execute
+from rbee.protocol.messages import schema_of
+from rbee.protocol.operations import Embed, Infer
+from rbee.protocol.workers import CancelRequest, DoneEvent, EmbeddingUsage, Execute, Usage
 from rbee.sse import Decoder
 
 log = logging.getLogger("rbee.relay")
 CONNECT_TIMEOUT = 2.0
 CLEANUP = 5.0
 """Seconds a worker may take to confirm that it let go of a job."""
+EMBED_TIMEOUT = 3600.0
+"""Seconds for all vectors of a request; a worker that dies or hangs is seen by its heartbeats."""
 
 
 class _Upstream(msgspec.Struct):
     """Any event of a worker's stream; which one follows from what is set."""
 
     token: str | None = None
-    index: int = 0
+    logprob: msgspec.Raw = msgspec.Raw()
     done: bool = False
     error: dict[str, object] | None = None
+
+
+class _LikelyToken(msgspec.Struct):
+    """TokenData whose log-probability is passed on unread."""
+
+    t: str
+    i: int
+    logprob: msgspec.Raw
+
+
+class _Embedded(msgspec.Struct):
+    """A worker's reply to texts; without vectors it says why in `finish_reason`."""
+
+    vectors: msgspec.Raw = msgspec.Raw()
+    usage: EmbeddingUsage | None = None
+    finish_reason: str = ""
+
+
+class _EmbedResult(msgspec.Struct):
+    """EmbedData whose vectors are passed on unread."""
+
+    vectors: msgspec.Raw
+    usage: EmbeddingUsage
+    model: str
 
 
 @dataclass
@@ -58,7 +86,7 @@ class _Run:
 
 
 class Relay:
-    """All running inferences."""
+    """All runs."""
 
     def __init__(
         self,
@@ -118,17 +146,21 @@ class Relay:
                 f"{dispatch.url}/v1/execute",
                 data=encode(execute_of(dispatch)),
                 headers=self._headers(dispatch),
+                timeout=self._patience(dispatch),
             ) as reply:
                 if reply.status != 200:
                     error = RbeeError.from_body(_json(await reply.read()), reply.status)
                     busy = isinstance(error, AllSlotsBusy | WorkerNotReady)
                     return RunFailed(job_id, error, busy=busy)
+                if isinstance(dispatch.job.request, Embed):
+                    return self._embedded(run, await reply.read())
                 return await self._follow(run, reply)
         except aiohttp.SocketTimeoutError as exc:
             log.info("job %s stalled: %s", job_id, exc)
             await self._cancel_upstream(run)
             error = InferenceTimeout(
-                f"{dispatch.worker_id} made no progress on {job_id} for {self._stall:g} s"
+                f"{dispatch.worker_id} made no progress on {job_id} for"
+                f" {self._patience(dispatch).sock_read:g} s"
             )
             return RunFailed(job_id, error, run.tokens, lost=True)
         except (aiohttp.ClientError, ConnectionError) as exc:
@@ -154,7 +186,7 @@ class Relay:
                     continue
                 up = msgspec.json.decode(event.data, type=_Upstream)
                 if up.token is not None:
-                    self._token(run, up.token)
+                    self._token(run, up.token, up.logprob)
                 elif up.error is not None:
                     return RunFailed(job_id, RbeeError.from_body({"error": up.error}), run.tokens)
                 elif up.done:
@@ -164,8 +196,9 @@ class Relay:
         )
         return RunFailed(job_id, error, run.tokens, lost=True)
 
-    def _token(self, run: _Run, text: str) -> None:
-        data = TokenData(t=text, i=run.tokens)
+    def _token(self, run: _Run, text: str, logprob: msgspec.Raw) -> None:
+        at = run.tokens
+        data = _LikelyToken(text, at, logprob) if logprob else TokenData(t=text, i=at)
         run.tokens += 1
         run.stream.append(EventType.TOKEN, encode(data))
         if run.first_ms is None:
@@ -184,6 +217,21 @@ class Relay:
             done.usage,
         )
 
+    def _embedded(self, run: _Run, body: bytes) -> Event:
+        dispatch = run.dispatch
+        job_id = dispatch.job.job_id
+        reply = msgspec.json.decode(body, type=_Embedded)
+        if reply.finish_reason == "cancelled":
+            return RunCancelled(job_id, 0)
+        if not reply.vectors or reply.usage is None:
+            return RunFailed(job_id, BadGateway(f"{dispatch.worker_id} answered without vectors"))
+        model = dispatch.job.model.id if dispatch.job.model else ""
+        result = _EmbedResult(reply.vectors, reply.usage, model)
+        run.stream.append(EventType.RESULT, encode(result))
+        took = (anyio.current_time() - run.began) * 1000
+        usage = Usage(prompt_tokens=reply.usage.prompt_tokens, completion_tokens=0)
+        return RunCompleted(job_id, "stop", 0, took, usage)
+
     async def _cancel_upstream(self, run: _Run) -> None:
         dispatch = run.dispatch
         body = encode(CancelRequest(request_id=dispatch.job.job_id))
@@ -198,6 +246,12 @@ class Relay:
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as exc:
             log.info("cancelling %s upstream: %s", dispatch.job.job_id, type(exc).__name__)
 
+    def _patience(self, dispatch: Dispatch) -> aiohttp.ClientTimeout:
+        """A stream is never silent for long; vectors come all at once, when they are all made."""
+        embeds = isinstance(dispatch.job.request, Embed)
+        silence = EMBED_TIMEOUT if embeds else self._stall
+        return aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=silence)
+
     def _headers(self, dispatch: Dispatch) -> dict[str, str]:
         hive = dispatch.job.hive or ""
         return {
@@ -209,22 +263,39 @@ class Relay:
 def execute_of(dispatch: Dispatch) -> Execute:
     """The worker's request for a job. A plain prompt is one user message unless it is `raw`."""
     request = dispatch.job.request
+    if isinstance(request, Embed):
+        return Execute(
+            request_id=dispatch.job.job_id,
+            input=request.texts(),
+            normalize=request.normalize,
+            stream=False,
+        )
     assert isinstance(request, Infer)
-    messages = [{"role": m.role, "content": m.text()} for m in request.messages or ()]
+    messages = [message.plain() for message in request.messages or ()]
     if request.prompt is not None and not request.raw:
         messages = [{"role": "user", "content": request.prompt}]
     return Execute(
         request_id=dispatch.job.job_id,
         prompt=request.prompt if request.raw else None,
         messages=messages or None,
+        tools=builtins(request.tools),
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         top_k=request.top_k,
         min_p=request.min_p,
         repetition_penalty=request.repetition_penalty,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        logit_bias=request.logit_bias,
         seed=request.seed,
         stop=list(request.stop),
+        ignore_eos=request.ignore_eos,
+        logprobs=request.logprobs,
+        grammar=request.grammar,
+        json_schema=schema_of(request.response_format),
+        cache=request.cache,
+        deterministic=request.deterministic,
     )
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 KEEPALIVE = 5.0
 """Seconds of silence after which a reader gets an empty batch."""
 ENDED_IN_MEMORY = 64
+ENDED_BYTES = 64 << 20
+"""Of those, vectors are by far the largest; the newest one stays whatever its size."""
 
 
 class JobStream:
@@ -33,6 +35,7 @@ class JobStream:
         self.ended = ended
         self.closed = False
         self.tokens = 0
+        self.size = sum(len(data) for _, data in self.events)
         self._wake = anyio.Event()
 
     def append(self, kind: EventType, data: bytes) -> None:
@@ -40,6 +43,7 @@ class JobStream:
         if self.ended or self.closed:
             return
         self.events.append((kind, data))
+        self.size += len(data)
         if kind is EventType.TOKEN:
             self.tokens += 1
         elif kind in TERMINAL_EVENTS:
@@ -82,6 +86,7 @@ class Streams:
         self._store = store
         self._live: dict[str, JobStream] = {}
         self._ended: OrderedDict[str, JobStream] = OrderedDict()
+        self._ended_size = 0
 
     def create(self, job_id: str) -> JobStream:
         """A new, empty one."""
@@ -91,22 +96,33 @@ class Streams:
         """The stream of a job that has not ended."""
         return self._live.get(job_id)
 
-    def retire(self, job_id: str) -> list[tuple[str, bytes]]:
-        """The job has ended: its events, for the store; kept in memory a while for readers."""
+    def retire(self, job_id: str, *, results: bool = True) -> list[tuple[str, bytes]]:
+        """The job has ended: its events, for the store; kept in memory a while for readers.
+
+        Without `results` those are left out; who follows the stream already still gets them.
+        """
         stream = self._live.pop(job_id)
+        if not results:
+            kept = [event for event in stream.events if event[0] != EventType.RESULT]
+            stream = JobStream(kept, ended=True)
         self._ended[job_id] = stream
-        while len(self._ended) > ENDED_IN_MEMORY:
-            self._ended.popitem(last=False)
+        self._ended_size += stream.size
+        while len(self._ended) > ENDED_IN_MEMORY or (
+            len(self._ended) > 1 and self._ended_size > ENDED_BYTES
+        ):
+            self._ended_size -= self._ended.popitem(last=False)[1].size
         return stream.events
 
     def forget(self, job_id: str) -> None:
         """Drop an ended one."""
-        self._ended.pop(job_id, None)
+        gone = self._ended.pop(job_id, None)
+        self._ended_size -= gone.size if gone is not None else 0
 
     async def get(self, job_id: str) -> JobStream:
         """Live, remembered or from the store. Raises NotFound."""
         stream = self._live.get(job_id) or self._ended.get(job_id)
         if stream is None:
+            await self._store.flush()  # it may have ended and left memory a moment ago
             events = await self._store.stream(job_id)
             if events is None:
                 raise NotFound(f"no job {job_id}", action="rbee job list shows the jobs.")

@@ -220,8 +220,10 @@ class ThreadedModel(ABC):
         self._deliver: Deliver | None = None
 
     @abstractmethod
-    def run(self, request: Request, cancelled: threading.Event) -> Iterator[Piece | Done]:
-        """Yield pieces as they are made, then exactly one Done.
+    def run(
+        self, request: Request, cancelled: threading.Event
+    ) -> Iterator[Piece | Done | Embedded]:
+        """Yield pieces as they are made, then exactly one Done; of an Embedding one Embedded.
 
         Looks at `cancelled` between steps and then yields `Done("cancelled", …)`. Raises any
         RbeeError when it fails. Called in threads, for at most `slots` requests at a time.
@@ -249,10 +251,10 @@ class ThreadedModel(ABC):
 
     def _work(self, request_id: str, request: Request, cancelled: threading.Event) -> None:
         assert self._deliver is not None
-        last: Done | RbeeError | None = None
+        last: Last | None = None
         try:
             for item in self.run(request, cancelled):
-                if isinstance(item, Done):
+                if isinstance(item, Done | Embedded):
                     last = item
                 elif last is None:
                     self._deliver([(request_id, item)])

@@ -13,6 +13,10 @@ start of that message steer it:
 
 A piece is a word with the space after it. `stop` strings cut the answer; it ends with `length` when
 `max_tokens` pieces or the context are used up.
+
+The vector of a text counts its words, each at one of 64 places that a hash of it chooses: texts
+with words in common lie near each other. `@delay` and what is to happen after 0 pieces hold for
+texts too.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ def models() -> list[ModelFile]:
 INFO = BackendInfo(
     name="echo",
     formats=("echo",),
-    capabilities=("text-gen",),
+    capabilities=("text-gen", "embedding"),
     probe=lambda: Support(True, ("cpu",)),
     create=_create,
     max_slots=8,

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from rbee.backend_api import (
     Done,
+    Embedded,
+    Embedding,
     Generation,
     LoadOptions,
     ModelFile,
@@ -27,11 +29,11 @@ from rbee.errors import (
     Cancelled,
     ContextLengthExceeded,
     InternalError,
-    ModelIncompatible,
     ModelLoadFailed,
 )
 
-from . import models
+from . import INFO, models
+from .words import vector
 
 _DIRECTIVE = re.compile(r"\s*@(delay|repeat|hang_after|exit_after|fail_after)=(\d{1,7})(?!\S)")
 _LOAD_STEPS = 20
@@ -68,15 +70,19 @@ class EchoModel(ThreadedModel):
     """Any number of requests at a time: they share nothing."""
 
     memory_bytes = 1 << 20
+    capabilities = INFO.capabilities
 
     def __init__(self, options: LoadOptions) -> None:
         super().__init__(slots=options.slots)
         self.ctx = options.ctx
 
-    def run(self, request: Request, cancelled: threading.Event) -> Iterator[Piece | Done]:
-        """The words of the last user message, as the directives say."""
-        if not isinstance(request, Generation):
-            raise ModelIncompatible("echo makes no vectors")
+    def run(
+        self, request: Request, cancelled: threading.Event
+    ) -> Iterator[Piece | Done | Embedded]:
+        """The words of the last user message, as the directives say; of texts their vectors."""
+        if isinstance(request, Embedding):
+            yield self._embed(request, cancelled)
+            return
         began = time.monotonic()
         prompt_tokens = _prompt_tokens(request)
         if prompt_tokens + 1 > self.ctx:
@@ -100,6 +106,22 @@ class EchoModel(ThreadedModel):
                 reason = "cancelled"
         spent = (time.monotonic() - began) * 1000
         yield Done(reason, prompt_tokens, said, decode_ms=spent)
+
+    def _embed(self, request: Embedding, cancelled: threading.Event) -> Embedded | Done:
+        scripts = [Script.of(text) for text in request.inputs]
+        longest = max(len(script.words) for script in scripts)
+        if longest > self.ctx:
+            raise ContextLengthExceeded(
+                f"a text has {longest} words, the context holds {self.ctx}",
+                required=longest,
+                available=self.ctx,
+            )
+        total = sum(len(script.words) for script in scripts)
+        for script in scripts:
+            if not script.ready(0, cancelled):
+                return Done("cancelled", total, 0)
+        vectors = [vector(script.words, normalize=request.normalize) for script in scripts]
+        return Embedded(vectors, total)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def test_health_is_open_and_everything_else_is_not(start):
         "slots_busy": 0,
         "memory_bytes": 0,
         "idle_seconds": 0,
-        "capabilities": ["text-gen"],
+        "capabilities": ["text-gen", "embedding"],
         "protocol": "sse",
         "worker_id": "w-1",
     }
@@ -412,3 +412,34 @@ def test_bad_start_arguments_exit_2(tmp_path):
     done = subprocess.run([*command, "--spec", "{}"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "worker_id" in done.stderr
+
+
+# -- vectors -----------------------------------------------------------------------------------
+
+
+def test_texts_become_vectors_in_one_json_body(start):
+    worker = start()
+    for stream in (True, False):
+        body = {"request_id": "e", "input": ["a bee", "A BEE", "a tax form"], "stream": stream}
+        reply = worker.http.post("/v1/execute", json=body)
+        assert reply.headers["content-type"].startswith("application/json")
+        first, same, other = reply.json()["vectors"]
+        assert first == same != other
+        assert sum(x * x for x in first) == pytest.approx(1.0)
+        assert reply.json()["usage"] == {"prompt_tokens": 7}
+    whole = worker.http.post("/v1/execute", json=body | {"normalize": False}).json()
+    assert sum(x * x for x in whole["vectors"][2]) == pytest.approx(3.0)
+
+
+def test_texts_that_are_being_embedded_can_be_cancelled(hive, start):
+    worker = start()
+    replies: list[httpx.Response] = []
+    body = {"request_id": "e", "input": ["@hang_after=0 x"]}
+    reader = threading.Thread(
+        target=lambda: replies.append(worker.http.post("/v1/execute", json=body))
+    )
+    reader.start()
+    hive.wait_for_state("busy")
+    assert worker.http.post("/v1/cancel", json={"request_id": "e"}).status_code == 204
+    reader.join(30)
+    assert replies[0].json()["finish_reason"] == "cancelled"

@@ -79,7 +79,8 @@ class Routes:
     async def execute(self, request: Request) -> Response:
         """POST /v1/execute, alias /v1/inference"""
         order = decode(await request.body(), Execute)
-        return Answer(self._runner.start(order), stream=order.stream)
+        stream = order.stream and order.input is None
+        return Answer(self._runner.start(order), stream=stream)
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/cancel"""

@@ -1,77 +1,153 @@
 """Renders chat messages the way the model was trained to see them.
 
-Owns the template environment: jinja2 in its immutable sandbox, since a template is code from a
-downloaded file. A model without a template is given ChatML, and the log says so.
+Owns what the engine knows of a model's template: whether it takes tools and a system message, and
+how to render a request. What a template may do is `template_guard`'s, what it wants is
+`template_shape`'s. A model that came without a template gets one of `template_fallback`, and the
+log says so.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from rbee.errors import ModelIncompatible, ValidationFailed
 
-log = logging.getLogger("rbee.llamacpp")
+from .template_budget import TooCostly
+from .template_fallback import choose
+from .template_guard import SECONDS, GuardedEnvironment, render
+from .template_shape import Message, Shape, find_shape, fit
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CHATML_END = "<|im_end|>"
+log = logging.getLogger("rbee.llamacpp")
+TOOL_VARIANT = "tool_use"
+"""Asked for as `llama_model_chat_template(model, b"tool_use")`."""
+_TRIAL_SECONDS = 2.0
+_ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+_ANOTHER = "Choose another file of this model, or send `prompt` instead of `messages`."
 
 
 class ChatTemplate:
-    """A compiled template. `stops` must be added to a request's own."""
+    """A model's template, tried out and ready. Safe to use from several threads."""
 
-    def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
-        if source is None:
-            log.warning("the model has no chat template; ChatML is used")
-        self.stops: tuple[str, ...] = () if source is not None else (CHATML_END,)
-        self._names = {"bos_token": bos, "eos_token": eos}
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        names: dict[str, Any] = environment.globals
-        names |= {"raise_exception": _refuse, "strftime_now": _now}
-        try:
-            self._template = environment.from_string(source or CHATML)
-        except TemplateError as exc:
-            raise ModelIncompatible(f"the model's chat template is not valid: {exc}") from exc
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos: str,
+        eos: str,
+        tool_source: str | None = None,
+        has_token: Callable[[str], bool] = lambda _: False,
+        name: str = "",
+    ) -> None:
+        """`source` and `tool_source` as the model's file has them, `bos` and `eos` as text.
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt that makes the model answer as the assistant.
-
-        Raises ValidationFailed when the template refuses the messages.
+        For a model without a template: `has_token` says whether a text is one token of its
+        vocabulary, `name` is what the model is called. Raises ModelIncompatible for a template
+        that is not valid, with the line, or that runs away on two words.
         """
+        self.fallback: str | None = None
+        """The name of the form that is used in place of the missing template."""
+        self.stops: tuple[str, ...] = ()
+        """To be added to a request's own."""
+        if source is None or "{" not in source:  # llama.cpp gives a form's name for some models
+            chosen = choose(has_token, source or name)
+            log.warning("the model has no chat template; the form %s is used", chosen.name)
+            self.fallback, self.stops, source = chosen.name, chosen.stops, chosen.source
+        self._names = {"bos_token": bos, "eos_token": eos}
+        environment = GuardedEnvironment()
         try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=True,
-                **self._names,
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as exc:
+            self._plain = self._tried(environment.compiled(source))
+        except (TemplateError, RecursionError) as exc:
+            raise _incompatible(exc) from exc
+        self._tools = self._plain
+        if tool_source is not None:
+            try:
+                self._tools = self._tried(environment.compiled(tool_source), for_tools=True)
+            except (TemplateError, RecursionError) as exc:
+                log.warning("the model's template for tools is not used: %s", _reason(exc))
+        self.supports_tools = self._tools[1].tools
+        self.supports_system = self._plain[1].system
+        """Otherwise what the system says goes in front of the user's next words."""
+        self._told = False
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """The prompt that makes the model answer as the assistant; it may begin with `bos`.
+
+        Raises ValidationFailed: `tools` when the template has no place for them, `messages` when
+        it refuses them, when they are of another kind than text, or when it takes too long.
+        """
+        if tools and not self.supports_tools:
             raise ValidationFailed(
-                f"messages: the model's chat template refuses them: {str(exc)[:300]}",
+                "tools: the model's chat template has no place for tools",
+                field="tools",
+                constraint="supported by the model",
+                action="Choose a model that was trained to call tools, or send no tools.",
+            )
+        with_tools = bool(tools) or any(one.get("role") == "tool" for one in messages)
+        template, shape = self._tools if with_tools else self._plain
+        if not (shape.system or self._told) and any(
+            one.get("role") == "system" for one in messages
+        ):
+            self._told = True
+            log.info("the model has no system role: what it says goes before the user's words")
+        try:
+            return self._run(template, fit(messages, shape), [dict(tool) for tool in tools])
+        except (*_ERRORS, RecursionError) as exc:
+            raise ValidationFailed(
+                f"messages: the model's chat template refuses them: {_reason(exc)}",
                 field="messages",
                 constraint="chat template",
             ) from exc
 
+    def _tried(self, template: Template, *, for_tools: bool = False) -> tuple[Template, Shape]:
+        def attempt(messages: list[Message], tools: list[Any]) -> str | None:
+            try:
+                return self._run(template, messages, tools, seconds=_TRIAL_SECONDS)
+            except TooCostly:
+                raise
+            except (*_ERRORS, RecursionError):
+                return None
 
-def _refuse(message: str) -> NoReturn:
-    raise TemplateError(message)
+        return template, find_shape(attempt, for_tools=for_tools)
+
+    def _run(
+        self,
+        template: Template,
+        messages: list[Message],
+        tools: list[Any],
+        *,
+        seconds: float = SECONDS,
+    ) -> str:
+        names = {
+            "messages": messages,
+            "tools": tools or None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self._names,
+        }
+        return render(template, names, size=_size(messages) + _size(tools), seconds=seconds)
 
 
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
+def _size(value: Any) -> int:
+    """Characters in all texts of a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.keys())) + sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 1
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    """Plain JSON; jinja2's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _incompatible(exc: Exception) -> ModelIncompatible:
+    return ModelIncompatible(
+        f"the model's chat template is not usable: {_reason(exc)}", action=_ANOTHER
+    )
+
+
+def _reason(exc: Exception) -> str:
+    line = f"line {exc.lineno}: " if isinstance(exc, TemplateSyntaxError) else ""
+    return f"{line}{str(exc)[:300] or type(exc).__name__}"

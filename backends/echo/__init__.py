@@ -12,7 +12,8 @@ start of that message steer it:
     @fail_after=3    after so many pieces fail with INTERNAL_ERROR
 
 A piece is a word with the space after it. `stop` strings cut the answer; it ends with `length` when
-`max_tokens` pieces or the context are used up.
+`max_tokens` pieces or the context are used up. Every word is certain: its log-probability is 0. A
+grammar or a schema is refused.
 
 The vector of a text counts its words, each at one of 64 places that a hash of it chooses: texts
 with words in common lie near each other. `@delay` and what is to happen after 0 pieces hold for

@@ -17,7 +17,9 @@ from rbee.backend_api import (
     Embedded,
     Embedding,
     Generation,
+    Likely,
     LoadOptions,
+    Logprob,
     ModelFile,
     Piece,
     Progress,
@@ -30,6 +32,7 @@ from rbee.errors import (
     ContextLengthExceeded,
     InternalError,
     ModelLoadFailed,
+    ValidationFailed,
 )
 
 from . import INFO, models
@@ -83,6 +86,8 @@ class EchoModel(ThreadedModel):
         if isinstance(request, Embedding):
             yield self._embed(request, cancelled)
             return
+        assert isinstance(request, Generation)
+        _refuse_shapes(request)
         began = time.monotonic()
         prompt_tokens = _prompt_tokens(request)
         if prompt_tokens + 1 > self.ctx:
@@ -100,7 +105,7 @@ class EchoModel(ThreadedModel):
                 reason = "cancelled"
                 break
             said += 1
-            yield Piece(piece)
+            yield Piece(piece, logprob=_certain(piece, request.logprobs))
         else:
             if not script.ready(said, cancelled, delay=False):
                 reason = "cancelled"
@@ -158,6 +163,23 @@ class Script:
         if delay and (pause := self.orders.get("delay", 0)):
             cancelled.wait(pause / 1000)
         return not cancelled.is_set()
+
+
+def _refuse_shapes(request: Generation) -> None:
+    for name in ("grammar", "json_schema"):
+        if getattr(request, name) is not None:
+            raise ValidationFailed(
+                f"{name}: echo says its words in no other shape", field=name, constraint="none"
+            )
+
+
+def _certain(piece: str, top: int | None) -> Logprob | None:
+    """A word of the prompt could not have been another one."""
+    if top is None:
+        return None
+    data = piece.encode()
+    here = (Likely(0, piece, data, 0.0),) if top else ()
+    return Logprob(0, piece, data, 0.0, here)
 
 
 def _load_seconds(model: ModelFile) -> float:

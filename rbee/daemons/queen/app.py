@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
     from rbee.daemons.queen.streams import JobStream
 
-FEATURES = ["jobs", "replay", "events", "openai.chat", "openai.models", "local_hive", "http_hive"]
+FEATURES = [
+    "jobs",
+    "replay",
+    "events",
+    "openai.chat",
+    "openai.embeddings",
+    "openai.models",
+    "local_hive",
+    "http_hive",
+]
 MAX_LISTED = 1000
 
 
@@ -62,6 +71,7 @@ def build(queen: Queen) -> ASGIApp:
     for prefix in ("/v1", "/openai/v1"):
         table += [
             ("POST", f"{prefix}/chat/completions", openai.chat),
+            ("POST", f"{prefix}/embeddings", openai.embeddings),
             ("GET", f"{prefix}/models", openai.models),
             ("GET", f"{prefix}/models/{{model:path}}", openai.model),
         ]

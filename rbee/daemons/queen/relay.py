@@ -150,6 +150,8 @@ class Relay:
             ) as reply:
                 if reply.status != 200:
                     error = RbeeError.from_body(_json(await reply.read()), reply.status)
+                    if error.details.get("field") == "json_schema":
+                        error.details["field"] = "response_format"  # where the user gave it
                     busy = isinstance(error, AllSlotsBusy | WorkerNotReady)
                     return RunFailed(job_id, error, busy=busy)
                 if isinstance(dispatch.job.request, Embed):

@@ -7,7 +7,7 @@ from 1 without gaps; nothing follows a terminal event. Streams of ended jobs com
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -36,7 +36,7 @@ class JobStream:
         self.closed = False
         self.tokens = 0
         self.size = sum(len(data) for _, data in self.events)
-        self._wake = anyio.Event()
+        self.wakers: set[anyio.Event] = set()
 
     def append(self, kind: EventType, data: bytes) -> None:
         """Add one event; ignored after a terminal one, so that there is exactly one of those."""
@@ -48,8 +48,7 @@ class JobStream:
             self.tokens += 1
         elif kind in TERMINAL_EVENTS:
             self.ended = True
-        wake, self._wake = self._wake, anyio.Event()
-        wake.set()
+        self._wake()
 
     async def read(self, after: int = 0) -> AsyncIterator[tuple[int, list[tuple[str, bytes]]]]:
         """Batches (id of the first, events) of all that is there, then as it comes, to the end.
@@ -67,16 +66,55 @@ class JobStream:
             elif self.ended or self.closed:
                 return
             else:
-                wake = self._wake
-                with anyio.move_on_after(KEEPALIVE) as limit:
-                    await wake.wait()
-                if limit.cancelled_caught:
+                if not await _news([self]):
                     yield at + 1, []
 
     def close(self) -> None:
         """Let readers go without a terminal event: the queen leaves, the job will go on later."""
         self.closed = True
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        for wake in self.wakers:
+            wake.set()
+        self.wakers.clear()
+
+
+async def read_all(
+    streams: Sequence[JobStream],
+) -> AsyncIterator[tuple[int, list[tuple[str, bytes]]]]:
+    """Batches (which stream, events) of several streams as they come, until all have ended.
+
+    An empty batch of the first after KEEPALIVE seconds without anything from any of them.
+    """
+    places = [0] * len(streams)
+    while True:
+        ended = all(stream.ended or stream.closed for stream in streams)
+        silent = True
+        for which, stream in enumerate(streams):
+            batch = stream.events[places[which] :]
+            if batch:
+                silent = False
+                places[which] += len(batch)
+                yield which, batch
+        if silent and ended:
+            return
+        if silent and not await _news(streams):
+            yield 0, []
+
+
+async def _news(streams: Sequence[JobStream]) -> bool:
+    """Wait until something happens to one of them; False after KEEPALIVE seconds of silence."""
+    wake = anyio.Event()
+    for stream in streams:
+        stream.wakers.add(wake)
+    try:
+        with anyio.move_on_after(KEEPALIVE):
+            await wake.wait()
+    finally:
+        for stream in streams:
+            stream.wakers.discard(wake)
+    return wake.is_set()
 
 
 class Streams:

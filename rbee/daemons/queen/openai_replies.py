@@ -1,0 +1,119 @@
+"""What all replies in OpenAI's form have in common: errors, headers, and how a stream is read.
+
+Owns no route and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import Response
+
+from rbee.daemons.base import error_headers, json_response
+from rbee.daemons.queen.streams import JobStream, read_all
+from rbee.errors import BY_CODE, RbeeError
+from rbee.protocol.jobs import CancelledData, ErrorData, EventType, StartedData
+
+if TYPE_CHECKING:
+    from rbee.core.jobs import Job
+    from rbee.daemons.queen.queen import Queen
+
+FAILED = (EventType.ERROR, EventType.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job that was submitted for a caller, and its stream."""
+
+    job: Job
+    stream: JobStream
+
+
+def openai_error(error: RbeeError) -> Response:
+    """The error in OpenAI's form, with our code and suggested action."""
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    body = {
+        "error": {
+            "message": f"{error.message} {error.action}",
+            "type": kind,
+            "param": error.details.get("field"),
+            "code": error.code,
+            "details": error.details,
+        }
+    }
+    return json_response(body, error.status, error_headers(error))
+
+
+async def until_begun(runs: Sequence[Run]) -> AsyncIterator[None]:
+    """Up to the first token, the end of all, or a failure of one: what decides the status."""
+    async for _, batch in read_all([run.stream for run in runs]):
+        for kind, _data in batch:
+            if kind in (EventType.TOKEN, EventType.METRICS, *FAILED):
+                return
+        yield None
+
+
+async def until_ended(runs: Sequence[Run]) -> AsyncIterator[None]:
+    """Up to the end of all, or a failure of one."""
+    async for _, batch in read_all([run.stream for run in runs]):
+        if any(kind in FAILED for kind, _data in batch):
+            return
+        yield None
+
+
+def failure_of(stream: JobStream) -> RbeeError | None:
+    """The error or cancellation a stream ended with."""
+    if not stream.events:
+        return None
+    kind, data = stream.events[-1]
+    if kind == EventType.ERROR:
+        error = msgspec.json.decode(data, type=ErrorData)
+        return RbeeError.from_body({"error": msgspec.to_builtins(error)})
+    if kind == EventType.CANCELLED:
+        reason = msgspec.json.decode(data, type=CancelledData).reason
+        return BY_CODE["CANCELLED"](f"the job was cancelled: {reason}")
+    return None
+
+
+def first_failure(runs: Sequence[Run]) -> RbeeError | None:
+    """Of the first run that failed."""
+    return next((error for run in runs if (error := failure_of(run.stream))), None)
+
+
+def find(stream: JobStream, kind: EventType, shape: type[Any]) -> Any:
+    """The first event of a kind, None when there is none."""
+    for name, data in stream.events:
+        if name == kind:
+            return msgspec.json.decode(data, type=shape)
+    return None
+
+
+def served_by(queen: Queen, runs: Sequence[Run]) -> dict[str, str]:
+    """Headers that say who does it; of several answers, who does the first that has begun."""
+    for run in runs:
+        started: StartedData | None = find(run.stream, EventType.STARTED, StartedData)
+        if started is not None:
+            return {
+                "X-Rbee-Job": ",".join(one.job.job_id for one in runs),
+                "X-Rbee-Worker": started.worker_id,
+                "X-Rbee-Hive": started.hive,
+                "X-Rbee-Model": _latin(started.model),
+                "X-Rbee-Quant": started.quant or "unknown",
+                "X-Rbee-Device": started.device,
+                "X-Rbee-Queue-Ms": str(started.queued_ms),
+                "X-Rbee-Overhead-Ms": str(queen.overhead_ms(run.job)),
+            }
+    return {}
+
+
+def model_of(runs: Sequence[Run]) -> str:
+    """The model's id."""
+    model = runs[0].job.model
+    return model.id if model else ""
+
+
+def _latin(text: str) -> str:
+    return text.encode("latin-1", "replace").decode("latin-1")

@@ -10,16 +10,18 @@ such: the same tokens decoded in other portions give slightly different logits, 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rbee.backend_api import Done, Generation, Piece, Request, ThreadedModel
 from rbee.errors import ContextLengthExceeded, InternalError, ValidationFailed
 
 from .context import Context, ContextFull
 from .model import Model
-from .sampling import Sampler
+from .native import library
 from .template import ChatTemplate
 from .text import TextStream
 
@@ -69,7 +71,7 @@ class LlamaModel(ThreadedModel):
         prefill_ms, began = _ms(began), time.monotonic()
         stops = request.stop + (self._template.stops if request.messages else ())
         answer = _Answer(TextStream(stops), self._room(request, len(prompt)))
-        sampler = Sampler(request, vocab_size=self._model.vocab.size, prompt=prompt)
+        sampler = _ChainSampler(request, vocab_size=self._model.vocab.size, prompt=prompt)
         try:
             yield from self._answer(answer, sampler, cancelled)
         finally:
@@ -145,7 +147,7 @@ class LlamaModel(ThreadedModel):
         return True
 
     def _answer(
-        self, answer: _Answer, sampler: Sampler, cancelled: threading.Event
+        self, answer: _Answer, sampler: _ChainSampler, cancelled: threading.Event
     ) -> Iterator[Piece]:
         vocab = self._model.vocab
         while not cancelled.is_set():
@@ -197,3 +199,63 @@ class _Answer:
 
 def _ms(since: float) -> float:
     return (time.monotonic() - since) * 1000
+
+
+_PENALTY_WINDOW = 64
+_RANDOM_SEED = 0xFFFFFFFF
+"""llama.cpp takes this seed to mean "a random one", so no request's seed may become it."""
+
+
+class _ChainSampler:
+    """One request's chain; `close` frees it."""
+
+    def __init__(self, request: Generation, *, vocab_size: int, prompt: Sequence[int]) -> None:
+        self._lib = library()
+        self._chain: Any = self._lib.llama_sampler_chain_init(
+            self._lib.llama_sampler_chain_default_params()
+        )
+        if request.repetition_penalty != 1.0:
+            self._add(_penalties(self._lib, vocab_size, request.repetition_penalty))
+        if request.temperature <= 0:
+            self._add(self._lib.llama_sampler_init_greedy())
+        else:
+            self._add_draw(request)
+        if request.repetition_penalty != 1.0:
+            for token in prompt[-_PENALTY_WINDOW:]:
+                self._lib.llama_sampler_accept(self._chain, token)
+
+    def sample(self, context: Context) -> int:
+        """The next token after the last decoded one. Raises InternalError without logits."""
+        context.check_logits()
+        token: int = self._lib.llama_sampler_sample(self._chain, context.pointer, -1)
+        return token
+
+    def close(self) -> None:
+        """Free the chain and all that is in it."""
+        if self._chain:
+            self._lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _add_draw(self, request: Generation) -> None:
+        lib = self._lib
+        if request.top_k > 0:
+            self._add(lib.llama_sampler_init_top_k(request.top_k))
+        if request.top_p < 1:
+            self._add(lib.llama_sampler_init_top_p(max(0.0, request.top_p), 1))
+        if request.min_p > 0:
+            self._add(lib.llama_sampler_init_min_p(min(1.0, request.min_p), 1))
+        self._add(lib.llama_sampler_init_temp(request.temperature))
+        seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
+        self._add(lib.llama_sampler_init_dist(seed % _RANDOM_SEED))
+
+    def _add(self, sampler: Any) -> None:
+        if not sampler:
+            raise InternalError("llama.cpp cannot make a sampler")
+        self._lib.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _penalties(lib: Any, vocab_size: int, repeat: float) -> Any:
+    """Newer libraries want the vocabulary's size first."""
+    make = lib.llama_sampler_init_penalties
+    sized = len(getattr(make, "argtypes", None) or ()) == 5
+    return make(*([vocab_size] if sized else []), _PENALTY_WINDOW, repeat, 0.0, 0.0)

@@ -1,76 +1,110 @@
-"""Chooses the next token: llama.cpp's own sampler chain, built for one request.
+"""Chooses the next token of one answer from a row of logits.
 
-Owns the chain's life. The order is llama.cpp's: penalties, top-k, top-p, min-p, temperature, draw;
-at temperature 0 the most likely token. The same seed draws the same tokens from the same logits.
+Owns what lasts from token to token: the penalties' counts, the grammar's state, the generator of
+random numbers. The steps are bias and bans, penalties, then top-k, top-p, min-p, temperature and
+the draw; at temperature 0 the most likely token. The same seed draws the same tokens from the same
+logits: one number per draw of Python's Mersenne Twister, whose `random()` keeps its sequence from
+version to version. (A seed is used as it is; llama.cpp takes 0xFFFFFFFF for "a random one".)
+
+With a grammar a token is first chosen freely and kept when the grammar allows it; if not, it is
+chosen again from the allowed ones. That is llama.cpp's own way (common/sampling.cpp), and quick:
+the model mostly knows what comes next, and asking for one token takes microseconds.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import random
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rbee.backend_api import Generation
 from rbee.errors import InternalError
 
-from .context import Context
-from .native import library
+from .candidates import Filters, draw, highest, survivors
+from .grammar_sampler import Grammar
+from .logprobs import logprob_of
+from .penalties import Adjustments
+from .vocab import Vocab
 
-_PENALTY_WINDOW = 64
-_RANDOM_SEED = 0xFFFFFFFF
-"""llama.cpp takes this seed to mean "a random one", so no request's seed may become it."""
+__all__ = ["Sampler", "logprob_of"]
 
 
 class Sampler:
-    """One request's chain; `close` frees it."""
+    """One request's choice of tokens; `close` it when the answer has ended.
 
-    def __init__(self, request: Generation, *, vocab_size: int, prompt: Sequence[int]) -> None:
-        self._lib = library()
-        self._chain: Any = self._lib.llama_sampler_chain_init(
-            self._lib.llama_sampler_chain_default_params()
-        )
-        if request.repetition_penalty != 1.0:
-            self._add(_penalties(self._lib, vocab_size, request.repetition_penalty))
-        if request.temperature <= 0:
-            self._add(self._lib.llama_sampler_init_greedy())
-        else:
-            self._add_draw(request)
-        if request.repetition_penalty != 1.0:
-            for token in prompt[-_PENALTY_WINDOW:]:
-                self._lib.llama_sampler_accept(self._chain, token)
+    For every token: `sample`, or any other way to choose one when `greedy`, then `accept`.
+    """
 
-    def sample(self, context: Context) -> int:
-        """The next token after the last decoded one. Raises InternalError without logits."""
-        context.check_logits()
-        token: int = self._lib.llama_sampler_sample(self._chain, context.pointer, -1)
-        return token
+    greedy: bool
+    """The answer to `sample` is always the highest logit's token: no need to call it."""
+
+    def __init__(
+        self, request: Generation, vocab: Vocab, prompt: NDArray[np.int32], grammar: str | None
+    ) -> None:
+        """`prompt`: its tokens, which the repetition penalty counts; `grammar`: checked GBNF.
+
+        Raises ValidationFailed naming `grammar` or `logit_bias`.
+        """
+        self._adjust = Adjustments(request, size=vocab.size, ends=vocab.ends, prompt=prompt)
+        self._filters = Filters(request.top_k, request.top_p, request.min_p)
+        self._temperature = request.temperature
+        self._random = random.Random(_seed(request.seed))
+        self._grammar = Grammar(grammar, vocab) if grammar is not None else None
+        self.greedy = self._temperature <= 0 and not self._adjust.active and self._grammar is None
+
+    def sample(self, row: NDArray[np.float32]) -> int:
+        """The next token. `row` has the vocabulary's size; it is written to, and then restored.
+
+        A token that ends the answer ends it, even with `ignore_eos`: it is only chosen then where
+        a grammar allows nothing else. Raises InternalError when the row is no numbers, and when no
+        token may be chosen.
+        """
+        self._adjust.apply(row)
+        try:
+            return self._choose(row)
+        finally:
+            self._adjust.restore(row)
+
+    def accept(self, token: int) -> None:
+        """The token was taken. Raises InternalError for one that the grammar does not allow."""
+        if self._grammar is not None:
+            self._grammar.accept(token)
+        self._adjust.accept(token)
 
     def close(self) -> None:
-        """Free the chain and all that is in it."""
-        if self._chain:
-            self._lib.llama_sampler_free(self._chain)
-            self._chain = None
+        """Free what the library holds; may be called again."""
+        if self._grammar is not None:
+            self._grammar.close()
 
-    def _add_draw(self, request: Generation) -> None:
-        lib = self._lib
-        if request.top_k > 0:
-            self._add(lib.llama_sampler_init_top_k(request.top_k))
-        if request.top_p < 1:
-            self._add(lib.llama_sampler_init_top_p(max(0.0, request.top_p), 1))
-        if request.min_p > 0:
-            self._add(lib.llama_sampler_init_min_p(min(1.0, request.min_p), 1))
-        self._add(lib.llama_sampler_init_temp(request.temperature))
-        seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
-        self._add(lib.llama_sampler_init_dist(seed % _RANDOM_SEED))
+    def _choose(self, row: NDArray[np.float32]) -> int:
+        token = self._draw(row)
+        if token is not None and (self._grammar is None or self._grammar.allows(token)):
+            return token
+        if self._grammar is None:
+            raise InternalError("every token is banned")
+        ids = self._grammar.among(row)
+        place = self._draw(row[ids])
+        if place is not None:
+            return int(ids[place])
+        end = self._grammar.end()
+        if end is None:
+            raise InternalError("the grammar allows no token that the model has")
+        return end
 
-    def _add(self, sampler: Any) -> None:
-        if not sampler:
-            raise InternalError("llama.cpp cannot make a sampler")
-        self._lib.llama_sampler_chain_add(self._chain, sampler)
+    def _draw(self, values: NDArray[np.float32]) -> int | None:
+        """The place of the chosen one; None when all are banned."""
+        if self._temperature <= 0:
+            place = int(values.argmax()) if len(values) else 0
+            return place if highest(values) > -np.inf else None
+        ids, below = survivors(values, self._filters)
+        if not len(ids):
+            return None
+        return int(ids[draw(below, self._temperature, self._random)])
 
 
-def _penalties(lib: Any, vocab_size: int, repeat: float) -> Any:
-    """Newer libraries want the vocabulary's size first."""
-    make = lib.llama_sampler_init_penalties
-    sized = len(getattr(make, "argtypes", None) or ()) == 5
-    return make(*([vocab_size] if sized else []), _PENALTY_WINDOW, repeat, 0.0, 0.0)
+def _seed(wanted: int | None) -> int:
+    if wanted is None:
+        return int.from_bytes(os.urandom(16))
+    return wanted % (1 << 64)  # Random itself takes a seed's absolute value

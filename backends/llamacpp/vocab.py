@@ -1,17 +1,23 @@
 """Text to tokens and tokens to bytes.
 
-Owns the vocabulary's side of a loaded model. Buffers grow to what the library asks for; a token's
-bytes are asked for once.
+Owns the vocabulary's side of a loaded model. Buffers grow to what the library asks for. A token's
+bytes are asked for each time: that is a microsecond, and keeps nothing in memory. `pieces` has the
+bytes of all tokens, for who must look at all of them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rbee.errors import InternalError, ValidationFailed
 
-from .native import library
+from .native import library, quick
+from .pieces import Pieces
 
 _OVERFLOW = -(1 << 31)
 
@@ -28,7 +34,21 @@ class Vocab:
         self.size: int = lib.llama_vocab_n_tokens(self._vocab)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
         self.eos: int = lib.llama_vocab_eos(self._vocab)
-        self._bytes: dict[int, bytes] = {}
+        is_end = quick("llama_vocab_is_eog")
+        ends = [token for token in range(self.size) if is_end(self._vocab, token)]
+        self.ends: NDArray[np.intp] = np.array(ends, np.intp)
+        """The tokens that end an answer, ascending."""
+        self._ends = frozenset(ends)
+
+    @property
+    def pointer(self) -> Any:
+        """The library's handle; valid while the model is loaded."""
+        return self._vocab
+
+    @functools.cached_property
+    def pieces(self) -> Pieces:
+        """The bytes of all tokens. The first call takes about a second per million tokens."""
+        return Pieces(self.token_bytes(token) for token in range(self.size))
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Tokens of the text, markers like <|im_end|> among them; `special` adds the model's BOS.
@@ -49,10 +69,7 @@ class Vocab:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for, perhaps half a character; empty for control tokens."""
-        known = self._bytes.get(token)
-        if known is None:
-            known = self._bytes[token] = self._piece(token, special=False)
-        return known
+        return self._piece(token, special=False)
 
     def name(self, token: int) -> str:
         """A control token as text (`<|im_end|>`); empty where the model has none."""
@@ -60,15 +77,16 @@ class Vocab:
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the answer."""
-        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+        return token in self._ends
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         if not 0 <= token < self.size:
             raise InternalError(f"token {token} is not in a vocabulary of {self.size}")
+        piece = quick("llama_token_to_piece")
         room = 64
         for _ in range(2):
             out = ctypes.create_string_buffer(room)
-            count = self._lib.llama_token_to_piece(self._vocab, token, out, room, 0, special)
+            count = piece(self._vocab, token, out, room, 0, special)
             if count >= 0:
                 return out.raw[:count]
             room = -count

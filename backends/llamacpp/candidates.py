@@ -1,0 +1,171 @@
+"""Which tokens may be drawn, and the draw: top-k, top-p, min-p, temperature, in llama.cpp's order.
+
+Owns the arithmetic over one row of logits and nothing else: no state, no request, no library. The
+order and the meaning of each filter are those of llama.cpp's default chain (llama-sampler.cpp:
+top_k, top_p and min_p on the probabilities before temperature, temp, dist). Of equal logits the
+smaller token id goes first, where llama.cpp's sorting leaves it open.
+
+Nothing here is approximate, though a vocabulary of 262 k is hardly ever sorted:
+
+* top-k: fold the row into columns. The k-th largest of the column maxima is reached by at least k
+  columns, so by at least k tokens, so every token of the top k reaches it too: only those are
+  sorted, about k of them.
+* min-p keeps what lies within log(1 / min_p) of the highest logit, which no filter before removes.
+* top-p alone keeps the first tokens in descending order whose sum reaches p of the total: when the
+  tokens within some depth of the highest reach it, no other token matters; else look deeper.
+* top-p and min-p both keep a beginning of the same descending order, so the shorter one is kept.
+
+It is numpy and not llama.cpp's own chain: for the 40 to 60 tokens left, both take a few
+microseconds, and here a wrong argument cannot end the process.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee.errors import InternalError
+
+Row = NDArray[np.float32]
+Ids = NDArray[np.intp]
+Below = NDArray[np.float64]
+_WIDTH = 4096
+_FOLD = 512
+_LOWEST = float(np.finfo(np.float32).min)
+_DEPTHS = (4.0, 6.0, 9.0, 13.0, 20.0, math.inf)
+_COLDEST = 1e-9
+"""Below this a float64 may not hold a logit divided by it; the draw is the same, of the highest."""
+_BLOCK = 512
+
+
+class Filters(NamedTuple):
+    """How a request narrows the choice; 0, 1 and 0 are off."""
+
+    top_k: int
+    top_p: float
+    min_p: float
+
+
+def highest(values: Row) -> float:
+    """The highest logit; -inf when everything is banned. Raises InternalError for NaN or inf."""
+    return _number(float(values.max(initial=-math.inf)))
+
+
+def most_likely(row: Row, count: int) -> tuple[Ids, Row]:
+    """The `count` most likely tokens (at least 1) and their logits, the likeliest first.
+
+    Never a banned one (-inf), so perhaps fewer. Raises InternalError when the row is no numbers.
+    """
+    ids = _reaching_best(row, min(count, len(row)))
+    values = row[ids]
+    order = np.argsort(-values, kind="stable")[:count]
+    return ids[order], values[order]
+
+
+def survivors(row: Row, filters: Filters) -> tuple[Ids, Below]:
+    """The tokens that pass the filters, and how far each logit lies below the highest (≤ 0).
+
+    The likeliest first; with all filters off all tokens, even banned ones (-inf), in their order.
+    Empty when every token is banned. Raises InternalError when the row is no numbers.
+    """
+    if 0 < filters.top_k < len(row):
+        ids, values = most_likely(row, filters.top_k)
+        wide = values.astype(np.float64)
+        below = wide - wide[:1]
+        keep = _length(below, filters, total=None)
+        return ids[:keep], below[:keep]
+    top = highest(row)
+    if top == -math.inf:
+        return np.empty(0, np.intp), np.empty(0)
+    if filters.top_p >= 1 and filters.min_p <= 0:
+        return np.arange(len(row)), row.astype(np.float64) - top
+    return _beginning(row, top, filters)
+
+
+def draw(below: Below, temperature: float, rng: random.Random) -> int:
+    """The position of the drawn one among logits given as distances below the highest."""
+    weights = np.exp(below / max(temperature, _COLDEST))
+    if len(weights) <= 2 * _BLOCK:
+        return _place(weights, rng.random())
+    starts = np.arange(0, len(weights), _BLOCK)
+    sums = np.add.reduceat(weights, starts)
+    start = int(starts[_place(sums, rng.random())])
+    return start + _place(weights[start : start + _BLOCK], rng.random())
+
+
+def _place(weights: NDArray[np.float64], point: float) -> int:
+    """Where a point in [0, 1) of the whole weight lies."""
+    sums = weights.cumsum()
+    place = int(sums.searchsorted(point * sums[-1], side="right"))
+    if place == len(sums):  # rounded up to the whole: the last that has any weight
+        place = int(sums.searchsorted(sums[-1]))
+    return place
+
+
+def _reaching_best(row: Row, count: int) -> Ids:
+    """Ascending ids of at least the `count` highest logits that are not -inf."""
+    rows, rest = divmod(len(row), _WIDTH)
+    if rows < 2 or count > _FOLD // 2:
+        best = np.partition(row, (len(row) - count, len(row) - 1))
+        _number(float(best[-1]))
+        return (row >= max(float(best[-count]), _LOWEST)).nonzero()[0]
+    body, tail = row[: rows * _WIDTH].reshape(rows, _WIDTH), row[rows * _WIDTH :]
+    columns = np.maximum.reduce(body, axis=0)
+    np.maximum(columns[:rest], tail, out=columns[:rest])
+    maxima = np.sort(np.maximum.reduce(columns.reshape(-1, _FOLD), axis=0))
+    _number(float(maxima[-1]))  # a NaN is sorted last
+    floor = max(float(maxima[-count]), _LOWEST)
+    chosen = (columns >= floor).nonzero()[0]
+    if len(chosen) > _WIDTH // 4:
+        return (row >= floor).nonzero()[0]
+    found = (body.take(chosen, axis=1) >= floor).ravel().nonzero()[0]  # flat is thrice as fast
+    line = found // len(chosen)
+    ids = line * _WIDTH + chosen[found - line * len(chosen)]
+    if rest:
+        ids = np.concatenate((ids, rows * _WIDTH + (tail >= floor).nonzero()[0]))
+    return ids
+
+
+def _beginning(row: Row, top: float, filters: Filters) -> tuple[Ids, Below]:
+    """Top-p, min-p or both over a whole row."""
+    total = None
+    if filters.top_p < 1:
+        total = float(np.exp(row - np.float32(top)).sum())
+    min_p = min(filters.min_p, 1.0)
+    depths = (-math.log(min_p),) if min_p > 0 else _DEPTHS
+    ids, below = np.empty(0, np.intp), np.empty(0)
+    for depth in depths:
+        ids = (row >= max(top - depth, _LOWEST)).nonzero()[0]
+        below = row[ids].astype(np.float64) - top
+        if total is None or np.exp(below).sum() >= filters.top_p * total:
+            break
+    order = np.argsort(-below, kind="stable")
+    ids, below = ids[order], below[order]
+    keep = _length(below, filters, total)
+    return ids[:keep], below[:keep]
+
+
+def _length(below: Below, filters: Filters, total: float | None) -> int:
+    """How many of these, sorted, top-p and min-p keep; at least 1 of any.
+
+    `total`: the sum of exp over all tokens top-p counts, where these are only some of them.
+    """
+    keep = len(below)
+    if keep > 1 and filters.top_p < 1:
+        sums = np.exp(below).cumsum()
+        wanted = filters.top_p * (float(sums[-1]) if total is None else total)
+        keep = min(keep, int(sums.searchsorted(wanted)) + 1)
+    if keep > 1 and filters.min_p > 0:
+        least = math.log(min(filters.min_p, 1.0))
+        keep = min(keep, int(np.count_nonzero(below >= least)))
+    return keep
+
+
+def _number(top: float) -> float:
+    if math.isnan(top) or top == math.inf:
+        raise InternalError("the model computed no numbers: its weights may be damaged")
+    return top

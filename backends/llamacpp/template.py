@@ -88,10 +88,12 @@ class ChatTemplate:
                 constraint="supported by the model",
                 action="Choose a model that was trained to call tools, or send no tools.",
             )
-        with_tools = bool(tools) or any(one.get("role") == "tool" for one in messages)
+        with_tools = bool(tools) or any(
+            one.get("tool_calls") or one.get("role") == "tool" for one in messages
+        )
         template, shape = self._tools if with_tools else self._plain
         if not (shape.system or self._told) and any(
-            one.get("role") == "system" for one in messages
+            one.get("role") in ("system", "developer") for one in messages
         ):
             self._told = True
             log.info("the model has no system role: what it says goes before the user's words")

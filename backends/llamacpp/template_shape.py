@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from rbee.errors import ValidationFailed
@@ -48,7 +48,9 @@ class Shape:
     tools: bool = False
     """It tells the model about tools."""
     calls: bool = False
-    """It shows calls that were made, and their results."""
+    """It shows calls that were made, and their results; otherwise calls become JSON text."""
+    results: bool = True
+    """It takes what a tool answered as such; otherwise that becomes the user's words."""
     objects: bool = True
     """A call's arguments must be an object, not its JSON text."""
     empty: str | None = ""
@@ -82,8 +84,12 @@ def find_shape(render: Try, *, for_tools: bool = False) -> Shape:
         score = _score(rendered(shape, *start, *talk, tools=[_TOOL] if takes_tools else []))
         if score > best:
             best = score
-            found = Shape(system, shape.parts, takes_tools, True, objects, empty, short)
-    return found
+            found = replace(found, calls=True, objects=objects, empty=empty, short_ids=short)
+    if found.calls:
+        return found
+    spoken: Message = {"role": "assistant", "content": _NAME}
+    told = rendered(shape, *start, spoken, _calling(_SHORT_ID, "", as_object=True)[1])
+    return replace(found, results=_RESULT in told)
 
 
 def fit(messages: Sequence[Mapping[str, Any]], shape: Shape) -> list[Message]:
@@ -92,6 +98,8 @@ def fit(messages: Sequence[Mapping[str, Any]], shape: Shape) -> list[Message]:
     fitted = [_fit_message(message, at, shape, names) for at, message in enumerate(messages)]
     if not shape.system:
         fitted = _merge_system(fitted)
+    if not shape.results and any(one["role"] == "tool" for one in fitted):
+        fitted = _merge_results(fitted)
     return [_with_parts(message) for message in fitted] if shape.parts else fitted
 
 
@@ -107,17 +115,15 @@ def _fit_message(
     calls: Any = fitted.pop("tool_calls", None)
     text = _text(message.get("content"), at)
     fitted["content"] = text
-    if (calls or role == "tool") and not shape.calls:
-        raise _wrong(
-            f"messages[{at}]",
-            "calls a tool or answers a call, and the model's chat template has no place for that",
-            "supported by the model",
-        )
     if calls:
-        fitted["content"] = text or shape.empty
-        fitted["tool_calls"] = [
+        fitted_calls = [
             _fit_call(call, f"messages[{at}].tool_calls", shape, names) for call in calls
         ]
+        if shape.calls:
+            fitted |= {"content": text or shape.empty, "tool_calls": fitted_calls}
+        else:
+            written = [_written(call["function"]) for call in fitted_calls]
+            fitted["content"] = "\n".join([text, *written] if text else written)
     if role == "tool" and isinstance(call_id := fitted.get("tool_call_id"), str):
         if call_id in names:
             fitted.setdefault("name", names[call_id])
@@ -176,6 +182,26 @@ def _merge_system(messages: list[Message]) -> list[Message]:
     if waiting:
         merged.append({"role": "user", "content": "\n\n".join(waiting)})
     return merged
+
+
+def _merge_results(messages: list[Message]) -> list[Message]:
+    """Let the user say what tools answered, in one turn with the words before and after."""
+    merged: list[Message] = []
+    for message in messages:
+        said = {"role": "user", "content": message["content"]}
+        if message["role"] not in ("tool", "user"):
+            merged.append(message)
+        elif merged and merged[-1]["role"] == "user":
+            merged[-1] = {**said, "content": f"{merged[-1]['content']}\n\n{said['content']}"}
+        else:
+            merged.append(said if message["role"] == "tool" else message)
+    return merged
+
+
+def _written(function: Message) -> str:
+    """A call as text, for templates that have no form for it."""
+    call = {"name": function["name"], "arguments": function["arguments"]}
+    return json.dumps(call, ensure_ascii=False)
 
 
 def _with_parts(message: Message) -> Message:

@@ -17,7 +17,7 @@ import msgspec
 
 from rbee.backend_api import BackendInfo, ModelFile
 from rbee.errors import ModelCorrupted, ModelIncompatible, ModelNotFound, RbeeError
-from rbee.models import gguf, packages, refs
+from rbee.models import gguf, gguf_sanity, packages, refs
 from rbee.models.estimate import estimate
 from rbee.protocol.hives import ModelInfo
 
@@ -118,6 +118,7 @@ def _read(path: Path, size: int) -> ModelInfo:
             raise ModelCorrupted(f"{path.name} {what}")
         raise ModelIncompatible(f"{path.name} is not a GGUF file")
     header = gguf.read(path)
+    gguf_sanity.check(header, path.name)
     need = estimate(header)
     context = header.get("context_length")
     embedder = header.get("pooling_type") is not None or _EMBEDDERS.fullmatch(header.architecture)

@@ -51,6 +51,7 @@ METADATA: dict[str, Any] = {
     "llama.feed_forward_length": 128,
     "llama.attention.head_count": 4,
     "llama.attention.head_count_kv": 2,
+    "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.tokens": [f"token-{index}" for index in range(100)],
 }
 TENSORS: list[tuple[str, tuple[int, ...], str]] = [

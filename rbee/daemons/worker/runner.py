@@ -192,10 +192,10 @@ class Runner:
     @staticmethod
     def _check_header(path: Path) -> None:
         """Some defects of a header abort the process in C: find them first."""
-        from rbee.models import gguf
+        from rbee.models import gguf, gguf_sanity
 
         try:
-            gguf.read(path)
+            gguf_sanity.check(gguf.read(path), path.name)
         except OSError as exc:
             raise ModelLoadFailed(f"{path} cannot be read: {exc.strerror}") from exc
 

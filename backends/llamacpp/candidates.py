@@ -15,8 +15,9 @@ Nothing here is approximate, though a vocabulary of 262 k is hardly ever sorted:
   tokens within some depth of the highest reach it, no other token matters; else look deeper.
 * top-p and min-p both keep a beginning of the same descending order, so the shorter one is kept.
 
-It is numpy and not llama.cpp's own chain: for the 40 to 60 tokens left, both take a few
-microseconds, and here a wrong argument cannot end the process.
+It is numpy and not llama.cpp's own chain after the same beginning. The chain takes 21 µs for a row
+of 49 k where this takes 28, most of it for the beginning. For these 7 µs a wrong argument cannot
+end the process, equal logits have an order, and a seed draws the same with every library.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def survivors(row: Row, filters: Filters) -> tuple[Ids, Below]:
 
 def draw(below: Below, temperature: float, rng: random.Random) -> int:
     """The position of the drawn one among logits given as distances below the highest."""
+    if len(below) == 1:
+        return 0
     weights = np.exp(below / max(temperature, _COLDEST))
     if len(weights) <= 2 * _BLOCK:
         return _place(weights, rng.random())
@@ -115,7 +118,8 @@ def _reaching_best(row: Row, count: int) -> Ids:
         return (row >= max(float(best[-count]), _LOWEST)).nonzero()[0]
     body, tail = row[: rows * _WIDTH].reshape(rows, _WIDTH), row[rows * _WIDTH :]
     columns = np.maximum.reduce(body, axis=0)
-    np.maximum(columns[:rest], tail, out=columns[:rest])
+    if rest:
+        np.maximum(columns[:rest], tail, out=columns[:rest])
     maxima = np.sort(np.maximum.reduce(columns.reshape(-1, _FOLD), axis=0))
     _number(float(maxima[-1]))  # a NaN is sorted last
     floor = max(float(maxima[-count]), _LOWEST)
@@ -161,7 +165,7 @@ def _length(below: Below, filters: Filters, total: float | None) -> int:
         keep = min(keep, int(sums.searchsorted(wanted)) + 1)
     if keep > 1 and filters.min_p > 0:
         least = math.log(min(filters.min_p, 1.0))
-        keep = min(keep, int(np.count_nonzero(below >= least)))
+        keep = min(keep, int(np.count_nonzero(below[:keep] >= least)))
     return keep
 
 

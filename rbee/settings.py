@@ -109,11 +109,35 @@ class WorkerSettings(_Section, frozen=True):
     ] = 60.0
     slots: Annotated[
         int,
-        Meta(ge=0, le=256, description="Requests a worker runs at a time; 0: the backend decides."),
+        Meta(
+            ge=0,
+            le=256,
+            description="Requests a worker runs at a time; 0: as many as memory allows, up to 8.",
+        ),
     ] = 0
     ctx: Annotated[
         int, Meta(ge=64, le=10_000_000, description="Context of each slot, in tokens.")
     ] = 4096
+    kv_type: Annotated[
+        Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"],
+        Meta(description="How a context is kept; `q8_0` takes half the memory of `f16`."),
+    ] = "f16"
+    max_gap_ms: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=600_000,
+            description="Milliseconds that running answers may be held up by a long new prompt.",
+        ),
+    ] = 200.0
+    prompt_cache_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_048_576,
+            description="MiB of memory a worker keeps computed prompts in for later; 0: none.",
+        ),
+    ] = 256
 
 
 class JobSettings(_Section, frozen=True):

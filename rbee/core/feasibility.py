@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rbee.core.eviction import evict_for
 from rbee.core.fleet import Fleet, HiveState, Worker
+from rbee.core.sizing import USUAL_SLOTS, slots_that_fit, ways_out
 from rbee.errors import (
     BackendUnavailable,
     HiveNotFound,
@@ -15,6 +16,7 @@ from rbee.errors import (
     ModelIncompatible,
     NoWorkers,
     RbeeError,
+    ValidationFailed,
 )
 from rbee.protocol.hives import BackendStatus, Device, ModelInfo
 from rbee.protocol.workers import WorkerState
@@ -30,6 +32,8 @@ class Place:
     device: Device
     backend: BackendStatus
     need_bytes: int
+    slots: int
+    kv_type: str
     evict: list[Worker] = field(default_factory=list[Worker])
     leaving: list[Worker] = field(default_factory=list[Worker])
     """Workers already stopping whose memory is needed: wait for them."""
@@ -42,6 +46,10 @@ class Wish:
     model: ModelInfo
     ctx: int
     slots: int | None = None
+    """None: as many as fit, up to the usual."""
+    kv_type: str = "f16"
+    clamp: bool = False
+    """`slots` is meant for all backends: one that runs fewer at a time gets its most."""
     hive: str | None = None
     device: str | None = None
     backend: str | None = None
@@ -148,27 +156,40 @@ def _no_device(name: str, hive: HiveState) -> RbeeError:
 def _fits(
     wish: Wish, fleet: Fleet, hive: HiveState, device: Device, backend: BackendStatus
 ) -> Place | RbeeError:
-    slots = wish.slots or backend.max_slots
-    need = wish.model.memory_needed(ctx=wish.ctx, slots=slots)
+    if wish.slots is not None and wish.slots > backend.max_slots and not wish.clamp:
+        return _too_many(wish.slots, hive, backend)
     free = fleet.free_memory(hive, device)
+    model, ctx, kv_type = wish.model, wish.ctx, wish.kv_type
+    if wish.slots is not None:
+        slots = min(wish.slots, backend.max_slots)
+    else:
+        most = min(USUAL_SLOTS, backend.max_slots)
+        slots = slots_that_fit(model, ctx=ctx, kv_type=kv_type, free=free, most=most) or 1
+    need = model.memory_needed(ctx=ctx, slots=slots, kv_type=kv_type)
     there = [
         w for w in fleet.workers.values() if w.hive == hive.name and w.spec.device == device.name
     ]
     leaving = [w for w in there if w.state is WorkerState.STOPPING]
     if free < need <= free + sum(w.rss_bytes for w in leaving):
-        return Place(hive, device, backend, need, leaving=leaving)
+        return Place(hive, device, backend, need, slots, kv_type, leaving=leaving)
     evict = evict_for(need - free, there)
     if evict is not None:
-        return Place(hive, device, backend, need, evict)
+        return Place(hive, device, backend, need, slots, kv_type, evict)
     kind = InsufficientRam if device.kind == "cpu" else InsufficientVram
-    smaller = wish.ctx
-    while smaller > 512 and wish.model.memory_needed(ctx=smaller, slots=slots) > free:
-        smaller //= 2
-    fits = wish.model.memory_needed(ctx=smaller, slots=slots) <= free
     return kind(
-        f"{wish.model.id} needs {need / GIB:.1f} GiB on {hive.name} {device.name}"
-        f" ({slots} × {wish.ctx} tokens of context), {free / GIB:.1f} GiB is free",
-        action=f"Set worker.ctx to {smaller}." if fits and smaller < wish.ctx else None,
+        f"{model.id} needs {need / GIB:.1f} GiB on {hive.name} {device.name}"
+        f" ({slots} × {ctx} tokens of context in {kv_type}), {free / GIB:.1f} GiB is free",
+        action=ways_out(model, ctx=ctx, slots=slots, kv_type=kv_type, free=free),
         required=need,
         available=free,
+    )
+
+
+def _too_many(slots: int, hive: HiveState, backend: BackendStatus) -> RbeeError:
+    return ValidationFailed(
+        f"slots: {backend.name} on {hive.name} runs at most {backend.max_slots} requests at a time,"
+        f" not {slots}",
+        action=f"Ask for {backend.max_slots} slots or fewer, or leave the number out.",
+        field="slots",
+        constraint=f"<= {backend.max_slots}",
     )

@@ -57,7 +57,12 @@ class Policy(Protocol):
 
     @property
     def slots(self) -> int | None:
-        """Slots of such workers; None: the backend decides."""
+        """Slots of such workers; None: as many as the memory allows, up to the usual."""
+        ...
+
+    @property
+    def kv_type(self) -> str:
+        """How workers keep keys and values."""
         ...
 
     def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:

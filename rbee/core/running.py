@@ -84,7 +84,9 @@ def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
         Wish(
             model=model,
             ctx=ctx,
-            slots=wish.slots,
+            slots=wish.slots or colony.policy.slots,
+            clamp=wish.slots is None,
+            kv_type=colony.policy.kv_type,
             hive=wish.hive,
             device=wish.device,
             backend=wish.backend,
@@ -99,7 +101,6 @@ def _spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
         good[0],
         model,
         ctx=ctx,
-        slots=wish.slots,
         pinned=wish.pin,
         why=f"asked by {job.job_id}",
     )
@@ -155,9 +156,8 @@ def plan(colony: Colony) -> None:
                         _tell_group(colony, job, reason, None)
                         continue
                     ctx = min(colony.policy.ctx, job.model.context or 1 << 30)
-                    slots = colony.policy.slots
                     fresh = supervising.start_worker(
-                        colony, place, job.model, ctx=ctx, slots=slots, pinned=False, why=reason
+                        colony, place, job.model, ctx=ctx, pinned=False, why=reason
                     )
                     where = f"{fresh.id} on {fresh.hive} {fresh.spec.device}"
                     _tell_group(colony, job, f"starting {where} for {job.model.id}", fresh)

@@ -29,10 +29,11 @@ EXPECTED_TOKENS = 256
 
 @dataclass(frozen=True)
 class Ect:
-    """The policy. `ctx` is the context, in tokens, of workers it starts."""
+    """The policy. `ctx`, `slots` and `kv_type` are those of the workers it starts; see Policy."""
 
     ctx: int
     slots: int | None = None
+    kv_type: str = "f16"
 
     def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:
         """Run where it is soonest done, else wait for a live worker, else start one."""
@@ -76,7 +77,13 @@ class Ect:
         assert job.model is not None
         ctx = min(self.ctx, job.model.context or self.ctx)
         wish = Wish(
-            model=job.model, ctx=ctx, slots=self.slots, hive=request.hive, device=request.device
+            model=job.model,
+            ctx=ctx,
+            slots=self.slots,
+            clamp=True,
+            kv_type=self.kv_type,
+            hive=request.hive,
+            device=request.device,
         )
         good, bad = places(wish, fleet)
         if not good:

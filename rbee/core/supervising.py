@@ -98,7 +98,6 @@ def start_worker(
     model: ModelInfo,
     *,
     ctx: int,
-    slots: int | None,
     pinned: bool,
     why: str,
 ) -> Worker:
@@ -110,9 +109,12 @@ def start_worker(
         format=model.format,
         backend=place.backend.name,
         device=place.device.name,
-        slots=min(slots or place.backend.max_slots, place.backend.max_slots),
+        slots=place.slots,
         ctx=ctx,
         load_timeout=colony.limits.load_timeout,
+        kv_type=place.kv_type,
+        max_gap_ms=colony.limits.max_gap_ms,
+        prompt_cache_mb=colony.limits.prompt_cache_mb,
     )
     worker = Worker(
         spec=spec,
@@ -127,7 +129,9 @@ def start_worker(
     )
     colony.fleet.workers[worker.id] = worker
     colony.effects.append(StartWorker(place.hive.name, spec))
-    colony.narrate(f"starting {worker.id} for {model.id} on {place.hive.name} {spec.device}: {why}")
+    where = f"{place.hive.name} {spec.device}"
+    shape = f"{spec.slots} slot{'' if spec.slots == 1 else 's'} of {spec.ctx} tokens"
+    colony.narrate(f"starting {worker.id} for {model.id} on {where} with {shape}: {why}")
     telling.publish_worker(colony, worker)
     return worker
 

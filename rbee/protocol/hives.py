@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
 from rbee.protocol.base import Wire
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
+
+KV_BITS = {
+    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0,
+    "q4_0": 4.5, "iq4_nl": 4.5,
+}  # fmt: skip
+"""How keys and values can be kept → bits each number takes, block scales included."""
+_MEASURED_CTX, _MASK_BYTES = 4096, 1024
+"""compute_bytes holds the masks of so much context; more takes so many bytes a token."""
 
 
 class Device(Wire, frozen=True, kw_only=True):
@@ -60,21 +69,25 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
     """Context length the model was trained for, tokens."""
     weights_bytes: int = 0
     kv_bytes_per_token: int = 0
+    """With 16-bit keys and values."""
     compute_bytes: int = 0
-    """Working buffers at the default batch."""
+    """Working buffers at the default batch, for a context of 4096 tokens."""
     capabilities: list[str] = []
     hidden: bool = False
     """Not offered in listings (echo)."""
 
-    def memory_needed(self, *, ctx: int, slots: int) -> int:
+    def kv_bytes(self, *, ctx: int, slots: int, kv_type: str = "f16") -> int:
+        """Keys and values of `slots` contexts of `ctx` tokens each, in bytes."""
+        bits = KV_BITS.get(kv_type, KV_BITS["f32"])
+        return math.ceil(self.kv_bytes_per_token * _round_up(ctx, 256) * slots * bits / 16)
+
+    def memory_needed(self, *, ctx: int, slots: int, kv_type: str = "f16") -> int:
         """Estimate in bytes, margin max(512 MiB, 5 %) included; 64 MiB for unknown weights."""
         if not self.weights_bytes:
             return 64 << 20
-        need = (
-            self.weights_bytes
-            + self.kv_bytes_per_token * _round_up(ctx, 256) * slots
-            + self.compute_bytes
-        )
+        masks = max(0, ctx - _MEASURED_CTX) * _MASK_BYTES
+        kv = self.kv_bytes(ctx=ctx, slots=slots, kv_type=kv_type)
+        need = self.weights_bytes + kv + self.compute_bytes + masks
         return need + max(512 << 20, need // 20)
 
 

@@ -369,5 +369,7 @@ def decide_by(settings: Settings) -> tuple[Ect, Limits]:
         keep_alive=worker.keep_alive,
         stale_after=worker.stale_after,
         remove_after=worker.remove_after,
+        max_gap_ms=worker.max_gap_ms,
+        prompt_cache_mb=worker.prompt_cache_mb,
     )
-    return Ect(ctx=worker.ctx, slots=worker.slots or None), limits
+    return Ect(ctx=worker.ctx, slots=worker.slots or None, kv_type=worker.kv_type), limits

@@ -184,7 +184,13 @@ class Runner:
         if spec.format == "gguf":
             self._check_header(Path(spec.model_path))
         options = LoadOptions(
-            device=spec.device, slots=spec.slots, ctx=spec.ctx, threads=physical_cores()
+            device=spec.device,
+            slots=spec.slots,
+            ctx=spec.ctx,
+            threads=physical_cores(),
+            kv_type=spec.kv_type,
+            max_gap_ms=spec.max_gap_ms,
+            prompt_cache_bytes=spec.prompt_cache_mb << 20,
         )
         model = ModelFile(spec.model_id, Path(spec.model_path), spec.format)
         return info.create().load(model, options, self._report, self._give_up)

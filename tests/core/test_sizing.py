@@ -1,0 +1,142 @@
+"""How many slots a worker gets, and what is said when memory is too short."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rbee.core.colony import Colony
+from rbee.core.events import HiveJoined, StartWorker
+from rbee.core.feasibility import Wish, places
+from rbee.core.limits import Limits
+from rbee.core.scheduling import Ect
+from rbee.core.sizing import ctx_that_fits, slots_that_fit, ways_out
+from rbee.errors import InsufficientRam, InsufficientVram, ValidationFailed
+from rbee.protocol.hives import KV_BITS
+from rbee.protocol.operations import Infer, WorkerSpawn
+from tests.core.builders import GIB, World, capabilities, device, model, of
+
+MODEL = msgspec.structs.replace(model(gib=1.0), kv_bytes_per_token=100_000)
+
+
+def colony(free_gib: float, *, most: int = 64, kind: str = "cpu") -> Colony:
+    made = Colony(policy=Ect(ctx=4096), limits=Limits(), started_mono=0.0)
+    known = capabilities(device(kind, free_gib=free_gib))
+    backend = msgspec.structs.replace(known.backends[0], max_slots=most)
+    joined = HiveJoined("home", "local", None, msgspec.structs.replace(known, backends=[backend]))
+    list(made.handle(joined, now=1.0, utc=1e9))
+    return made
+
+
+def fitting(free_gib: float, *, most: int = 64, kind: str = "cpu", **wish):
+    fleet = colony(free_gib, most=most, kind=kind).fleet
+    return places(Wish(model=MODEL, ctx=4096, **wish), fleet)
+
+
+def kv(slots: int, ctx: int = 4096, kv_type: str = "f16") -> float:
+    return 100_000 * ctx * slots * KV_BITS[kv_type] / 16
+
+
+def test_memory_is_weights_and_each_slots_context_and_a_margin():
+    for slots in (1, 2, 8):
+        need = MODEL.memory_needed(ctx=4096, slots=slots)
+        plain = MODEL.weights_bytes + kv(slots) + MODEL.compute_bytes
+        assert need == pytest.approx(plain + max(512 << 20, plain / 20), abs=1)
+
+
+@pytest.mark.parametrize(
+    "kv_type, share",
+    [("f16", 1.0), ("bf16", 1.0), ("f32", 2.0), ("q8_0", 34 / 64), ("q4_0", 18 / 64)],
+)
+def test_a_contexts_bytes_follow_its_type(kv_type, share):
+    assert MODEL.kv_bytes(ctx=4096, slots=3, kv_type=kv_type) == pytest.approx(kv(3) * share, abs=1)
+    assert MODEL.kv_bytes(ctx=4097, slots=1) == MODEL.kv_bytes(ctx=4352, slots=1)
+
+
+def test_a_long_context_needs_larger_masks():
+    short = msgspec.structs.replace(MODEL, kv_bytes_per_token=0)
+    more = short.memory_needed(ctx=128 << 10, slots=1) - short.memory_needed(ctx=4096, slots=1)
+    assert more == (124 << 10) * 512 * 2
+
+
+@pytest.mark.parametrize("free_gib, most, slots", [(64, 64, 8), (64, 4, 4), (4, 64, 6), (2, 64, 1)])
+def test_as_many_slots_as_fit_up_to_the_usual(free_gib, most, slots):
+    (place,), bad = fitting(free_gib, most=most)
+    assert not bad
+    assert place.slots == slots
+    assert place.need_bytes == MODEL.memory_needed(ctx=4096, slots=slots) <= free_gib * GIB
+
+
+def test_a_smaller_kind_of_context_gives_more_slots():
+    (half,), _ = fitting(3, kv_type="q8_0")
+    (full,), _ = fitting(3)
+    assert full.slots < half.slots
+    assert half.kv_type == "q8_0"
+
+
+def test_an_asked_for_number_is_kept_or_refused_with_what_would_fit():
+    (place,), _ = fitting(64, slots=32)
+    assert place.slots == 32
+    good, (error,) = fitting(4, slots=32)
+    assert not good
+    assert isinstance(error, InsufficientRam)
+    assert error.details["required"] == MODEL.memory_needed(ctx=4096, slots=32)
+    assert error.details["available"] == 4 * GIB
+    assert "32 × 4096 tokens" in error.message
+    assert error.action == "Set worker.slots to 6, or worker.ctx to 512."
+
+
+def test_a_gpu_that_is_too_small_says_what_would_fit():
+    _, (error,) = fitting(1.8, kind="cuda:0")
+    assert isinstance(error, InsufficientVram)
+    assert error.action == "Set worker.ctx to 2048, or worker.kv_type to q8_0."
+    _, (error,) = fitting(0.5, kind="cuda:0")
+    assert "Set" not in error.action
+
+
+def test_more_slots_than_the_backend_runs_are_refused_not_cut():
+    good, (error,) = fitting(64, most=4, slots=5)
+    assert not good
+    assert isinstance(error, ValidationFailed)
+    assert (error.details["field"], error.details["constraint"]) == ("slots", "<= 4")
+    (place,), _ = fitting(64, most=4, slots=5, clamp=True)
+    assert place.slots == 4
+
+
+def test_the_settings_reach_the_worker():
+    limits = Limits(max_gap_ms=50.0, prompt_cache_mb=8)
+    world = World(limits=limits)
+    world.colony.policy = Ect(ctx=2048, slots=5, kv_type="q8_0")
+    (start,) = of(world.submit("j-1", Infer(model="tiny", prompt="x")), StartWorker)
+    spec = start.spec
+    assert (spec.slots, spec.ctx, spec.kv_type) == (1, 2048, "q8_0")  # this backend runs one
+    assert (spec.max_gap_ms, spec.prompt_cache_mb) == (50.0, 8)
+
+
+def test_a_spawn_that_names_too_many_fails_its_job():
+    world = World()
+    world.submit("j-1", WorkerSpawn(model="tiny", slots=2))
+    assert not of(world.all, StartWorker)
+    assert world.stream("j-1")[-1] == "error"
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    free=st.integers(0, 64 * GIB),
+    ctx=st.integers(64, 200_000),
+    slots=st.integers(1, 64),
+    kv_type=st.sampled_from(sorted(KV_BITS)),
+)
+def test_what_is_said_to_fit_fits_and_one_more_does_not(free, ctx, slots, kv_type):
+    def need(n: int, tokens: int = ctx) -> int:
+        return MODEL.memory_needed(ctx=tokens, slots=n, kv_type=kv_type)
+
+    best = slots_that_fit(MODEL, ctx=ctx, kv_type=kv_type, free=free, most=slots)
+    assert best == 0 or need(best) <= free
+    assert best == slots or need(best + 1) > free
+    smaller = ctx_that_fits(MODEL, ctx=ctx, slots=slots, kv_type=kv_type, free=free)
+    assert smaller is None or (smaller < ctx and need(slots, smaller) <= free)
+    said = ways_out(MODEL, ctx=ctx, slots=slots, kv_type=kv_type, free=free)
+    assert said is None or said.startswith("Set worker.")

@@ -137,8 +137,32 @@ def infer(
     top_k: Annotated[
         int, typer.Option(min=0, max=1000, help="From so many likeliest; 0: from all.")
     ] = 40,
+    presence_penalty: Annotated[
+        float, typer.Option(min=-2, max=2, help="More: rather words that are not there yet.")
+    ] = 0.0,
+    frequency_penalty: Annotated[
+        float, typer.Option(min=-2, max=2, help="More: rather words that are rare so far.")
+    ] = 0.0,
     seed: Annotated[int | None, typer.Option(min=0, help="The same text again.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text; up to 4.")] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Go on when the model would end.")
+    ] = False,
+    json_schema: Annotated[
+        str | None, typer.Option(help="Answer in JSON valid under it: a file, or the schema.")
+    ] = None,
+    grammar: Annotated[
+        str | None, typer.Option(help="Answer by the rules in this file (GBNF).")
+    ] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(min=0, max=20, help="With --json: so many likeliest per token.")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Use what is computed of the prompt.")
+    ] = True,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Computed apart, nothing can change it.")
+    ] = False,
     hive_name: Annotated[str | None, typer.Option("--hive", help="Only on this machine.")] = None,
     device: Annotated[str | None, typer.Option(help="Only on this device: cpu, cuda:0, …")] = None,
     wait: Annotated[
@@ -157,18 +181,57 @@ def infer(
         model=model_name,
         prompt=prompt,
         system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        stop=list(stop or ()),
+        json_schema=json_schema,
+        grammar=grammar,
+        options={
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "seed": seed,
+            "stop": list(stop or ()),
+            "ignore_eos": ignore_eos,
+            "logprobs": logprobs,
+            "cache": cache,
+            "deterministic": deterministic,
+            "hive": hive_name,
+            "device": device,
+            "wait": wait,
+        },
+        manner=command.Manner(ephemeral=ephemeral, quiet=quiet, as_json=as_json),
+    )
+    _run(lambda: command.run(ask), as_json=as_json)
+
+
+@app.command()
+def embed(
+    model_name: Annotated[str, typer.Option("--model", "-m", help="Model name or reference.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="The texts; `-` or nothing: each line of stdin.")
+    ] = None,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Vectors of length 1.")
+    ] = True,
+    hive_name: Annotated[str | None, typer.Option("--hive", help="Only on this machine.")] = None,
+    device: Annotated[str | None, typer.Option(help="Only on this device: cpu, cuda:0, …")] = None,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Take down at once what had to be started.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn texts into vectors: a line for each with its first numbers, or all with --json."""
+    from rbee.commands import embed as command
+
+    ask = command.Ask(
+        model=model_name,
+        texts=texts or (),
+        normalize=normalize,
         hive=hive_name,
         device=device,
-        wait=wait,
-        ephemeral=ephemeral,
-        quiet=quiet,
-        as_json=as_json,
+        manner=command.Manner(ephemeral=ephemeral, quiet=quiet, as_json=as_json),
     )
     _run(lambda: command.run(ask), as_json=as_json)
 

@@ -31,6 +31,8 @@ from rbee.protocol.workers import WorkerInfo
 from rbee.sse import Decoder, ServerEvent
 
 T = TypeVar("T")
+EVENT_LIMIT = 512 << 20
+"""Bytes: the vectors of an embed job are one event."""
 _CONTROL = httpx.Timeout(10.0, connect=2.0)
 _STREAM = httpx.Timeout(20.0, connect=2.0)
 """Streams: the queen says something at least every 5 s, so 20 s of silence is a dead link."""
@@ -211,7 +213,7 @@ def _part(text: str) -> str:
 
 
 async def _decode(reply: httpx.Response) -> AsyncIterator[ServerEvent]:
-    decoder = Decoder()
+    decoder = Decoder(EVENT_LIMIT)
     async for chunk in reply.aiter_raw():
         for event in decoder.feed(chunk):
             yield event

@@ -48,11 +48,14 @@ class Decoder:
             chunk = self._held + chunk
             self._held = b"\r" if chunk.endswith(b"\r") else b""
             chunk = chunk[: len(chunk) - len(self._held)].replace(b"\r\n", b"\n")
+        # What was there has been searched; a large event that comes in parts would cost its square.
+        start = max(0, len(self._buffer) - 1)
         self._buffer += chunk
         out: list[ServerEvent] = []
-        while (end := self._buffer.find(b"\n\n")) >= 0:
+        while (end := self._buffer.find(b"\n\n", start)) >= 0:
             block = bytes(self._buffer[:end]).decode("utf-8", "replace")
             del self._buffer[: end + 2]
+            start = 0
             if (event := self._parse(block)) is not None:
                 out.append(event)
         if len(self._buffer) > self._limit:

@@ -212,3 +212,92 @@ def test_a_cancel_answers_even_when_nothing_is_kept(home: Home) -> None:
     accepted = home.post("/v1/jobs", body).json()
     done = home.rbee("job", "cancel", accepted["job_id"])
     assert (done.returncode, "cancelled" in done.stderr) == (0, True)
+
+
+def test_log_probabilities_are_printed_with_json_only(home: Home) -> None:
+    asked = ("infer", "-q", "--model", "echo", "--logprobs", "1", "one two")
+    assert home.rbee(*asked).stdout == "one two\n"
+    body = json.loads(home.rbee(*asked, "--json").stdout)
+    assert [place["token"] for place in body["logprobs"]] == ["one ", "two"]
+    assert body["logprobs"][1]["top"] == [{"token": "two", "bytes": [116, 119, 111], "logprob": 0}]
+    assert "logprobs" not in json.loads(home.rbee("infer", "--model", "echo", "--json", "x").stdout)
+
+
+def test_every_way_to_shape_an_answer_reaches_the_worker(home: Home) -> None:
+    (home.path / "bee.json").write_text('{"type": "object"}', "utf-8")
+    (home.path / "yes.gbnf").write_text('root ::= "yes"', "utf-8")
+    for flag, value, named in (
+        ("--json-schema", "bee.json", "json_schema"),
+        ("--json-schema", '{"type": "object"}', "json_schema"),
+        ("--grammar", "yes.gbnf", "grammar"),
+    ):
+        done = home.rbee("infer", "-q", "--model", "echo", flag, value, "x")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"VALIDATION_ERROR: {named}" in done.stderr  # echo has no shapes
+    quiet = ("--no-cache", "--deterministic", "--presence-penalty", "-1.5", "--frequency-penalty",
+             "0.5", "--ignore-eos")  # fmt: skip
+    assert home.rbee("infer", "-q", "--model", "echo", *quiet, "x").stdout == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--json-schema", "missing.json"), "cannot be read: No such file"),
+        (("--json-schema", "{"), "is no JSON object"),
+        (("--json-schema", "list.json"), "is no JSON object"),
+        (("--grammar", "."), "cannot be read"),
+        (("--grammar", "latin.gbnf"), "is not UTF-8"),
+        (("--grammar", "list.json", "--json-schema", "{}"), "grammar"),
+        (("--logprobs", "21"), "'--logprobs'"),
+        (("--presence-penalty", "3"), "'--presence-penalty'"),
+    ],
+)
+def test_shapes_that_are_none_start_nothing(home: Home, flags: tuple[str, ...], said: str) -> None:
+    (home.path / "list.json").write_text("[]", "utf-8")
+    (home.path / "latin.gbnf").write_bytes(b"root ::= \xe9")
+    done = home.rbee("infer", "--model", "echo", *flags, "x")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert home.state is None
+
+
+def test_texts_become_vectors(home: Home) -> None:
+    done = home.rbee("embed", "--model", "echo", "a bee", "tax form")
+    first, second = done.stdout.splitlines()
+    assert first != second
+    assert first.startswith("64  ")
+    assert first.endswith(" …")
+    assert "2 tokens" not in done.stdout
+    assert "4 tokens" in done.stderr
+    body = json.loads(home.rbee("embed", "-q", "--model", "echo", "--json", "a bee").stdout)
+    assert (len(body["vectors"][0]), body["usage"]) == (64, {"prompt_tokens": 2})
+    assert sum(x * x for x in body["vectors"][0]) == pytest.approx(1.0)
+    lines = home.rbee("embed", "--model", "echo", "--json", "--no-normalize", stdin="a\n\nb b b\n")
+    assert [max(map(abs, v)) for v in json.loads(lines.stdout)["vectors"]] == [1, 3]
+    assert home.get("/v1/jobs?limit=1")["jobs"][0]["operation"] == "embed"
+
+
+def test_as_many_vectors_as_one_request_can_ask_for_come_whole(home: Home) -> None:
+    texts = "".join(f"text number {n} {'x ' * (n % 7)}\n" for n in range(2048))
+    body = json.loads(home.rbee("embed", "-q", "--model", "echo", "--json", stdin=texts).stdout)
+    assert len(body["vectors"]) == 2048
+    too_many = home.rbee("embed", "-q", "--model", "echo", "--json", stdin=texts + "one more\n")
+    assert too_many.returncode == 2
+
+
+def test_no_text_and_a_model_that_is_none_are_told(home: Home) -> None:
+    for texts in (("  ",), ("a", "")):
+        done = home.rbee("embed", "--model", "echo", *texts)
+        assert (done.returncode, home.state) == (2, None)
+    assert "MODEL_NOT_FOUND" in home.rbee("embed", "--model", "nope", "a").stderr
+
+
+def test_ctrl_c_cancels_vectors_that_are_being_made(home: Home) -> None:
+    process = home.start("embed", "--model", "echo", "@hang_after=0 x")
+    wait_for(
+        lambda: home.state and any(w["slots_busy"] for w in home.workers()), what="a busy worker"
+    )
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert home.get("/v1/jobs?limit=1")["jobs"][0]["state"] == "cancelled"

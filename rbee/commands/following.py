@@ -1,0 +1,221 @@
+"""One job on the command line: submit it, follow its stream, cancel it on Ctrl+C.
+
+Owns what all such commands share: narration on stderr, the exit code of a signal, and a broken
+stream that is taken up again by event id while the queen comes back. Prints no data.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+
+from rbee.client import QueenClient
+from rbee.commands.common import client
+from rbee.errors import (
+    BadGateway,
+    Cancelled,
+    ConnectionTimeout,
+    InvalidRequest,
+    JobFinished,
+    QueenUnreachable,
+    RbeeError,
+    ValidationFailed,
+)
+from rbee.narration import Narrator
+from rbee.protocol.base import decode, encode
+from rbee.protocol.jobs import (
+    CancelledData,
+    EndData,
+    ErrorData,
+    EventType,
+    MetricsData,
+    QueuedData,
+    StartedData,
+    StatusData,
+)
+from rbee.protocol.operations import Operation
+from rbee.sse import ServerEvent
+
+CANCEL_LIMIT = 5.0
+RECONNECT = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds between tries to take up a broken stream."""
+
+Take = Callable[[ServerEvent], None]
+"""Is given the events that are data: tokens and results."""
+
+
+@dataclass
+class Course:
+    """What is known of the job so far."""
+
+    job_id: str
+    last_id: int = 0
+    started: StartedData | None = None
+    metrics: MetricsData | None = None
+    end: EndData | None = None
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a command does it."""
+
+    ephemeral: bool
+    quiet: bool
+    as_json: bool
+
+
+def run(manner: Manner, work: Callable[[QueenClient, Narrator], Awaitable[None]]) -> int:
+    """Do the work on a queen that is found or started; the exit code."""
+    return anyio.run(_interruptible, manner, work)
+
+
+async def follow(
+    operation: Operation, queen: QueenClient, narrator: Narrator, take: Take
+) -> Course:
+    """Submit and read to the end. Raises the error that the job ended with."""
+    encode(operation)
+    accepted = await queen.submit(operation)
+    course = Course(accepted.job_id)
+    try:
+        await _read(course, queen, narrator, take)
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CANCEL_LIMIT):
+            await _cancel(queen, course)
+        raise
+    except BrokenPipeError:
+        with anyio.move_on_after(CANCEL_LIMIT):
+            await _cancel(queen, course)
+        raise
+    return course
+
+
+def piped(what: str) -> str:
+    """All of stdin: UTF-8, whatever the locale."""
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as exc:
+        raise ValidationFailed(
+            f"the {what} on stdin is not valid UTF-8 (byte {exc.start})",
+            field=what,
+            constraint="UTF-8",
+            action="Give it as UTF-8 text.",
+        ) from exc
+
+
+def content_of(path: str, *, of: str) -> str:
+    """A file that was named on the command line. Raises InvalidRequest."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError) as exc:  # ValueError: no UTF-8, or a NUL in the name
+        why = exc.strerror if isinstance(exc, OSError) else "is not UTF-8 text"
+        raise InvalidRequest(
+            f"{path[:200]!r} cannot be read: {why}", action=f"Name a file with the {of}."
+        ) from exc
+
+
+async def _interruptible(
+    manner: Manner, work: Callable[[QueenClient, Narrator], Awaitable[None]]
+) -> int:
+    narrator = Narrator(quiet=manner.quiet)
+    caught: list[int] = []
+    failure: RbeeError | BrokenPipeError | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    caught.append(number)
+                    tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch)
+        try:
+            async with client(narrator, ephemeral=manner.ephemeral) as queen:
+                await work(queen, narrator)
+        except (RbeeError, BrokenPipeError) as exc:  # must not be wrapped into the group's
+            failure = exc
+        finally:
+            narrator.clear()
+        tasks.cancel_scope.cancel()
+    if isinstance(failure, BrokenPipeError):
+        raise failure
+    if failure is not None and not caught:
+        return _failed(failure, as_json=manner.as_json)
+    if caught:
+        narrator.say("cancelled")
+        return 128 + caught[0]
+    return 0
+
+
+def _failed(failure: RbeeError, *, as_json: bool) -> int:
+    from rbee.output import print_error
+
+    print_error(failure, as_json=as_json)
+    return failure.exit_code
+
+
+async def _cancel(queen: QueenClient, course: Course) -> None:
+    """Cancel and wait until the slot is free, which the job's end says."""
+    try:
+        await queen.cancel(course.job_id)
+        async for _ in queen.job_stream(course.job_id, after=course.last_id):
+            pass
+    except (JobFinished, BadGateway, QueenUnreachable, ConnectionTimeout) as exc:
+        sys.stderr.write(f"rbee: {exc.message}\n" if not isinstance(exc, JobFinished) else "")
+
+
+async def _read(course: Course, queen: QueenClient, narrator: Narrator, take: Take) -> None:
+    pauses = iter(RECONNECT)
+    while course.end is None:
+        try:
+            async for event in queen.job_stream(course.job_id, after=course.last_id):
+                if event.data:
+                    _note(course, event, narrator, take)
+            if course.end is None:
+                raise BadGateway(f"the stream of {course.job_id} ended without an end")
+        except (BadGateway, QueenUnreachable, ConnectionTimeout):
+            pause = next(pauses, None)
+            if pause is None:
+                raise
+            narrator.say(f"the stream broke; taking it up again in {pause:g} s")
+            await anyio.sleep(pause)
+
+
+def _note(course: Course, event: ServerEvent, narrator: Narrator, take: Take) -> None:
+    if event.id is not None and event.id.isdigit():
+        course.last_id = int(event.id)
+    match event.event:
+        case EventType.TOKEN | EventType.RESULT:
+            take(event)
+        case EventType.QUEUED:
+            position = decode(event.data, QueuedData).position
+            if position > 1:
+                narrator.say(f"queued, {position - 1} before you")
+        case EventType.STATUS:
+            status = decode(event.data, StatusData)
+            if status.progress is not None:
+                narrator.progress(status.message, status.progress)
+            else:
+                narrator.say(status.message)
+        case EventType.STARTED:
+            started = course.started = decode(event.data, StartedData)
+            narrator.say(f"{started.model} on {started.worker_id}@{started.hive} {started.device}")
+        case EventType.METRICS:
+            course.metrics = decode(event.data, MetricsData)
+        case EventType.END:
+            course.end = decode(event.data, EndData)
+        case EventType.ERROR:
+            error = decode(event.data, ErrorData)
+            raise RbeeError.from_body({"error": msgspec.to_builtins(error)})
+        case EventType.CANCELLED:
+            reason = decode(event.data, CancelledData).reason
+            raise Cancelled(f"the job was cancelled: {reason}")
+        case _:
+            pass

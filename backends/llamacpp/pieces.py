@@ -48,10 +48,10 @@ class Pieces:
 def begins_text(data: bytes) -> bool:
     """Whether some UTF-8 text begins with these bytes, which may end within a character."""
     try:
-        _STRICT().decode(data)
+        tail = unfinished(data)
     except UnicodeDecodeError:
         return False
-    return True
+    return not (tail[:1] == b"\xed" and tail[1:] >= b"\xa0")  # Python waits for a surrogate's end
 
 
 def unfinished(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee.backend_api import Embedded, Embedding, Generation, Likely, Logprob, Piece
-from rbee.daemons.worker.requests import request_of
+from rbee.daemons.worker.requests import check_can, request_of
 from rbee.daemons.worker.wire import text_event, vectors_of
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import convert, decode, encode
@@ -118,6 +118,22 @@ def test_no_number_that_is_none_passes(field: str, value: float) -> None:
         request_of(Execute(request_id="r", prompt="x", **{field: value}))  # type: ignore[arg-type]
     with pytest.raises(ValidationFailed, match="logit_bias"):
         request_of(Execute(request_id="r", prompt="x", logit_bias={"1": value}))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "made_for"),
+    [(("text-gen",), Generation), (("embedding",), Embedding), ((), None)],
+)
+def test_a_model_is_asked_only_for_what_it_can(
+    capabilities: tuple[str, ...], made_for: type[Any] | None
+) -> None:
+    for request in (Generation(prompt="x"), Embedding(("x",))):
+        if isinstance(request, made_for or ()):
+            check_can(request, capabilities, model="tiny")
+        else:
+            with pytest.raises(ValidationFailed, match="tiny makes") as caught:
+                check_can(request, capabilities, model="tiny")
+            assert caught.value.details["field"] == "model"
 
 
 JSON = st.recursive(

@@ -80,6 +80,21 @@ def request_of(request: Execute) -> Request:
     )
 
 
+def check_can(request: Request, capabilities: Sequence[str], *, model: str) -> None:
+    """Raises ValidationFailed for a request of a kind that the model is not made for."""
+    embeds = isinstance(request, Embedding)
+    if ("embedding" if embeds else "text-gen") in capabilities:
+        return
+    what = "makes no vectors" if embeds else "makes vectors only, no text"
+    able = ", ".join(capabilities) or "nothing"
+    raise ValidationFailed(
+        f"model: {model} {what} (it can: {able})",
+        action="Name a model that is made for it.",
+        field="model",
+        constraint="embedding" if embeds else "text-gen",
+    )
+
+
 def _embedding(request: Execute, texts: Sequence[str]) -> Embedding:
     if request.prompt is not None or request.messages is not None:
         raise _bad("input", "give either input or a prompt or messages")

@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from rbee import registry
 from rbee.backend_api import Item, LoadedModel, LoadOptions, ModelFile, Piece, Prefill, Request
-from rbee.daemons.worker.requests import request_of
+from rbee.daemons.worker.requests import check_can, request_of
 from rbee.daemons.worker.running import Running
 from rbee.errors import (
     AllSlotsBusy,
@@ -110,6 +110,7 @@ class Runner:
                 f"a request {request.request_id!r} is running already", action="Use a fresh id."
             )
         order = request_of(request)
+        check_can(order, self._capabilities, model=self.spec.model_id)
         running = Running(request.request_id, model.cancel)
         self._running[running.id] = running
         self._settle()

@@ -1,0 +1,191 @@
+"""Tables and JSON out of what was measured. Pure but for `write_page` and `write_json`.
+
+docs/performance.md is made here whole when it is not there; in one that is there only what stands
+between the markers is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.cases import Figure
+from bench.figures import Spread, ratio, spread
+from bench.session import Measured
+
+BEGIN, END = "<!-- engine: begin -->", "<!-- engine: end -->"
+SKELETON = f"""# Speed
+
+How fast the llama.cpp worker is beside other programs that run the same model with the same
+llama.cpp on the same machine. An absolute figure says little about another machine: read the
+ratios. Those with a target are the promises of this version.
+
+`make bench-engine` makes this page's tables again: it builds `llama-server` from the sources inside
+the installed llama-cpp-python (once, about 8 minutes on 2 cores), makes the two model files, starts
+everything on loopback, and takes about 25 minutes. `make bench-engine ARGS=--quick` gives an
+impression in 4 minutes and leaves this page alone; `ARGS=--help` names the rest.
+
+## How it is measured
+
+- Each row is measured in rounds, one server after the other in each round (A B A B …), so that what
+  slows the machine slows both. A cell is the median, with the least and the greatest of the rounds.
+  *Ratio* is rbee's median by llama-server's; *by rounds* is the median of the ratios of each round.
+- The model is SmolLM2-135M-Instruct, quantised to Q4_0 (which llama.cpp repacks for the CPU) and
+  Q4_1 (which it does not). All servers have the same number of threads, slots, tokens of context
+  for each slot, flash attention, f16 keys and values, prompt caching of one size, and a warm-up.
+- Requests go over HTTP and stream, each over a connection made before the clock starts. The client
+  notes when bytes come and reads them afterwards. Answers have a fixed length (the end of the text
+  is ignored, where the server knows how). *Tokens/s* is all tokens by the time from the first
+  request to the last token, the prompts' time included.
+- Prompts are made of words drawn anew in each round, so no cache of an earlier round has them.
+- llama_cpp.server serves one request at a time and cannot ignore the end of the text: its answers
+  may be shorter, which does not raise its rate.
+- Memory is that of the server's processes after the same work. PSS divides shared pages, such as
+  those of the model file, by their users; RSS counts them whole in each.
+
+## Figures
+
+{BEGIN}
+Nothing is recorded here yet: `make bench-engine` writes it.
+{END}
+"""
+
+
+def table(measured: Sequence[Measured]) -> str:
+    """Markdown: one table for what has targets against llama-server, one for the queen."""
+    beside = [m for m in measured if m.case.servers[0] == "rbee"]
+    queen = [m for m in measured if m.case.servers[0] != "rbee"]
+    parts: list[str] = []
+    if beside:
+        head = ["", "what", "model", "unit", "rbee", "llama-server", "llama_cpp.server",
+                "ratio", "by rounds", "target", "met"]  # fmt: skip
+        parts.append(
+            _markdown(head, [row(m, f, head[4:7]) for m in beside for f in m.case.figures])
+        )
+    if queen:
+        head = ["", "what", "model", "unit", *queen[0].case.servers, "ratio", "by rounds"]
+        rows = [row(m, f, head[4:6])[:8] for m in queen for f in m.case.figures]
+        parts.append("### Through the queen\n\n" + _markdown(head, rows))
+    if said := remarks(measured):
+        parts.append("\n".join(f"- {line}" for line in said))
+    return "\n\n".join(parts)
+
+
+def row(measured: Measured, figure: Figure, servers: Sequence[str]) -> list[str]:
+    """The cells of one row."""
+    series = {name: measured.series(name, figure.key) for name in servers}
+    found = compare(measured, figure)
+    verdict = ""
+    if figure.target is not None:
+        verdict = "not measured"
+        if found is not None:
+            verdict = "yes" if figure.target.met(found.of_medians) else "**no**"
+    return [
+        figure.number,
+        figure.what,
+        measured.model.upper(),
+        figure.unit,
+        *(cell(spread(values)) if values else "–" for values in series.values()),
+        f"{found.of_medians:.2f}" if found else "–",
+        f"{found.per_round:.2f} ({found.low:.2f}–{found.high:.2f})" if found else "–",
+        str(figure.target) if figure.target else "",
+        verdict,
+    ]
+
+
+def compare(measured: Measured, figure: Figure) -> Any:
+    """The first server's figures by the second's; None where there is no second."""
+    names = measured.case.servers
+    if len(names) < 2:
+        return None
+    return ratio(measured.series(names[0], figure.key), measured.series(names[1], figure.key))
+
+
+def cell(value: Spread) -> str:
+    """`148 (142–150)`; one round has no range."""
+    if value.count == 1:
+        return number(value.median)
+    return f"{number(value.median)} ({number(value.low)}–{number(value.high)})"
+
+
+def number(value: float) -> str:
+    """Three significant digits or all before the point."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def remarks(measured: Sequence[Measured]) -> list[str]:
+    """Why cells are empty, and what to know of figures; each sentence once."""
+    said: dict[str, list[str]] = {}
+    for m in measured:
+        where = f"{m.case.name} {m.model.upper()}"
+        for name, why in sorted(m.absent.items()):
+            said.setdefault(f"{name} was not measured: {why}", []).append(where)
+        for note in sorted(m.notes):
+            said.setdefault(note, []).append(where)
+    return [f"{text} ({', '.join(places)})" for text, places in said.items()]
+
+
+def about(facts: dict[str, Any]) -> str:
+    """The lines above a table: when, where, what."""
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def as_json(
+    facts: dict[str, Any], plan: dict[str, Any], measured: Sequence[Measured]
+) -> dict[str, Any]:
+    """Everything, each round's figures included."""
+    rows: list[dict[str, Any]] = []
+    for m in measured:
+        for figure in m.case.figures:
+            found = compare(m, figure)
+            met = None
+            if figure.target is not None and found is not None:
+                met = figure.target.met(found.of_medians)
+            rows.append(
+                {
+                    "case": m.case.name,
+                    "model": m.model,
+                    "figure": figure.key,
+                    "what": figure.what,
+                    "unit": figure.unit,
+                    "rounds": {name: m.series(name, figure.key) for name in m.case.servers},
+                    "absent": m.absent,
+                    "ratio": asdict(found) if found is not None else None,
+                    "number": figure.number,
+                    "target": str(figure.target) if figure.target else None,
+                    "met": met,
+                    "notes": sorted(m.notes),
+                }
+            )
+    return {"about": facts, "plan": plan, "rows": rows}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Pretty, for people and diffs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_page(path: Path, inside: str) -> None:
+    """Put `inside` between the page's markers; the page is made when it is not there."""
+    page = path.read_text("utf-8") if path.exists() else SKELETON
+    path.write_text(replaced(page, inside), "utf-8")
+
+
+def replaced(page: str, inside: str) -> str:
+    """The page with other text between the markers. Raises ValueError when they are not there."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n{inside.strip()}\n{END}{after}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(head), ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

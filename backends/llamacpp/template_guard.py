@@ -45,7 +45,7 @@ from .template_filters import CONCAT, NOTE, SLICE, TICK, filters
 
 SECONDS = 5.0
 """For one rendering; a conversation of a megabyte takes a tenth of a second."""
-_SOURCE_LIMIT = 256 << 10
+_SOURCE_LIMIT = 64 << 10
 """Characters of a template; the longest of a known model family has 17 thousand."""
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill"})
 _TEXT_METHODS = _PADDING | {

@@ -1,24 +1,43 @@
-"""Characters and stop strings across token borders, and chat templates: no model needed."""
+"""Characters and stop strings across token borders: no model needed."""
 
 from __future__ import annotations
 
 import itertools
-import logging
+from codecs import utf_8_decode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from rbee.backends.llamacpp.template import ChatTemplate
 from rbee.backends.llamacpp.text import TextStream
 
-from rbee.errors import ModelIncompatible, ValidationFailed
-
-MESSAGES = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi <b>"})
+STOPS = st.lists(st.text("abé🐝", min_size=1, max_size=4), max_size=4)
+BYTES = st.one_of(
+    st.text("abé🐝 ", max_size=30).map(str.encode),
+    st.lists(st.sampled_from([b"a", b"b", "é".encode(), b"\xf0\x9f", b"\x90\x9d", b"\xff"])).map(
+        b"".join
+    ),
+    st.binary(max_size=30),
+)
+CUTS = st.lists(st.integers(0, 40), max_size=12)
 
 
 def feed(data: list[bytes], *stops: str) -> tuple[list[str], str, bool]:
     stream = TextStream(stops)
     return [stream.feed(part) for part in data], stream.flush(), stream.stopped
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    borders = sorted({0, len(data), *(min(at, len(data)) for at in cuts)})
+    return [data[a:b] for a, b in itertools.pairwise(borders)]
+
+
+def one_by_one(text: str, stops: list[str]) -> str | None:
+    """The meaning, spelled out: the text before the stop that is complete first."""
+    for end in range(len(text) + 1):
+        done = [stop for stop in stops if text[:end].endswith(stop)]
+        if done:
+            return text[: end - max(map(len, done))]
+    return None
 
 
 def test_a_character_of_several_tokens_comes_out_whole():
@@ -42,69 +61,70 @@ def test_only_what_may_begin_a_stop_string_is_held_back():
     assert (parts, rest, stopped) == (["end "], "S", False)
 
 
-def test_the_first_of_several_stop_strings_wins():
-    parts, _, stopped = feed([b"abc def"], "def", "c d")
-    assert (parts, stopped) == (["ab"], True)
-
-
-@given(st.text(max_size=40), st.lists(st.integers(0, 160), max_size=8), st.text("ab", max_size=3))
-def test_any_cutting_gives_the_same_text(text, cuts, stop):
-    data = text.encode()
-    borders = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    parts = [data[a:b] for a, b in itertools.pairwise(borders)]
-    sent, rest, stopped = feed(parts, *([stop] if stop else []))
-    expected, found, _ = text.partition(stop) if stop else (text, "", "")
-    assert "".join(sent) + rest == expected
-    assert stopped == bool(found)
-
-
-def test_a_models_own_template():
-    template = ChatTemplate(
-        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}"
-        "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
-        bos="<s>",
-        eos="</s>",
-    )
-    assert template.stops == ()
-    assert template.render(MESSAGES) == "<s>[system]Be kind.</s>[user]Hi <b></s>[assistant]"
-
-
-def test_without_a_template_chatml_is_used_and_said(caplog):
-    with caplog.at_level(logging.WARNING):
-        template = ChatTemplate(None, bos="", eos="")
-    assert "ChatML" in caplog.text
-    assert template.stops == ("<|im_end|>",)
-    assert template.render(MESSAGES[1:]) == (
-        "<|im_start|>user\nHi <b><|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-def test_functions_that_templates_expect():
-    template = ChatTemplate(
-        "{{ strftime_now('%Y') | length }}{{ messages | tojson }}{% for m in messages %}{% break %}"
-        "{% endfor %}",
-        bos="",
-        eos="",
-    )
-    assert template.render(MESSAGES[1:]) == '4[{"role": "user", "content": "Hi <b>"}]'
+def test_held_tells_how_many_characters_wait():
+    stream = TextStream(["STOP"])
+    assert (stream.feed(b"one STO"), stream.held) == ("one ", 3)
+    assert (stream.feed(b" two"), stream.held) == ("STO two", 0)
 
 
 @pytest.mark.parametrize(
-    "source",
+    "stops, expected",
     [
-        "{{ raise_exception('roles must alternate') }}",
-        "{{ messages[0].content + 5 }}",
-        "{{ messages[7].content }}",
-        "{{ 1 / 0 }}",
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.append(1) }}",
+        (("def", "c d"), "ab"),
+        (("bc def", "c d"), "ab"),
+        (("f", "def"), "abc "),
+        (("abc def!", "bc"), "a"),
+        (("", "zz"), "abc def"),
     ],
+    ids=["first", "complete first", "longer of two", "the longer never comes", "empty"],
 )
-def test_a_template_that_refuses_or_misbehaves_is_a_validation_error(source):
-    with pytest.raises(ValidationFailed):
-        ChatTemplate(source, bos="", eos="").render(MESSAGES)
+def test_which_of_several_stop_strings_ends_the_answer(stops, expected):
+    for parts in ([b"abc def"], [b"abc", b" d", b"ef"], [bytes([code]) for code in b"abc def"]):
+        sent, rest, _ = feed(parts, *stops)
+        assert "".join(sent) + rest == expected
 
 
-def test_a_template_that_does_not_parse_is_incompatible():
-    with pytest.raises(ModelIncompatible):
-        ChatTemplate("{% for %}", bos="", eos="")
+@given(BYTES, CUTS, STOPS)
+@settings(deadline=None, max_examples=400)
+def test_the_text_is_the_same_however_it_is_cut(data, cuts, stops):
+    sent, rest, stopped = feed(cut(data, cuts), *stops)
+    whole, _ = utf_8_decode(data, "replace")
+    expected = one_by_one(whole, stops)
+    assert "".join(sent) + rest == (whole if expected is None else expected)
+    assert stopped == (expected is not None)
+    if stopped:
+        assert rest == ""
+
+
+@given(BYTES, CUTS, STOPS)
+@settings(deadline=None, max_examples=300)
+def test_held_is_exactly_what_may_begin_a_stop(data, cuts, stops):
+    stream, seen, sent = TextStream(stops), b"", ""
+    for part in cut(data, cuts):
+        seen += part
+        sent += stream.feed(part)
+        if stream.stopped:
+            assert stream.held == 0
+            return
+        text, _ = utf_8_decode(seen, "replace")
+        begun = [
+            size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])
+        ]
+        assert stream.held == max(begun, default=0)
+        assert sent == text[: len(text) - stream.held]
+
+
+@given(st.text(max_size=40), CUTS, st.lists(st.text(min_size=1, max_size=3), max_size=3))
+@settings(deadline=None, max_examples=200)
+def test_any_text_and_any_stop(text, cuts, stops):
+    data = text.encode("utf-8", "replace")
+    sent, rest, _ = feed(cut(data, cuts), *stops)
+    whole = data.decode()
+    expected = one_by_one(whole, stops)
+    assert "".join(sent) + rest == (whole if expected is None else expected)
+
+
+def test_long_repetitive_stops_stay_quick():
+    stream = TextStream(["a" * 500 + "b", "a" * 400 + "c"])
+    text = "".join(stream.feed(b"a") for _ in range(5000)) + stream.flush()
+    assert text == "a" * 5000

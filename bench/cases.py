@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
 
@@ -30,6 +31,8 @@ WORKER, LLAMA_SERVER, LLAMA_CPP, QUEEN, DIRECT = (
 LONG_PROMPT, PREFIX = 3000, 600
 """Tokens."""
 LONG_LIMIT = 120.0
+COUNTERS = ("steps", "compute_ms", "between_ms", "engine_cpu_ms")
+"""Of the worker's GET /v1/stats."""
 MIB = 1 << 20
 PARITY = Target(1.0, least=True)
 
@@ -122,22 +125,28 @@ async def steps(turn: Round) -> Figures:
     return step_costs(before, after)
 
 
-def step_costs(before: dict[str, float], after: dict[str, float]) -> Figures:
-    """Out of two readings of `{steps, decode_ms, wall_ms, cpu_ms, loop_s}`. Raises Wrong.
+def step_costs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Figures:
+    """Out of two readings of the worker's counters. Raises Wrong when one is missing.
 
-    `cpu_ms` is the engine thread's own CPU time outside llama_decode, `loop_s` that of the event
-    loop's thread, which writes the answers.
+    `engine_cpu_ms` is the CPU time of the engine's thread outside of computing, `between_ms` the
+    time from one computing to the next, `loop_s` the CPU time of the thread that writes answers.
     """
-    change = {key: after[key] - before[key] for key in ("steps", "decode_ms", "wall_ms", "cpu_ms")}
+    try:
+        change = {key: float(after[key]) - float(before[key]) for key in COUNTERS}
+    except KeyError as exc:
+        raise Wrong(f"the worker does not count {exc}") from exc
     if change["steps"] <= 0:
         raise Wrong("the worker counted no steps")
-    loop = ((after.get("loop_s") or 0.0) - (before.get("loop_s") or 0.0)) * 1000
-    return {
-        "python": (change["cpu_ms"] + loop) / change["steps"],
-        "engine": change["cpu_ms"] / change["steps"],
-        "outside": (change["wall_ms"] - change["decode_ms"]) / change["steps"],
-        "decode": change["decode_ms"] / change["steps"],
+    steps = change["steps"]
+    costs = {
+        "engine": change["engine_cpu_ms"] / steps,
+        "between": change["between_ms"] / steps,
+        "compute": change["compute_ms"] / steps,
     }
+    if after.get("loop_s") is not None and before.get("loop_s") is not None:
+        loop = (after["loop_s"] - before["loop_s"]) * 1000 / steps
+        costs |= {"loop": loop, "python": costs["engine"] + loop}
+    return costs
 
 
 async def prefix_seen(turn: Round) -> Figures:
@@ -287,8 +296,9 @@ CASES: tuple[Case, ...] = (
         (
             Figure("python", "8 streams: Python's CPU outside llama_decode", "ms a step"),
             Figure("engine", "of it the engine's thread", "ms a step"),
-            Figure("outside", "time between two llama_decode", "ms a step"),
-            Figure("decode", "time in llama_decode", "ms a step"),
+            Figure("loop", "of it the event loop's thread", "ms a step"),
+            Figure("between", "8 streams: time between two llama_decode", "ms a step"),
+            Figure("compute", "8 streams: time in llama_decode", "ms a step"),
         ),
         servers=(WORKER,),
     ),

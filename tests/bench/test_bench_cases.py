@@ -75,13 +75,16 @@ def test_the_same_salt_gives_the_same_prompt_and_another_gives_another():
 
 
 def test_costs_of_a_step():
-    before = {"steps": 10, "decode_ms": 100.0, "wall_ms": 110.0, "cpu_ms": 5.0, "loop_s": 0.5}
-    after = {"steps": 20, "decode_ms": 200.0, "wall_ms": 230.0, "cpu_ms": 9.0, "loop_s": 0.51}
+    before = {"steps": 10, "compute_ms": 100, "between_ms": 10, "engine_cpu_ms": 5, "loop_s": 0.5}
+    after = {"steps": 20, "compute_ms": 200, "between_ms": 30, "engine_cpu_ms": 9, "loop_s": 0.51}
     costs = step_costs(before, after)
     assert costs["python"] == pytest.approx(1.4)
-    assert (costs["engine"], costs["outside"], costs["decode"]) == (0.4, 2.0, 10.0)
+    assert (costs["engine"], costs["between"], costs["compute"]) == (0.4, 2.0, 10.0)
+    assert "python" not in step_costs(before | {"loop_s": None}, after)
     with pytest.raises(Wrong, match="no steps"):
         step_costs(before, before)
+    with pytest.raises(Wrong, match="between_ms"):
+        step_costs(before, {"steps": 3, "compute_ms": 1})
 
 
 def test_growth_is_from_after_the_warm_up_to_the_end():

@@ -9,6 +9,7 @@ log says so.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ log = logging.getLogger("rbee.llamacpp")
 TOOL_VARIANT = "tool_use"
 """Asked for as `llama_model_chat_template(model, b"tool_use")`."""
 _TRIAL_SECONDS = 2.0
+"""For all trials together; they take a tenth of one."""
 _ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 _ANOTHER = "Choose another file of this model, or send `prompt` instead of `messages`."
 
@@ -107,9 +109,14 @@ class ChatTemplate:
             ) from exc
 
     def _tried(self, template: Template, *, for_tools: bool = False) -> tuple[Template, Shape]:
+        end = time.monotonic() + _TRIAL_SECONDS
+
         def attempt(messages: list[Message], tools: list[Any]) -> str | None:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TooCostly(f"trying it takes longer than {_TRIAL_SECONDS:g} s")
             try:
-                return self._run(template, messages, tools, seconds=_TRIAL_SECONDS)
+                return self._run(template, messages, tools, seconds=left)
             except TooCostly:
                 raise
             except (*_ERRORS, RecursionError):

@@ -257,8 +257,8 @@ def test_a_broken_variant_for_tools_leaves_the_model_usable(caplog):
         ("{% for i in 'abcd' %}{% if i == 'b' %}{% continue %}{% endif %}{{ i }}{% endfor %}",
          "acd"),
         ("{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
-        ("{% set n = namespace(s=1) %}{% for i in [2, 3] %}{% set n.s = n.s * i %}{% endfor %}{{ n.s }}",
-         "6"),
+        (("{% set n = namespace(s=1) %}{% for i in [2, 3] %}{% set n.s = n.s * i %}{% endfor %}"
+          "{{ n.s }}"), "6"),
         ("{{ (['a', 'b'] + ['c']) | join('-') }}", "a-b-c"),
         ("{{ ' aXbX '.strip().split('X')[0] }}{{ 'abc'[::-1] }}{{ 'abc'[1:] ~ 5 }}", "acbabc5"),
         ("{{ 'a\n\nb' | indent(2) }}|{{ 'a\nb' | indent(2, true) }}", "a\n\n  b|  a\n  b"),

@@ -19,8 +19,8 @@ from .gbnf_syntax import Chars, Grammar
 Stack: TypeAlias = int
 """A stack's number; 0 is the empty one: the text may end here."""
 END: Stack = 0
-_WALKS = 16
-_STEPS = 120
+_WALKS = 12
+_STEPS = 100
 _WORK = 40_000
 
 

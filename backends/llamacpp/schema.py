@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -182,7 +181,8 @@ class _Converter:
         """Any of these sorted, different texts; what several begin with is written once."""
         if len(texts) < 3:
             return " | ".join(literal(text) for text in texts)
-        same = os.path.commonprefix([texts[0], texts[-1]])
+        both = zip(texts[0], texts[-1], strict=False)
+        same = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
         rest = [text[len(same) :] for text in texts]
         groups = [list(group) for _, group in itertools.groupby(rest, key=lambda text: text[:1])]
         parts = [

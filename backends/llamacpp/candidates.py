@@ -22,6 +22,7 @@ end the process, equal logits have an order, and a seed draws the same with ever
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from typing import NamedTuple
@@ -83,7 +84,9 @@ def survivors(row: Row, filters: Filters) -> tuple[Ids, Below]:
     if top == -math.inf:
         return np.empty(0, np.intp), np.empty(0)
     if filters.top_p >= 1 and filters.min_p <= 0:
-        return np.arange(len(row)), row.astype(np.float64) - top
+        below = row.astype(np.float64)
+        below -= top  # in place: fresh memory of this size costs more than the arithmetic
+        return _every_id(len(row)), below
     return _beginning(row, top, filters)
 
 
@@ -91,13 +94,21 @@ def draw(below: Below, temperature: float, rng: random.Random) -> int:
     """The position of the drawn one among logits given as distances below the highest."""
     if len(below) == 1:
         return 0
-    weights = np.exp(below / max(temperature, _COLDEST))
+    weights = below / max(temperature, _COLDEST)
+    np.exp(weights, out=weights)
     if len(weights) <= 2 * _BLOCK:
         return _place(weights, rng.random())
     starts = np.arange(0, len(weights), _BLOCK)
     sums = np.add.reduceat(weights, starts)
     start = int(starts[_place(sums, rng.random())])
     return start + _place(weights[start : start + _BLOCK], rng.random())
+
+
+@functools.lru_cache(maxsize=2)
+def _every_id(size: int) -> Ids:
+    ids = np.arange(size)
+    ids.flags.writeable = False
+    return ids
 
 
 def _place(weights: NDArray[np.float64], point: float) -> int:
@@ -112,7 +123,7 @@ def _place(weights: NDArray[np.float64], point: float) -> int:
 def _reaching_best(row: Row, count: int) -> Ids:
     """Ascending ids of at least the `count` highest logits that are not -inf."""
     rows, rest = divmod(len(row), _WIDTH)
-    if rows < 2 or count > _FOLD // 2:
+    if rows < 2 or count > _WIDTH // 2:
         best = np.partition(row, (len(row) - count, len(row) - 1))
         _number(float(best[-1]))
         return (row >= max(float(best[-count]), _LOWEST)).nonzero()[0]
@@ -120,7 +131,10 @@ def _reaching_best(row: Row, count: int) -> Ids:
     columns = np.maximum.reduce(body, axis=0)
     if rest:
         np.maximum(columns[:rest], tail, out=columns[:rest])
-    maxima = np.sort(np.maximum.reduce(columns.reshape(-1, _FOLD), axis=0))
+    if count <= _FOLD // 2:  # a second fold: less to sort
+        maxima = np.sort(np.maximum.reduce(columns.reshape(-1, _FOLD), axis=0))
+    else:
+        maxima = np.sort(columns)
     _number(float(maxima[-1]))  # a NaN is sorted last
     floor = max(float(maxima[-count]), _LOWEST)
     chosen = (columns >= floor).nonzero()[0]
@@ -138,7 +152,8 @@ def _beginning(row: Row, top: float, filters: Filters) -> tuple[Ids, Below]:
     """Top-p, min-p or both over a whole row."""
     total = None
     if filters.top_p < 1:
-        total = float(np.exp(row - np.float32(top)).sum())
+        weights = row - np.float32(top)
+        total = float(np.exp(weights, out=weights).sum())
     min_p = min(filters.min_p, 1.0)
     depths = (-math.log(min_p),) if min_p > 0 else _DEPTHS
     ids, below = np.empty(0, np.intp), np.empty(0)

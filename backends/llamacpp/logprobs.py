@@ -22,7 +22,8 @@ def logprob_of(row: NDArray[np.float32], token: int, top: int, vocab: Vocab) -> 
     the row is no numbers.
     """
     peak = highest(row)
-    total = peak + math.log(float(np.exp(row - np.float32(peak)).sum()))
+    weights = row - np.float32(peak)
+    total = peak + math.log(float(np.exp(weights, out=weights).sum()))
     chosen = _likely(token, float(row[token]) - total, vocab)
     likeliest: tuple[Likely, ...] = ()
     if top > 0:

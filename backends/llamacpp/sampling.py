@@ -96,8 +96,8 @@ class Sampler:
     def _draw(self, values: NDArray[np.float32]) -> int | None:
         """The place of the chosen one; None when all are banned."""
         if self._temperature <= 0:
-            place = int(values.argmax()) if len(values) else 0
-            return place if highest(values) > -np.inf else None
+            place = int(values.argmax()) if len(values) else 0  # a NaN's, where there is one
+            return place if highest(values[place : place + 1]) > -np.inf else None
         ids, below = survivors(values, self._filters)
         if not len(ids):
             return None

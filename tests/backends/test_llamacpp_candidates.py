@@ -36,7 +36,7 @@ def large_rows(draw_one):
 
 filters = st.builds(
     Filters,
-    top_k=st.sampled_from([0, 1, 2, 5, 40, 200, 300, 100_000]),
+    top_k=st.sampled_from([0, 1, 2, 5, 40, 200, 300, 2000, 3000, 100_000]),
     top_p=st.sampled_from([0.0, 0.3, 0.9, 0.95, 0.999, 1.0]),
     min_p=st.sampled_from([0.0, 0.001, 0.05, 0.5, 1.0, 1.5]),
 )

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +253,7 @@ def test_accepting_what_the_grammar_forbids_is_refused_and_kills_nothing():
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     assert done.returncode == 0, done.stderr

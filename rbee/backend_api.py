@@ -305,3 +305,7 @@ class BackendInfo:
     """How many requests it can run at a time; a worker is given less where memory is short."""
     models: Callable[[], list[ModelFile]] = list
     """Models the backend brings along itself (echo does; most bring none)."""
+    report: str = ""
+    """A module for `rbee doctor`: run with `-m` it loads the library and prints a JSON object with
+    `version`, `kinds`, `features`, `devices` (name, label, memory_free, memory_total) and `missing`
+    (kind of device → how to build for it)."""

@@ -236,6 +236,14 @@ def embed(
     _run(lambda: command.run(ask), as_json=as_json)
 
 
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What works on this machine, what does not, and the command that would change it."""
+    from rbee.commands import doctor as command
+
+    _run(lambda: command.run(as_json=as_json), as_json=as_json)
+
+
 @queen.command("start")
 def queen_start(as_json: AsJson = False) -> None:
     """Start the queen in the background; she stays until she is stopped."""

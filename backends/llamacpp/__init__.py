@@ -46,4 +46,5 @@ INFO = BackendInfo(
     probe=probe,
     create=_create,
     max_slots=1,
+    report="rbee.backends.llamacpp.report",
 )

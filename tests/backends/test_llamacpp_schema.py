@@ -91,61 +91,75 @@ ACCEPTED = [
     # schema, valid texts it takes, texts it must not take
     ({}, ["{}", '{"a": [1, {"b": null}]}', '{\n  "a": "b"\n}'], ["[]", "1", "", " {}", '{"a"}']),
     ({"title": "T", "description": "d"}, ["{}"], ["[]"]),
-    ({"type": "string"}, ['""', '"a\\n\\u00e9"', '"é🐝"', '"\\ud83d\\udc1d"'], ['"\n"', '"\\ud83d"']),
+    ({"type": "string"}, ['""', '"a\\n\\u00e9"', '"é🐝"', '"\\ud83d\\udc1d"'], ['"\n"',
+     '"\\ud83d"']),
     ({"type": "string", "minLength": 2, "maxLength": 3}, ['"ab"', '"a\\n🐝"'], ['"a"', '"abcd"']),
     ({"minLength": 1}, ['"a"'], ['""', "1"]),
     ({"type": "integer"}, ["0", "-7", "123456789012345"], ["1.5", "01", "-0", "1e3", "+1"]),
-    ({"type": "integer", "minimum": -3, "maximum": 12}, ["-3", "0", "9", "12"], ["-4", "13", "120"]),
+    ({"type": "integer", "minimum": -3, "maximum": 12}, ["-3", "0", "9", "12"], ["-4", "13",
+     "120"]),
     ({"type": "integer", "exclusiveMinimum": 1.5, "maximum": 1000},
      ["2", "10", "999", "1000"], ["1", "1001", "-2"]),
     ({"type": "integer", "minimum": 100}, ["100", "123456"], ["99", "-100", "12"]),
     ({"type": "integer", "exclusiveMaximum": 0}, ["-1", "-99"], ["0", "1"]),
     ({"type": "number"}, ["0", "-1.5", "2e10", "1.25E-3"], [".5", "1.", "1e999", "NaN"]),
-    ({"type": "number", "minimum": 0, "maximum": 1}, ["0", "1", "0.5", "1.00"], ["1.01", "-0.1", "2"]),
+    ({"type": "number", "minimum": 0, "maximum": 1}, ["0", "1", "0.5", "1.00"], ["1.01", "-0.1",
+     "2"]),
     ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.25},
      ["0.1", "0.2499", "0.001"], ["0", "0.0", "0.25", "0.3"]),
     ({"type": "number", "minimum": -1.5}, ["-1.5", "-1.499", "0.1", "123"], ["-1.51", "-2"]),
     ({"type": ["string", "null"]}, ['"a"', "null"], ["1", "true"]),
     ({"type": "boolean"}, ["true", "false"], ["null", "True"]),
-    ({"enum": ["a", "ab", 1, None, {"k": [1]}]}, ['"a"', '"ab"', "1", "null", '{"k": [1]}'], ['"b"', "2"]),
+    ({"enum": ["a", "ab", 1, None, {"k": [1]}]}, ['"a"', '"ab"', "1", "null", '{"k": [1]}'],
+     ['"b"', "2"]),
     ({"enum": ["a", 1, 2.5], "type": "string"}, ['"a"'], ["1", "2.5"]),
     ({"const": 'say "hi"\n'}, ['"say \\"hi\\"\\n"'], ['"say"']),
-    (POINT, ["{}", '{"x": 1}', '{"x":1,"y":2}', '{"y": 2}'], ['{"y":2,"x":1}', '{"z": 1}', '{"x": "1"}']),
+    (POINT, ["{}", '{"x": 1}', '{"x":1,"y":2}', '{"y": 2}'], ['{"y":2,"x":1}', '{"z": 1}',
+     '{"x": "1"}']),
     (POINT | {"required": ["y"]}, ['{"y": 1}', '{ "x": 1, "y": 2 }'], ["{}", '{"x": 1}']),
     (POINT | {"additionalProperties": {"type": "null"}},
-     ['{"x": 1, "z": null}', '{"z": null, "xx": null}'], ['{"z": 1}', '{"x": null}', '{"\\u0078": null}']),
+     ['{"x": 1, "z": null}', '{"z": null, "xx": null}'], ['{"z": 1}', '{"x": null}',
+     '{"\\u0078": null}']),
     (POINT | {"additionalProperties": True}, ['{"x": 1, "z": [1]}'], ['{"z": 1, "x": "a"}']),
     ({"type": "object"}, ["{}", '{"a": 1}'], ["[]"]),
     ({"type": "object", "additionalProperties": {"type": "integer"}}, ['{"a": 1}'], ['{"a": "b"}']),
     ({"required": ["a"]}, ['{"a": [null]}'], ["{}", "1"]),
     ({"properties": {"a": False, "b": True}}, ['{"b": 1}', "{}"], ['{"a": 1}']),
     ({"type": "array"}, ["[]", '[1, "a"]'], ["{}"]),
-    ({"items": {"type": "integer"}, "minItems": 1, "maxItems": 3}, ["[1]", "[ 1,2, 3 ]"], ["[]", "[1,2,3,4]"]),
+    ({"items": {"type": "integer"}, "minItems": 1, "maxItems": 3}, ["[1]", "[ 1,2, 3 ]"], ["[]",
+     "[1,2,3,4]"]),
     ({"prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 1},
      ["[1]", '[1, "a"]'], ["[]", '["a"]', '[1, "a", 2]']),
     ({"prefixItems": [{"type": "integer"}], "items": {"type": "null"}, "minItems": 2},
      ["[1, null]", "[1, null, null]"], ["[1]", "[1, 1]"]),
     ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
     ({"anyOf": [{"type": "integer"}, {"type": "null"}, False]}, ["1", "null"], ["true"]),
-    ({"type": "object", "properties": {"a": True, "b": True}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    ({"type": "object", "properties": {"a": True, "b": True}, "anyOf": [{"required": ["a"]},
+     {"required": ["b"]}]},
      ['{"a": 1}', '{"b": 1}', '{"a": 1, "b": 2}'], ["{}"]),
-    ({"allOf": [POINT, {"properties": {"x": {"minimum": 5}}, "required": ["x"]}]}, ['{"x": 5}'], ['{"x": 4}', "{}"]),
-    ({"allOf": [{"properties": {"a": True}, "additionalProperties": False}, {"properties": {"b": True}}]},
+    ({"allOf": [POINT, {"properties": {"x": {"minimum": 5}}, "required": ["x"]}]}, ['{"x": 5}'],
+     ['{"x": 4}', "{}"]),
+    ({"allOf": [{"properties": {"a": True}, "additionalProperties": False},
+     {"properties": {"b": True}}]},
      ['{"a": 1}', "{}"], ['{"b": 1}']),
-    (SHAPES, ['{"kind": "circle", "radius": 2}'], ['{"kind": "circle", "side": 2}', '{"kind": "circle"}']),
+    (SHAPES, ['{"kind": "circle", "radius": 2}'], ['{"kind": "circle", "side": 2}',
+     '{"kind": "circle"}']),
     (LIST, ['{"value": 1, "next": {"value": 2, "next": null}}'], ['{"value": 1}', "null"]),
     ({"type": "array", "items": {"$ref": "#"}}, ["[]", "[[], [[]]]"], ["[1]"]),
     ({"definitions": {"a/b": {"type": "null"}}, "$ref": "#/definitions/a~1b"}, ["null"], ["1"]),
     ({"$defs": {"n": {"type": "integer"}}, "$ref": "#/$defs/n", "minimum": 5}, ["5"], ["4"]),
-    ({"type": "string", "format": "date"}, ['"2024-02-29"', '"2025-12-31"'], ['"2023-02-29"', '"2024-04-31"', '"1900-02-29"']),
-    ({"type": "string", "format": "date-time"}, ['"2024-02-29T23:59:59.5Z"'], ['"2024-02-29 23:59:59Z"', '"2024-02-29T24:00:00Z"']),
+    ({"type": "string", "format": "date"}, ['"2024-02-29"', '"2025-12-31"'], ['"2023-02-29"',
+     '"2024-04-31"', '"1900-02-29"']),
+    ({"type": "string", "format": "date-time"}, ['"2024-02-29T23:59:59.5Z"'],
+     ['"2024-02-29 23:59:59Z"', '"2024-02-29T24:00:00Z"']),
     ({"type": "string", "format": "time"}, ['"01:02:03+02:00"'], ['"01:02"', '"01:60:00Z"']),
     ({"type": "string", "format": "uuid"}, ['"00000000-0000-0000-0000-00000000beef"'], ['"beef"']),
     ({"type": "string", "format": "email"}, ['"a.b+c@d-e.org"'], ['"a@"', '"@b.c"', '"a b@c.d"']),
     ({"type": "string", "format": "hostname"}, ['"anything at all"'], ["1"]),
     ({"type": "string", "pattern": "^[a-c]{2}$"}, ['"ab"'], ['"a"', '"abc"', '"zz"']),
     ({"type": "string", "pattern": "b+"}, ['"abba"', '"b"'], ['"a"', '""']),
-    ({"type": "string", "pattern": "^(?:x|\\d{2,3}-)*[^a-z\"]$"}, ['"x12-x!"', '"A"'], ['"xa"', '"\\""']),
+    ({"type": "string", "pattern": "^(?:x|\\d{2,3}-)*[^a-z\"]$"}, ['"x12-x!"', '"A"'], ['"xa"',
+     '"\\""']),
     ({"type": "string", "pattern": "^a$|^\\\\\\t\"$"}, ['"a"', '"\\\\\\t\\""'], ['"b"']),
     ({"type": "string", "pattern": "^$"}, ['""'], ['"a"']),
 ]  # fmt: skip
@@ -166,14 +180,16 @@ def test_texts_of_known_schemas_are_taken_and_others_are_not():
 
 
 REFUSED = [
-    ({"properties": {"age": {"type": "integer", "multipleOf": 3}}}, "/properties/age/multipleOf: is not"),
+    ({"properties": {"age": {"type": "integer", "multipleOf": 3}}},
+     "/properties/age/multipleOf: is not"),
     ({"type": "array", "items": {}, "uniqueItems": True}, "/uniqueItems: is not supported"),
     ({"not": {"type": "string"}}, "/not: is not supported"),
     ({"if": {}, "then": {}}, "/if: is not supported"),
     ({"patternProperties": {"a": {}}}, "/patternProperties: is not supported"),
     ({"propertyNames": {"maxLength": 2}}, "/propertyNames: is not supported"),
     ({"type": "object", "minProperties": 1}, "/minProperties: is only supported"),
-    ({"properties": {"a": True, "b": True}, "maxProperties": 1}, "/maxProperties: is not supported"),
+    ({"properties": {"a": True, "b": True}, "maxProperties": 1},
+     "/maxProperties: is not supported"),
     ({"type": "array", "contains": {}}, "/contains: is not supported"),
     ({"properties": {"a": {"dependentRequired": {}}}}, "/properties/a/dependentRequired"),
     ({"unevaluatedProperties": False}, "/unevaluatedProperties"),
@@ -212,8 +228,10 @@ REFUSED = [
     ({"$ref": "#/$defs/a"}, "/$ref: there is no '#/$defs/a'"),
     ({"$ref": 5}, "/$ref: must be a text"),
     ({"$ref": "#"}, "/: its grammar is refused: left recursion"),
-    ({"$defs": {"a": {"$ref": "#/$defs/a", "type": "null"}}, "$ref": "#/$defs/a"}, "/$defs/a: refers to itself"),
-    ({"$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/a"}}, "required": ["b"]}}, "$ref": "#/$defs/a"},
+    ({"$defs": {"a": {"$ref": "#/$defs/a", "type": "null"}}, "$ref": "#/$defs/a"},
+     "/$defs/a: refers to itself"),
+    ({"$defs": {"a": {"properties": {"b": {"$ref": "#/$defs/a"}}, "required": ["b"]}},
+     "$ref": "#/$defs/a"},
      "/: its grammar is refused: the rule 'root' can never end"),
     ({"properties": {"a": {"$id": "other"}}}, "/properties/a/$id: is only supported at the top"),
     ({"type": "string", "pattern": "(?=a)b"}, "/pattern: '(?' other than '(?:'"),
@@ -276,7 +294,7 @@ def test_a_request_has_one_checked_source():
     assert source is not None
     assert source.startswith("root ::= object\n")
     assert source_of(Generation(json_schema={})) is source
-    order = [{"properties": {key: True for key in keys}} for keys in ("ab", "ba")]
+    order = [{"properties": dict.fromkeys(keys, True)} for keys in ("ab", "ba")]
     first, second = (source_of(Generation(json_schema=schema)) for schema in order)
     assert first != second
     for request, field in (
@@ -314,7 +332,7 @@ def some(**fields):
 
 def leaves():
     bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-    ranges = some(**{word: DECIMALS for word in bounds})
+    ranges = some(**dict.fromkeys(bounds, DECIMALS))
     return st.one_of(
         some(minLength=COUNTS, maxLength=COUNTS).map(lambda s: {"type": "string"} | s),
         st.sampled_from(PATTERNS).map(lambda p: {"type": "string", "pattern": p}),
@@ -359,16 +377,16 @@ def mutated(text, dice):
 
 
 def test_every_sentence_of_any_schema_is_valid_under_it():
-    work, expected, made = [], [], 0
+    work, expected, refused, made = [], [], [], 0
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
     @given(SCHEMAS.filter(lambda schema: isinstance(schema, dict) and schema), st.integers(0))
     def run(schema, seed):
         nonlocal made
         try:
             source = to_gbnf(schema)
         except ValidationFailed as exc:
-            assert any(word in exc.message for word in HONEST), (schema, exc.message)
+            refused.append(exc.message)
             return
         made += 1
         walk, dice = Walk(source), random.Random(seed)
@@ -384,5 +402,6 @@ def test_every_sentence_of_any_schema_is_valid_under_it():
         expected.append(answers)
 
     run()
-    assert made > 50
+    assert made > len(refused)
+    assert [why for why in refused if not any(word in why for word in HONEST)] == []
     agree(gbnf_native.ask(work), work, expected)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee.backends.llamacpp.native import library
+
 from rbee.models import packages
 
 ROOT = Path(__file__).parents[2]

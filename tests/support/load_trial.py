@@ -57,8 +57,11 @@ def trial(paths: Iterable[Path], *, checked: bool = True) -> Iterator[tuple[Path
 def main() -> None:
     """The helper: a path per line in, an outcome per line out."""
     checked = "unchecked" not in sys.argv
-    from rbee.backends.llamacpp import native
+    from rbee.backends.llamacpp import model, native
 
+    from rbee.models import gguf, gguf_sanity
+
+    del model, gguf, gguf_sanity  # each fork finds them imported
     native.library()
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_apart(line.rstrip("\n"), checked)) + "\n")

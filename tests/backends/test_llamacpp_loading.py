@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 from rbee import registry
 from rbee.errors import Cancelled, ModelLoadFailed
 from rbee.models import packages
+from rbee.models.library import Library
 from tests.support.tiny_gguf import write_llama
 
 SMOL = packages.packaged("smollm2-135m")
@@ -74,6 +76,33 @@ def test_the_librarys_reason_is_told(tiny: Path):
     tiny.write_bytes(data.replace(b"output_norm.weight", b"output_nxrm.weight"))
     with pytest.raises(ModelLoadFailed, match="output_norm"):
         model.load(tiny, "cpu", lambda _: None, threading.Event())
+
+
+@pytest.mark.parametrize(
+    "kv_type, code", [("f32", 0), ("f16", 1), ("q4_0", 2), ("q5_1", 7), ("q8_0", 8), ("bf16", 30)]
+)
+def test_the_estimate_of_the_contexts_is_what_the_library_takes(kv_type: str, code: int):
+    """Codes are ggml's types; quantised values need flash attention."""
+    from rbee.backends.llamacpp import model
+    from rbee.backends.llamacpp.native import LOG, library
+
+    assert SMOL is not None
+    lib = library()
+    loaded = model.load(SMOL.path, "cpu", lambda _: None, threading.Event())
+    params = lib.llama_context_default_params()
+    params.n_ctx, params.n_seq_max, params.kv_unified = 3 * 1024, 3, False
+    params.type_k = params.type_v = code
+    params.flash_attn_type = 1
+    LOG.clear()
+    context = lib.llama_init_from_model(loaded.pointer, params)
+    assert context, LOG.reason()
+    said = [re.search(r"KV buffer size = +([0-9.]+) MiB", line) for line in LOG.lines()]
+    took = sum(float(match[1]) for match in said if match)
+    lib.llama_free(context)
+    loaded.close()
+    info = Library().resolve("smollm2-135m")
+    estimated = info.kv_bytes(ctx=1024, slots=3, kv_type=kv_type) / MIB
+    assert estimated == pytest.approx(took, abs=0.01)
 
 
 PROGRAM = """

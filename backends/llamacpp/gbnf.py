@@ -8,7 +8,7 @@ below and in gbnf_syntax.py. It never calls the library.
 
 from __future__ import annotations
 
-from .gbnf_cost import widest
+from .gbnf_cost import measure
 from .gbnf_syntax import Chars, Grammar, Rule, parse_rules
 
 MAX_WAYS = 1_000_000
@@ -17,15 +17,21 @@ MAX_CHAIN = 2_500
 """Rules that begin with each other: the library recurses once for each."""
 MAX_READINGS = 500
 """Ways in which one beginning of an answer may be read at once: each costs the time of a token."""
+MAX_TURNS = 100_000
+"""Ways to read the characters of one long token: each costs about a microsecond."""
 
 
 def check(text: str) -> None:
     """Raises ValidationFailed, naming line and column, for all that may not reach the C library."""
     grammar = parse(text)
     _check_paths(grammar)
-    if widest(grammar, MAX_READINGS) > MAX_READINGS:
-        rule = grammar.rules[grammar.root]
+    rule = grammar.rules[grammar.root]
+    found = measure(grammar, at_once=MAX_READINGS, in_token=MAX_TURNS)
+    if found.at_once > MAX_READINGS:
         reason = f"there are texts that can be read in more than {MAX_READINGS} ways at once"
+        grammar.fail(rule, f"the grammar is too ambiguous: {reason}", "ambiguity")
+    if found.in_token > MAX_TURNS:
+        reason = f"a few characters of some text can be read in more than {MAX_TURNS} ways"
         grammar.fail(rule, f"the grammar is too ambiguous: {reason}", "ambiguity")
 
 

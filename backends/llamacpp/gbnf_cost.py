@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from .gbnf_syntax import Chars, Grammar
@@ -21,7 +23,8 @@ Stack: TypeAlias = int
 END: Stack = 0
 _WALKS = 12
 _STEPS = 100
-_WORK = 40_000
+_TOKEN = 32
+_WORK = 60_000
 
 
 class Stacks:
@@ -100,28 +103,54 @@ def matches(chars: Chars | None, code: int) -> bool:
     return chars is not None and any(first <= code <= last for first, last in chars.ranges)
 
 
-def widest(grammar: Grammar, enough: int) -> int:
-    """The most readings at once that some walks through the grammar met; stops above `enough`."""
+@dataclass
+class Readings:
+    """What some walks through a grammar met at most."""
+
+    at_once: int
+    """Stacks between two tokens."""
+    in_token: int = 1
+    """Ways through one token: inside it the library does not notice that two have met again."""
+
+
+def measure(grammar: Grammar, *, at_once: int, in_token: int) -> Readings:
+    """Walk through the grammar, until one of the limits is passed or nothing more is to be seen."""
     stacks = Stacks(grammar)
-    most = len(stacks.first)
+    most = Readings(len(stacks.first))
     dice = random.Random(0)  # the same answer for the same grammar
     for walk in range(_WALKS):
-        now = stacks.first
+        now = dict.fromkeys(stacks.first, 1)
         liking: defaultdict[int, float] = defaultdict(dice.random)  # the same way at every turn
         for step in range(_STEPS):
             codes = _codes(stacks, now)
-            if most > enough or stacks.work > _WORK or not codes:
+            if stacks.work > _WORK or not codes:
                 break
+            if step % _TOKEN == 0:
+                now = dict.fromkeys(now, 1)
             if step < walk and dice.random() < 0.5:
-                now = stacks.accept(now, dice.choice(codes))
+                now = _step(stacks, now, dice.choice(codes))
             else:
-                steps = {code: stacks.accept(now, code) for code in codes}
-                now = steps[max(codes, key=lambda code: (len(steps[code]), liking[code]))]
-            most = max(most, len(now))
+                steps = {code: _step(stacks, now, code) for code in codes}
+                now = steps[max(codes, key=lambda code: (sum(steps[code].values()), liking[code]))]
+            most.at_once = max(most.at_once, len(now))
+            most.in_token = max(most.in_token, sum(now.values()))
+            if most.at_once > at_once or most.in_token > in_token:
+                return most
     return most
 
 
-def _codes(stacks: Stacks, now: frozenset[Stack]) -> list[int]:
+def _step(stacks: Stacks, now: dict[Stack, int], code: int) -> dict[Stack, int]:
+    """The stacks after a character, and the number of ways to each."""
+    found: dict[Stack, int] = {}
+    stacks.work += len(now)
+    for stack, ways in now.items():
+        if matches(stacks.chars(stack), code):
+            for after in stacks.after(stack):
+                found[after] = found.get(after, 0) + ways
+    return found
+
+
+def _codes(stacks: Stacks, now: Iterable[Stack]) -> list[int]:
     """Characters that may come next; where the most sets overlap, one of them begins."""
     found = {first for s in now if (c := stacks.chars(s)) for first, _ in c.ranges[:8]}
     return sorted(found)[:64]

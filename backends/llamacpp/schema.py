@@ -48,8 +48,8 @@ MAX_PROPERTIES = 200
 MAX_COUNT = MAX_REPEAT
 """Of minLength, maxLength, minItems and maxItems."""
 _NAMES = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|([a-zA-Z][a-zA-Z0-9-]*)')
-_ESCAPED = {0x22, 0x5C, *range(0x20), *range(0xD800, 0xE000)}
-"""Characters of a key that are written as escapes."""
+_ESCAPED = frozenset({0x22, 0x5C, *range(0x20)})
+"""Characters of a key that are written as escapes; lone surrogates are too."""
 
 
 def to_gbnf(schema: Mapping[str, Any]) -> str:
@@ -65,7 +65,7 @@ def to_gbnf(schema: Mapping[str, Any]) -> str:
     try:
         gbnf.check(text)
     except ValidationFailed as exc:
-        name = text.splitlines()[exc.details["line"] - 1].partition(" ")[0]  # a rule is a line
+        name = text.split("\n")[exc.details["line"] - 1].partition(" ")[0]  # a rule is a line
         place = converter.places.get(name, "")
         reason = exc.message.partition(": ")[2].partition(": ")[2] or exc.message
         fail(place, f"its grammar is refused: {reason}", exc.details["constraint"])
@@ -165,8 +165,9 @@ class _Converter:
         return " | ".join(body for body in found if body is not None) or None
 
     def _enum(self, plain: Plain, kinds: list[str] | None, place: str) -> str | None:
-        for word in plain.keys() - {"enum", "type", "format"}:
-            fail(step(place, word), "is not supported beside enum or const")
+        for word in sorted(plain.keys() - {"enum", "type"}):
+            if word != "format" or plain[word] in FORMATS:
+                fail(step(place, word), "is not supported beside enum or const")
         found: set[str] = set()
         for value in plain["enum"]:
             kind = kind_of(value)
@@ -258,9 +259,9 @@ class _Converter:
         A tree of the names: after each beginning of one, whatever leaves the tree.
         """
         ends = "" in names
-        chars = sorted({name[0] for name in names if name} - {chr(code) for code in _ESCAPED})
-        spared = {0x7F, 0xD800, *_ESCAPED, *(ord(char) for char in chars)}
-        edges = [-1, *sorted(spared - set(range(0xD801, 0xE000))), 0x110000]
+        codes = {ord(name[0]) for name in names if name} - _ESCAPED
+        chars = [chr(code) for code in sorted(codes) if not 0xD800 <= code <= 0xDFFF]
+        edges = [-1, *sorted({0x7F, 0xD800, *_ESCAPED, *map(ord, chars)}), 0x110000]
         spans = [
             (max(a + 1, 0xE000) if a == 0xD800 else a + 1, b - 1)
             for a, b in itertools.pairwise(edges)

@@ -108,6 +108,8 @@ def test_bad_grammars_are_refused_by_their_place(text, message):
 COSTLY = {
     "doubling": 'root ::= s\ns ::= "a" s "b" | "a" s "c" |',
     "doubling by groups": 'root ::= (("(" root ")" "x") | ("(" root ")" "y") | "z")',
+    "the same way twice": 'root ::= ("a" | "a")* "x"',
+    "spaces after spaces": "root ::= " + "ws " * 12 + '"x"\nws ::= [ ]*',
     "many ways to begin": "root ::= a0\n"
     + "".join(f'a{i} ::= a{i + 1} | a{i + 1} "x"\n' for i in range(40))
     + 'a40 ::= "x"',
@@ -193,7 +195,7 @@ def test_whatever_passes_is_taken_by_the_library_with_the_same_sentences():
             assert all(walk.accepts(sentence) for sentence in sentences)
 
     run()
-    assert 0.2 * tried < len(work) < tried
+    assert 0.1 * tried < len(work) < tried
     for (source, texts), answer, wanted in zip(work, gbnf_native.ask(work), expected, strict=True):
         assert answer is not None, source
         for text, taken, want in zip(texts, answer, wanted, strict=True):

@@ -143,7 +143,7 @@ def random_grammar(dice: random.Random) -> str:
             return f"({space}{ways(depth + 1)}{space})" + dice.choice(times)
         if kind < 0.4:
             return dice.choice(names) + dice.choice(["", "?"])
-        return dice.choice(['""', *texts]) + dice.choice(times)
+        return '""' if kind > 0.95 else dice.choice(texts) + dice.choice(times)
 
     def ways(depth: int) -> str:
         found = [
@@ -196,7 +196,4 @@ def test_whatever_passes_is_taken_by_the_library_with_the_same_sentences():
 
     run()
     assert 0.1 * tried < len(work) < tried
-    for (source, texts), answer, wanted in zip(work, gbnf_native.ask(work), expected, strict=True):
-        assert answer is not None, source
-        for text, taken, want in zip(texts, answer, wanted, strict=True):
-            assert taken in (want, None), (source, text)
+    gbnf_native.agree(work, expected)

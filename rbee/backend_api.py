@@ -55,6 +55,8 @@ class LoadOptions:
     threads: int
     kv_type: str = "f16"
     """How keys and values are kept: `f16`, `f32`, `bf16`, `q8_0`, `q4_0`, …"""
+    flash_attention: str = "auto"
+    """`auto`, `on` or `off`. Off is slower; on a CPU no answer then depends on what else runs."""
     max_gap_ms: float = 200.0
     """How long the tokens of running answers may be held up by the prompt of another."""
     prompt_cache_bytes: int = 256 << 20
@@ -204,6 +206,10 @@ class LoadedModel(Protocol):
         """
         ...
 
+    def stats(self) -> Mapping[str, float]:
+        """Counters since the start, for measurements; names end in their unit."""
+        ...
+
     def close(self) -> None:
         """Give the memory back. Not called when the process is about to end anyway."""
         ...
@@ -242,6 +248,10 @@ class ThreadedModel(ABC):
         """See LoadedModel."""
         if (flag := self._flags.get(request_id)) is not None:
             flag.set()
+
+    def stats(self) -> Mapping[str, float]:
+        """See LoadedModel."""
+        return {}
 
     def close(self) -> None:
         """See LoadedModel."""

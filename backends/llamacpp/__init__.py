@@ -42,9 +42,9 @@ def _create() -> Backend:
 INFO = BackendInfo(
     name="llamacpp",
     formats=("gguf",),
-    capabilities=("text-gen",),
+    capabilities=("text-gen", "embedding"),
     probe=probe,
     create=_create,
-    max_slots=1,
+    max_slots=64,
     report="rbee.backends.llamacpp.report",
 )

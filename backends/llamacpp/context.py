@@ -1,112 +1,180 @@
-"""One sequence's working memory: the batch, the KV cache, the decode call.
+"""The working memory of all slots: the KV cache and the call that computes.
 
 Owns the C context and every bound it must not be called beyond: more tokens than the batch, more
-positions than the context, a row without logits end the process in C, so here they are errors.
+positions than a sequence has, a partial copy between sequences end the process in C, so here they
+are errors. Used by one thread only. Knows sequences by number and nothing of requests.
+
+Each slot has a KV stream of its own (`kv_unified` off): a shared one computes attention over the
+cells of all. Models with a recurrent state keep one, since that state cannot be cut.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee.backend_api import LoadOptions
 from rbee.errors import InternalError, ModelLoadFailed
 
+from .batch import Batch
 from .model import Model
-from .native import LOG, library
+from .native import LOG, library, quick
 
-N_BATCH = 512
-_CPU_CHUNK = 128
+N_UBATCH = 512
+_N_BATCH_GPU = 2048
 _NO_ROOM = 1
 _LEAST_TRAINED = 4096
 _STRETCH = 8
+_PADDING = 256
+"""llama.cpp rounds a sequence's length up to this."""
+FLASH = {"auto": -1, "off": 0, "on": 1}
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+"""Names of ggml's types that the KV cache can have, as in llama.cpp's --cache-type-k."""
 
 
-class ContextFull(Exception):
-    """The KV cache has no cell left."""
+class KvFull(Exception):
+    """The KV cache has no place for the batch; nothing of it was kept."""
 
 
 class Context:
-    """A context for one sequence of `size` tokens."""
+    """Sequences 0 … slots-1 of up to `size` tokens each."""
 
-    def __init__(self, model: Model, *, ctx: int, threads: int) -> None:
-        _check_size(ctx, model.trained_ctx)
+    def __init__(self, model: Model, options: LoadOptions) -> None:
+        _check_size(options.ctx, model.trained_ctx)
         lib = library()
-        params = lib.llama_context_default_params()
-        params.n_ctx = ctx
-        params.n_batch = params.n_ubatch = min(N_BATCH, ctx)
-        params.n_seq_max = 1
-        params.n_threads = params.n_threads_batch = max(1, threads)
-        params.offload_kqv = params.op_offload = model.on_gpu
-        params.no_perf = True
-        if hasattr(
-            params, "n_outputs_max"
-        ):  # only the last token has logits: saves 4 · vocab · batch
-            params.n_outputs_max = 1
+        params = _params(lib, model, options)
         LOG.clear()
         pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
             raise ModelLoadFailed(
-                f"llama.cpp cannot make a context of {ctx} tokens: {LOG.reason()}",
-                action="Set worker.ctx to less.",
+                f"llama.cpp cannot make {options.slots} contexts of {options.ctx} tokens:"
+                f" {LOG.reason()}",
+                action="Set worker.ctx or worker.slots to less.",
             )
-        self._lib = lib
         self.pointer = pointer
-        self.size: int = lib.llama_n_ctx(pointer)
+        self.slots = options.slots
+        self.adjacent: bool = not params.kv_unified and options.slots > 1
+        """Only sequences with neighbouring numbers are computed together, in ascending order."""
+        self.size: int = min(lib.llama_n_ctx_seq(pointer), _padded(options.ctx))
         self.bytes = LOG.buffer_bytes()
-        self.chunk = min(lib.llama_n_batch(pointer), N_BATCH if model.on_gpu else _CPU_CHUNK)
-        self._memory = lib.llama_get_memory(pointer)
-        self._limit: int = lib.llama_n_batch(pointer)
+        self.batch = Batch(lib.llama_n_batch(pointer))
+        self._decode = lib.llama_decode
+        self._logits = quick("llama_get_logits")
         self._vocab_size = model.vocab.size
-        self._batch = _Batch(lib, self._limit)
+        self._window: int = lib.llama_model_n_swa(model.pointer)
+        self._memory: Any = lib.llama_get_memory(pointer)
+        self._copied: set[int] = set()
+        self._views: dict[int, NDArray[np.float32]] = {}
 
-    def decode(self, tokens: Sequence[int], start: int) -> None:
-        """Append tokens at position `start`; the last one's logits are then available.
+    def decode(self) -> None:
+        """Compute what is in the batch.
 
-        Raises ContextFull, InternalError.
+        Raises KvFull when there is no cell left: the batch may then be tried again after something
+        was forgotten. Raises InternalError when the computation failed: nothing in the KV cache
+        can be relied upon after that.
         """
-        if not 0 < len(tokens) <= self._limit:
-            raise InternalError(f"a batch of {len(tokens)} tokens, allowed are 1 to {self._limit}")
-        if start < 0 or start + len(tokens) > self.size:
-            raise ContextFull
-        if not all(0 <= token < self._vocab_size for token in tokens):
-            raise InternalError("a token is outside the vocabulary")
-        code = self._lib.llama_decode(self.pointer, self._batch.fill(tokens, start))
+        code = self._decode(self.pointer, self.batch.ready())
+        self._copied.clear()
         if code == _NO_ROOM:
-            raise ContextFull
+            raise KvFull
         if code:
             raise InternalError(f"llama.cpp failed to decode (code {code}): {LOG.reason()}")
 
-    def logit(self, token: int) -> float:
-        """The last position's logit for a token; finite unless the computation broke down."""
-        row = self._lib.llama_get_logits_ith(self.pointer, -1)
-        if not row:
-            raise InternalError("llama.cpp has no logits for the last token")
-        return float(row[token])
+    def logits(self) -> NDArray[np.float32]:
+        """Rows of the last decode, (rows, vocabulary), writable, valid until the next one."""
+        address = ctypes.cast(self._logits(self.pointer), ctypes.c_void_p).value
+        if not address:
+            raise InternalError("llama.cpp has no logits")
+        view = self._views.get(address)
+        if view is None:
+            numbers: Any = (ctypes.c_float * (self.slots * self._vocab_size)).from_address(address)
+            view = np.frombuffer(numbers, np.float32).reshape(self.slots, self._vocab_size)
+            self._views = {address: view}
+        return view[: self.batch.rows]
 
-    def check_logits(self) -> None:
-        """Raises InternalError unless the last position has logits: sampling would abort."""
-        if math.isnan(self.logit(0)):
-            raise InternalError("the model computed no numbers (NaN); its weights may be damaged")
+    def forget(self, sequence: int, keep: int = 0) -> int:
+        """Drop a sequence's positions from `keep` on; returns how many are left.
 
-    def keep(self, count: int) -> int:
-        """Forget everything from position `count` on; returns how many positions are left.
-
-        Models with a recurrent state cannot forget a part and then forget all.
+        Less than asked are left where a part cannot be dropped: recurrent states, and sliding
+        windows that have lost what comes before.
         """
         if self._memory is None:
             return 0
-        if count > 0 and self._lib.llama_memory_seq_rm(self._memory, 0, count, -1):
-            return count
-        self._lib.llama_memory_clear(self._memory, False)
+        drop = quick("llama_memory_seq_rm")
+        cuts = keep > 0 and self._reaches_back(sequence, keep)
+        if cuts and drop(self._memory, sequence, keep, -1):
+            return keep
+        drop(self._memory, sequence, -1, -1)
         return 0
+
+    def copy(self, source: int, target: int) -> None:
+        """Make a sequence hold what another holds; done by the library at the next decode."""
+        self.forget(target)
+        quick("llama_memory_seq_cp")(self._memory, source, target, -1, -1)
+        self._copied |= {source, target}
+
+    def state_bytes(self, sequence: int) -> int:
+        """How long `save` makes it; 0 when it cannot be saved now."""
+        if self._memory is None or sequence in self._copied:
+            return 0
+        return int(library().llama_state_seq_get_size(self.pointer, sequence))
+
+    def save(self, sequence: int, into: NDArray[np.uint8]) -> bool:
+        """Write a sequence's state; whether it was written whole."""
+        pointer = ctypes.cast(into.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
+        size = len(into)
+        done = library().llama_state_seq_get_data(self.pointer, pointer, size, sequence)
+        return done == size
+
+    def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+        """Make a sequence hold a saved state; when that fails it holds nothing."""
+        if sequence in self._copied:
+            return False
+        self.forget(sequence)
+        pointer = ctypes.cast(state.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
+        lib = library()
+        if lib.llama_state_seq_set_data(self.pointer, pointer, len(state), sequence):
+            return True
+        self.forget(sequence)
+        return False
 
     def close(self) -> None:
         """Free the KV cache and the buffers."""
         if self.pointer:
-            self._lib.llama_free(self.pointer)
+            self._views.clear()
+            library().llama_free(self.pointer)
             self.pointer = None
+
+    def _reaches_back(self, sequence: int, keep: int) -> bool:
+        """Whether what attention at position `keep` looks at is still there."""
+        if self._window <= 0:
+            return True
+        oldest: int = quick("llama_memory_seq_pos_min")(self._memory, sequence)
+        return 0 <= oldest <= max(0, keep - self._window)
+
+
+def _params(lib: Any, model: Model, options: LoadOptions) -> Any:
+    params = lib.llama_context_default_params()
+    slots = options.slots
+    params.n_ctx = _padded(options.ctx) * slots
+    params.n_seq_max = slots
+    params.n_ubatch = N_UBATCH
+    params.n_batch = _N_BATCH_GPU if model.on_gpu else N_UBATCH
+    params.n_outputs_max = slots  # one row of logits a slot: a row for each token costs 100 MB
+    params.n_threads = params.n_threads_batch = max(1, options.threads)
+    params.offload_kqv = params.op_offload = model.on_gpu
+    params.flash_attn_type = FLASH[options.flash_attention]
+    params.type_k = params.type_v = KV_TYPES[options.kv_type]
+    params.kv_unified = model.recurrent
+    params.no_perf = True
+    return params
+
+
+def _padded(ctx: int) -> int:
+    return -(-ctx // _PADDING) * _PADDING
 
 
 def _check_size(ctx: int, trained: int) -> None:
@@ -118,32 +186,3 @@ def _check_size(ctx: int, trained: int) -> None:
             f" and more than {most} make no sense",
             action=f"Set worker.ctx to {trained or most} or less.",
         )
-
-
-class _Batch:
-    """A llama_batch whose arrays are ours; one sequence, logits for the last token only."""
-
-    def __init__(self, lib: Any, limit: int) -> None:
-        self._token = (ctypes.c_int32 * limit)()
-        self._pos = (ctypes.c_int32 * limit)()
-        self._sequences = (ctypes.c_int32 * limit)(*([1] * limit))
-        self._zero = ctypes.c_int32(0)
-        pointer = ctypes.POINTER(ctypes.c_int32)
-        ids = (pointer * limit)(*([ctypes.pointer(self._zero)] * limit))
-        self._logits = (ctypes.c_int8 * limit)()
-        self._ids = ids
-        self._batch = lib.llama_batch()
-        self._batch.token = ctypes.cast(self._token, pointer)
-        self._batch.pos = ctypes.cast(self._pos, pointer)
-        self._batch.n_seq_id = ctypes.cast(self._sequences, pointer)
-        self._batch.seq_id = ctypes.cast(ids, ctypes.POINTER(pointer))
-        self._batch.logits = ctypes.cast(self._logits, ctypes.POINTER(ctypes.c_int8))
-
-    def fill(self, tokens: Sequence[int], start: int) -> Any:
-        """The C struct for these tokens; the length was checked by the caller."""
-        count = len(tokens)
-        self._token[:count] = tokens
-        self._pos[:count] = range(start, start + count)
-        self._logits[:count] = [0] * (count - 1) + [1]
-        self._batch.n_tokens = count
-        return self._batch

@@ -22,6 +22,7 @@ from .vocab import Vocab
 
 _ALL_LAYERS = 9999
 _SPLIT_NONE = 0
+_LONGEST_VALUE = 256
 
 
 class Model:
@@ -34,8 +35,18 @@ class Model:
         self.vocab = Vocab(pointer)
         self.size: int = lib.llama_model_size(pointer)
         self.trained_ctx: int = lib.llama_model_n_ctx_train(pointer)
-        raw = lib.llama_model_chat_template(pointer, None)
-        self.chat_template: str | None = raw.decode("utf-8", "replace") if raw else None
+        self.recurrent: bool = lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(
+            pointer
+        )
+        self.chat_template = _template(lib, pointer, None)
+        self.tool_template = _template(lib, pointer, b"tool_use")
+        """One for conversations with tools, where the model has two."""
+        architecture = _metadata(lib, pointer, "general.architecture") or ""
+        self.pooling = _metadata(lib, pointer, f"{architecture}.pooling_type")
+        """How it makes one vector of a text; None where the file does not say."""
+        causal = _metadata(lib, pointer, f"{architecture}.attention.causal")
+        self.embeds: bool = causal == "false" or self.pooling not in (None, "0")
+        """Whether it was made to turn texts into vectors."""
 
     def close(self) -> None:
         """Free the weights and give the memory back to the system."""
@@ -82,6 +93,18 @@ def give_back() -> None:
         trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
             trim(ctypes.c_size_t(0))
+
+
+def _template(lib: Any, pointer: Any, name: bytes | None) -> str | None:
+    raw = lib.llama_model_chat_template(pointer, name)
+    return raw.decode("utf-8", "replace") if raw else None
+
+
+def _metadata(lib: Any, pointer: Any, key: str) -> str | None:
+    """A value of the file's header as text; None where there is none or it is long."""
+    room = ctypes.create_string_buffer(_LONGEST_VALUE)
+    count = lib.llama_model_meta_val_str(pointer, key.encode(), room, _LONGEST_VALUE)
+    return room.value.decode("utf-8", "replace") if 0 <= count < _LONGEST_VALUE else None
 
 
 def _read(

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if tools.llama_server is not None and (other := machine.mismatch(tools.llama_server)):
         say(other)
         facts["not equal"] = other
+    if machine.BUSY in facts["load before"]:
+        say(f"load {facts['load before']}")
     loop = {"use_uvloop": find_spec("uvloop") is not None}
     try:
         measured = anyio.run(session.run, backend_options=loop)

@@ -122,7 +122,9 @@ def _unpack(version: str, folder: Path) -> None:
     if not archives:
         raise CannotBuild(f"pip brought no source archive of {DISTRIBUTION} {version}")
     with tarfile.open(archives[0]) as archive:
-        archive.extractall(folder, filter="data")
+        # Pythons before 3.11.4 know no filters and ignore the attribute
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
     archives[0].unlink()
 
 

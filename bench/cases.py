@@ -30,7 +30,7 @@ WORKER, LLAMA_SERVER, LLAMA_CPP, QUEEN, DIRECT = (
 )
 LONG_PROMPT, PREFIX = 3000, 600
 """Tokens."""
-LONG_LIMIT = 120.0
+LONG_LIMIT = 180.0
 COUNTERS = ("steps", "compute_ms", "between_ms", "engine_cpu_ms")
 """Of the worker's GET /v1/stats."""
 MIB = 1 << 20

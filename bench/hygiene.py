@@ -37,6 +37,7 @@ WARM_UP = 0.2
 """Share of the requests after which growth counts: caches of bounded size have filled by then."""
 SETTLE_LIMIT = 15.0
 MIB = 1 << 20
+BUSY = "busy"
 STOPS = ("the", " time", "er", "\n\n", ".")
 
 
@@ -58,6 +59,8 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    """Tries that met no free slot; each was made again until it was taken."""
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -91,11 +94,14 @@ class Storm:
         while self._left > 0:
             self._left -= 1
             self._worker.process.check()
-            self.tally.counts[await self._one(chance)] += 1
+            request = self._worker.request(random_ask(chance))
+            while (became := await self._one(request, chance)) == BUSY:
+                self.tally.refused += 1
+                await anyio.sleep(chance.uniform(0.02, 0.08))
+            self.tally.counts[became] += 1
 
-    async def _one(self, chance: random.Random) -> str:
-        """One request: `done`, `left`, `cancelled` or `failed`."""
-        request = self._worker.request(random_ask(chance))
+    async def _one(self, request: Request, chance: random.Random) -> str:
+        """One try: `done`, `left`, `cancelled`, `failed`, or `busy`, to be tried again."""
         way = chance.choices(("stay", "leave", "cancel"), (6, 2, 2))[0]
         patience = chance.uniform(0, 0.4)
         try:
@@ -122,6 +128,8 @@ class Storm:
         if not stream.ended.is_set():
             return self._failed(f"no end within {STREAM_LIMIT:.0f} s")
         answer = read_answer(stream.reply(), self._worker.read)
+        if "ALL_SLOTS_BUSY" in answer.error:
+            return BUSY
         if answer.error:
             return self._failed(answer.error)
         return "cancelled" if answer.finish == "cancelled" else "done"
@@ -236,6 +244,7 @@ def as_json(
         "options": options,
         "requests": dict(tally.counts),
         "errors": dict(tally.errors),
+        "refused_for_want_of_a_slot": tally.refused,
         "all_slots_idle": settled,
         "rss_mib": grown,
         "samples": [vars(sample) for sample in tally.samples],
@@ -244,7 +253,7 @@ def as_json(
 
 def _tell(tally: Tally, grown: dict[str, float], settled: bool, died: str) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in tally.counts.most_common())
-    lines = [f"requests: {counts or 'none ended'}"]
+    lines = [f"requests: {counts or 'none ended'}; {tally.refused} tries met no free slot"]
     if grown:
         lines.append(
             f"RSS: {number(grown['after_warm_up'])} MiB after the warm-up,"

@@ -15,6 +15,10 @@ from bench.places import ROOT
 from rbee import __version__
 from rbee.hardware.cpu import physical_cores
 
+BUSY_LOAD = 0.7
+"""Load average of the last minute above which others take CPU from what is measured."""
+BUSY = "the machine was busy with other work: the figures are worth little"
+
 
 def facts(llama_server: Path | None) -> dict[str, str]:
     """Name → value, in the order of showing."""
@@ -27,6 +31,8 @@ def facts(llama_server: Path | None) -> dict[str, str]:
         "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
         "compiled for": library_features(),
     }
+    load = psutil.getloadavg()[0]
+    known["load before"] = f"{load:.1f}" + (f" ({BUSY})" if load > BUSY_LOAD else "")
     if llama_server is not None:
         known["llama-server"] = _first_line([str(llama_server), "--version"])
     return known

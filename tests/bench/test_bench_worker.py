@@ -70,7 +70,7 @@ async def test_events_are_counted_while_they_come():
 @pytest.mark.anyio
 async def test_a_storm_leaves_the_worker_idle():
     async with echo_worker() as worker:
-        storm = Storm(worker, requests=60, clients=2, seed=3)
+        storm = Storm(worker, requests=60, clients=4, seed=3)
         await storm.run()
         assert storm.tally.ended == 60
         assert not storm.tally.errors

@@ -122,6 +122,10 @@ class WorkerSettings(_Section, frozen=True):
         Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"],
         Meta(description="How a context is kept; `q8_0` takes half the memory of `f16`."),
     ] = "f16"
+    flash_attention: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="`off` is slower, but on a CPU no answer then depends on what else runs."),
+    ] = "auto"
     max_gap_ms: Annotated[
         float,
         Meta(

@@ -31,7 +31,10 @@ _STRETCH = 8
 _PADDING = 256
 """llama.cpp rounds a sequence's length up to this."""
 FLASH = {"auto": -1, "off": 0, "on": 1}
-KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+KV_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20,
+    "bf16": 30,
+}  # fmt: skip
 """Names of ggml's types that the KV cache can have, as in llama.cpp's --cache-type-k."""
 
 
@@ -43,7 +46,7 @@ class Context:
     """Sequences 0 … slots-1 of up to `size` tokens each."""
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
-        _check_size(options.ctx, model.trained_ctx)
+        _check_size(options.ctx, model.trained_ctx, learned=model.learned_positions)
         lib = library()
         params = _params(lib, model, options)
         LOG.clear()
@@ -177,9 +180,12 @@ def _padded(ctx: int) -> int:
     return -(-ctx // _PADDING) * _PADDING
 
 
-def _check_size(ctx: int, trained: int) -> None:
-    """The library fills tables of some 50 bytes a token before it asks for the memory itself."""
-    most = max(trained, _LEAST_TRAINED) * _STRETCH
+def _check_size(ctx: int, trained: int, *, learned: bool) -> None:
+    """The library fills tables of some 50 bytes a token before it asks for the memory itself.
+
+    A model with a learned table of positions has none beyond it: that ends the process in C.
+    """
+    most = trained if learned else max(trained, _LEAST_TRAINED) * _STRETCH
     if ctx > most:
         raise ModelLoadFailed(
             f"a context of {ctx} tokens was asked for; the model was trained for {trained},"

@@ -22,6 +22,7 @@ from .vocab import Vocab
 
 _ALL_LAYERS = 9999
 _SPLIT_NONE = 0
+_ROPE_NONE = -1
 _LONGEST_VALUE = 256
 
 
@@ -38,6 +39,8 @@ class Model:
         self.recurrent: bool = lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(
             pointer
         )
+        unrotated = lib.llama_model_rope_type(pointer) == _ROPE_NONE
+        self.learned_positions: bool = unrotated and not self.recurrent
         self.chat_template = _template(lib, pointer, None)
         self.tool_template = _template(lib, pointer, b"tool_use")
         """One for conversations with tools, where the model has two."""

@@ -13,6 +13,7 @@ class Limits:
     keep_alive: float = 300.0
     stale_after: float = 6.0
     remove_after: float = 30.0
+    flash_attention: str = "auto"
     max_gap_ms: float = 200.0
     """Milliseconds the answers of a worker may be held up by the prompt of another."""
     prompt_cache_mb: int = 256

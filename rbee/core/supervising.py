@@ -113,6 +113,7 @@ def start_worker(
         ctx=ctx,
         load_timeout=colony.limits.load_timeout,
         kv_type=place.kv_type,
+        flash_attention=colony.limits.flash_attention,
         max_gap_ms=colony.limits.max_gap_ms,
         prompt_cache_mb=colony.limits.prompt_cache_mb,
     )

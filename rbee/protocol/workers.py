@@ -32,6 +32,7 @@ class WorkerSpec(Wire, frozen=True, kw_only=True):
     ctx: int
     load_timeout: float = 300.0
     kv_type: str = "f16"
+    flash_attention: str = "auto"
     max_gap_ms: float = 200.0
     prompt_cache_mb: int = 256
 

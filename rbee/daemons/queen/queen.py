@@ -369,6 +369,7 @@ def decide_by(settings: Settings) -> tuple[Ect, Limits]:
         keep_alive=worker.keep_alive,
         stale_after=worker.stale_after,
         remove_after=worker.remove_after,
+        flash_attention=worker.flash_attention,
         max_gap_ms=worker.max_gap_ms,
         prompt_cache_mb=worker.prompt_cache_mb,
     )

@@ -39,6 +39,7 @@ def make_app(runner: Runner, stop: Callable[[ShutdownRequest], None], *, token: 
     table = [
         Route("/v1/health", routes.health, methods=["GET"]),
         guarded("/v1/ready", routes.ready),
+        guarded("/v1/stats", routes.stats),
         guarded("/v1/loading/progress", routes.progress),
         guarded("/v1/execute", routes.execute, "POST"),
         guarded("/v1/inference", routes.execute, "POST"),
@@ -75,6 +76,10 @@ class Routes:
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
+
+    async def stats(self, _: Request) -> Response:
+        """GET /v1/stats"""
+        return json_response(self._runner.stats())
 
     async def execute(self, request: Request) -> Response:
         """POST /v1/execute, alias /v1/inference"""

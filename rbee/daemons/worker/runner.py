@@ -153,6 +153,11 @@ class Runner:
             error=self.error.body()["error"] if self.error is not None else None,
         )
 
+    def stats(self) -> Mapping[str, float]:
+        """Counters since the start: the backend's own, and CPU time of the event loop's thread."""
+        own = self._model.stats() if self._model is not None else {}
+        return {**own, "loop_cpu_ms": time.thread_time() * 1000}
+
     def health(self) -> WorkerHealth:
         """What anybody may know."""
         return WorkerHealth(
@@ -190,6 +195,7 @@ class Runner:
             ctx=spec.ctx,
             threads=physical_cores(),
             kv_type=spec.kv_type,
+            flash_attention=spec.flash_attention,
             max_gap_ms=spec.max_gap_ms,
             prompt_cache_bytes=spec.prompt_cache_mb << 20,
         )

@@ -1,7 +1,7 @@
 """What a request adds to the logits before the filters: bias, bans, penalties.
 
 Owns the counts of tokens the penalties need. It never copies a row: it writes the few logits it
-changes into the row and puts the old ones back.
+changes into the row, and puts the old ones back where the row is still wanted.
 
 The order is llama.cpp's: bias, then penalties. A bias of -100 or less bans (the weakest value of
 OpenAI's scale; a finite -100 would still let a token through when all others are worse), and
@@ -53,12 +53,11 @@ class Adjustments:
             self._remember(int(token))
         self._answer = _Answer(request.presence_penalty, request.frequency_penalty)
         self._changed: list[tuple[NDArray[np.integer], NDArray[np.float32]]] = []
-        self.active: bool = bool(
-            len(self._bias_ids)
-            or len(self._banned)
-            or request.repetition_penalty != 1.0
-            or self._answer.active
-        )
+        self._restores = request.logprobs is not None
+        self._counts = request.repetition_penalty != 1.0
+        self.moves: bool = bool(len(self._bias_ids) or self._counts or self._answer.active)
+        """False: the highest logit stays the highest, unless it is banned as an end."""
+        self.active: bool = self.moves or bool(len(self._banned))
         """False: `apply` never changes anything."""
 
     def apply(self, row: NDArray[np.float32]) -> None:
@@ -76,14 +75,15 @@ class Adjustments:
             self._put(row, ids, row[ids] - amounts)
 
     def restore(self, row: NDArray[np.float32]) -> None:
-        """Undo `apply`."""
+        """Undo `apply`, for requests that ask for log-probabilities: others never look again."""
         while self._changed:
             ids, old = self._changed.pop()
             row[ids] = old
 
     def accept(self, token: int) -> None:
         """Count a token of the answer."""
-        self._remember(token)
+        if self._counts:
+            self._remember(token)
         if self._answer.active:
             self._answer.add(token)
 
@@ -93,7 +93,8 @@ class Adjustments:
         ids: NDArray[np.integer],
         new: NDArray[np.float32] | np.float32,
     ) -> None:
-        self._changed.append((ids, row[ids]))
+        if self._restores:
+            self._changed.append((ids, row[ids]))
         row[ids] = new
 
     def _remember(self, token: int) -> None:

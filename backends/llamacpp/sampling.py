@@ -38,7 +38,8 @@ class Sampler:
     """
 
     greedy: bool
-    """The answer to `sample` is always the highest logit's token: no need to call it."""
+    """The answer to `sample` is the highest logit's token, unless that is one of `refused`."""
+    refused: frozenset[int]
 
     def __init__(
         self, request: Generation, vocab: Vocab, prompt: NDArray[np.int32], grammar: str | None
@@ -52,10 +53,12 @@ class Sampler:
         self._temperature = request.temperature
         self._random = random.Random(_seed(request.seed))
         self._grammar = Grammar(grammar, vocab) if grammar is not None else None
-        self.greedy = self._temperature <= 0 and not self._adjust.active and self._grammar is None
+        self.greedy = self._temperature <= 0 and not self._adjust.moves and self._grammar is None
+        self.refused = vocab.end_tokens if request.ignore_eos else frozenset()
 
     def sample(self, row: NDArray[np.float32]) -> int:
-        """The next token. `row` has the vocabulary's size; it is written to, and then restored.
+        """The next token. `row` has the vocabulary's size; it is written to, and restored when
+        the request wants log-probabilities.
 
         A token that ends the answer ends it, even with `ignore_eos`: it is only chosen then where
         a grammar allows nothing else. Raises InternalError when the row is no numbers, and when no

@@ -70,7 +70,8 @@ class Task:
         when no token can be chosen.
         """
         sampler = self.sampler
-        token = best if best is not None and sampler.greedy else sampler.sample(row)
+        known = best is not None and sampler.greedy and best not in sampler.refused
+        token = best if best is not None and known else sampler.sample(row)
         sampler.accept(token)
         if not self.count:
             self._first = time.monotonic()

@@ -1,8 +1,8 @@
 """Text to tokens and tokens to bytes.
 
 Owns the vocabulary's side of a loaded model. Buffers grow to what the library asks for. A token's
-bytes are asked for each time: that is a microsecond, and keeps nothing in memory. `pieces` has the
-bytes of all tokens, for who must look at all of them.
+bytes are asked for once: of a vocabulary few tokens are ever used. `pieces` has the bytes of all,
+for who must look at all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Vocab:
         ends = [token for token in range(self.size) if is_end(self._vocab, token)]
         self.ends: NDArray[np.intp] = np.array(ends, np.intp)
         """The tokens that end an answer, ascending."""
-        self._ends = frozenset(ends)
+        self.end_tokens: frozenset[int] = frozenset(ends)
+        self._known: dict[int, bytes] = {}
 
     @property
     def pointer(self) -> Any:
@@ -48,7 +49,7 @@ class Vocab:
     @functools.cached_property
     def pieces(self) -> Pieces:
         """The bytes of all tokens. The first call takes about a second per million tokens."""
-        return Pieces(self.token_bytes(token) for token in range(self.size))
+        return Pieces(self._piece(token, special=False) for token in range(self.size))
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Tokens of the text, markers like <|im_end|> among them; `special` adds the model's BOS.
@@ -69,7 +70,10 @@ class Vocab:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for, perhaps half a character; empty for control tokens."""
-        return self._piece(token, special=False)
+        known = self._known.get(token)
+        if known is None:
+            known = self._known[token] = self._piece(token, special=False)
+        return known
 
     def name(self, token: int) -> str:
         """A control token as text (`<|im_end|>`); empty where the model has none."""
@@ -77,7 +81,7 @@ class Vocab:
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the answer."""
-        return token in self._ends
+        return token in self.end_tokens
 
     def _piece(self, token: int, *, special: bool) -> bytes:
         if not 0 <= token < self.size:

@@ -6,6 +6,7 @@ browsers and oversized bodies out. Never knows what a route means.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import ipaddress
@@ -111,10 +112,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(app: ASGIApp) -> Server:
+def make_server(app: ASGIApp, *, protocol: type[asyncio.Protocol] | None = None) -> Server:
     """A server for the app; log lines go through the `rbee` logger only."""
     config = uvicorn.Config(
         app,
+        http=protocol or "auto",
         log_config=None,
         access_log=False,
         server_header=False,

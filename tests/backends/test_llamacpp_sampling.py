@@ -95,34 +95,37 @@ def test_greedy_says_whether_the_plain_argmax_is_the_answer(vocab):
         {"presence_penalty": 0.1},
         {"frequency_penalty": -0.1},
         {"logit_bias": {5: 1.0}},
-        {"ignore_eos": True},
         {"temperature": 0.1},
     ):
         assert not sampler(vocab, **{"temperature": 0, **option}).greedy
     assert not sampler(vocab, temperature=0, grammar='root ::= "a"').greedy
+    endless = sampler(vocab, temperature=0, ignore_eos=True)
+    assert endless.greedy
+    assert endless.refused == set(vocab.ends.tolist())
+    assert not sampler(vocab, temperature=0).refused
 
 
 def test_at_temperature_0_the_highest_after_all_changes_is_taken(vocab):
     row = random_row(vocab)
     first, second, third = np.argsort(-row)[:3].tolist()
-    assert sampler(vocab, temperature=0).sample(row) == first
-    assert sampler(vocab, temperature=0, logit_bias={first: -100.0}).sample(row) == second
-    assert sampler(vocab, temperature=0, logit_bias={third: 50.0}).sample(row) == third
+    assert sampler(vocab, temperature=0).sample(row.copy()) == first
+    assert sampler(vocab, temperature=0, logit_bias={first: -100.0}).sample(row.copy()) == second
+    assert sampler(vocab, temperature=0, logit_bias={third: 50.0}).sample(row.copy()) == third
     chooser = sampler(vocab, temperature=0, presence_penalty=20.0)
     for expected in (first, second, third):
-        assert chooser.sample(row) == expected
+        assert chooser.sample(row.copy()) == expected
         chooser.accept(expected)
 
 
 def test_a_ban_holds_where_a_finite_bias_would_not(vocab):
     row = np.full(vocab.size, -500, np.float32)
     row[7] = 40
-    assert sampler(vocab, logit_bias={7: -100.0}).sample(row) != 7
-    assert sampler(vocab, logit_bias={7: -99.0}).sample(row) == 7
-    assert sampler(vocab, logit_bias={9: 1e300}).sample(row) == 9
+    assert sampler(vocab, logit_bias={7: -100.0}).sample(row.copy()) != 7
+    assert sampler(vocab, logit_bias={7: -99.0}).sample(row.copy()) == 7
+    assert sampler(vocab, logit_bias={9: 1e300}).sample(row.copy()) == 9
 
 
-def test_the_row_is_as_before_after_a_token_was_chosen(vocab):
+def test_the_row_is_as_before_where_its_log_probabilities_are_wanted(vocab):
     row = random_row(vocab)
     before = row.copy()
     chooser = sampler(
@@ -132,6 +135,7 @@ def test_the_row_is_as_before_after_a_token_was_chosen(vocab):
         frequency_penalty=1.0,
         logit_bias={100: 3.0, 101: -100.0, int(vocab.ends[0]): 9.0},
         ignore_eos=True,
+        logprobs=0,
         grammar="root ::= [a-z ]*",
     )
     for _ in range(5):
@@ -178,7 +182,7 @@ def test_the_repetition_penalty_is_llama_cpps(vocab, repetition):
 
 def test_presence_and_frequency_count_the_answer_and_not_the_prompt(vocab):
     ours = Adjustments(
-        Generation(presence_penalty=0.5, frequency_penalty=0.25),
+        Generation(presence_penalty=0.5, frequency_penalty=0.25, logprobs=0),
         size=vocab.size,
         ends=vocab.ends,
         prompt=PROMPT,

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from rbee import sse
 from rbee.backend_api import Done, Embedded, Item, Piece, Prefill
 from rbee.daemons.base import error_response, json_response
+from rbee.daemons.direct import Wire, wire_of
 from rbee.daemons.worker.running import Running
 from rbee.daemons.worker.wire import text_event, vectors_of
 from rbee.errors import RbeeError
@@ -39,7 +40,7 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client to the end of the answer or of its patience."""
-        reply = Streamed(send) if self._stream else Whole()
+        reply = Streamed(send, wire_of(scope)) if self._stream else Whole()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_watch, receive, tasks.cancel_scope)
@@ -63,15 +64,17 @@ class Answer(Response):
             await reply.say(items)
             if not isinstance(last, Piece | Prefill):
                 return reply.response()
+            self._running.pour = reply.pour
 
 
 class Streamed:
     """Server-sent events; an event's index is that of its first token."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, wire: Wire | None = None) -> None:
         self.started = False
         self.said = 0
         self._send = send
+        self._wire = wire
         self._tokens = 0
         self._prefill = ""
 
@@ -80,6 +83,16 @@ class Streamed:
         body = b"".join([self._event(item) for item in items])
         ended = not isinstance(items[-1], Piece | Prefill)
         await self._write(body + (sse.DONE if ended else b""), more=not ended)
+
+    def pour(self, items: Sequence[Item]) -> bool:
+        """Say it at once, without waiting for the client; False when that cannot be."""
+        if self._wire is None or not self.started or self._wire.paused:
+            return False
+        body = b"".join([self._event(item) for item in items])
+        if body:
+            self.said += 1
+            self._wire.write(body)
+        return True
 
     async def alive(self) -> None:
         """A comment, when nothing was said for a while."""
@@ -128,6 +141,7 @@ class Whole:
 
     started = False
     said = 0
+    pour = None
 
     def __init__(self) -> None:
         self._parts: list[str] = []

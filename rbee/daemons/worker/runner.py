@@ -243,15 +243,19 @@ class Runner:
         self._loop.call_soon_threadsafe(self._received, items)
 
     def _received(self, items: Sequence[tuple[str, Item]]) -> None:
+        touched: dict[str, Running] = {}
         for request_id, item in items:
             running = self._running.get(request_id)
             if running is None:
                 continue
+            touched[request_id] = running
             if not isinstance(item, Piece | Prefill):
                 del self._running[request_id]
                 self._idle_since = time.monotonic()
                 self._settle()
             running.put(item)
+        for running in touched.values():
+            running.flush()
 
     def _ready_model(self) -> LoadedModel:
         if self.state in (WorkerState.STOPPING, WorkerState.STOPPED):

@@ -1,17 +1,22 @@
 """One request on its way from the backend to whoever reads its answer.
 
 Owns what was made and not yet read. All of it happens on the event loop: the runner puts items in
-as the backend delivers them, one reader takes whatever has gathered. The last item is put in after
-the slot is free again: whoever reads it may send the next request at once.
+as the backend delivers them, one reader takes whatever has gathered, or has it poured to its client
+at once. The last item is put in after the slot is free again: whoever reads it may send the next
+request at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import anyio
 
-from rbee.backend_api import Item
+from rbee.backend_api import Item, Piece, Prefill
+
+Pour: TypeAlias = Callable[[Sequence[Item]], bool]
+"""Take items that are not the last; False when they must be kept for `take`."""
 
 
 class Running:
@@ -20,8 +25,11 @@ class Running:
     def __init__(self, request_id: str, cancel: Callable[[str], None]) -> None:
         self.id = request_id
         self.cancelled = False
+        self.pour: Pour | None = None
+        """Set by the reader for as long as it waits in `take`."""
         self._cancel = cancel
         self._items: list[Item] = []
+        self._ended = False
         self._wake: anyio.Event | None = None
 
     async def take(self) -> list[Item]:
@@ -33,13 +41,24 @@ class Running:
         return items
 
     def put(self, item: Item) -> None:
-        """One item more."""
+        """One item more; `flush` after the last of a step."""
         self._items.append(item)
-        if self._wake is not None:
-            self._wake.set()
-            self._wake = None
+        self._ended = not isinstance(item, Piece | Prefill)
+
+    def flush(self) -> None:
+        """Let the reader have what was put in."""
+        if self._wake is None:  # the reader is busy and will look again
+            return
+        items = self._items
+        if self.pour is not None and isinstance(items[-1], Piece | Prefill) and self.pour(items):
+            self._items = []
+            return
+        self._wake.set()
+        self._wake = None
 
     def cancel(self) -> None:
-        """Ask the backend to stop; it does so at its next step."""
-        self.cancelled = True
-        self._cancel(self.id)
+        """Ask the backend to stop; it does so at its next step. Nothing when it has ended: its id
+        may be another request's by now."""
+        if not self._ended:
+            self.cancelled = True
+            self._cancel(self.id)

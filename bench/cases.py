@@ -96,6 +96,11 @@ class Case:
     """The first is ours, the second the one it is compared with."""
     slots: int = 8
 
+    @property
+    def one_worker(self) -> bool:
+        """Whether both ways lead to the same process."""
+        return DIRECT in self.servers
+
 
 def streams(count: int, *, sampled: bool = False, chat: bool = False) -> Measure:
     """So many short prompts at once, each with an answer of full length."""

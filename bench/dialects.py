@@ -100,12 +100,14 @@ def worker_body(ask: Ask, *, request_id: str) -> dict[str, Any]:
 
 
 def _sampling(ask: Ask) -> dict[str, Any]:
+    """A seed only where there is a draw: rbee takes one as the wish for repeatable portions."""
+    drawn = {"seed": ask.seed} if ask.temperature > 0 else {}
     return {
         "temperature": ask.temperature,
         "top_k": TOP_K,
         "top_p": TOP_P,
         "min_p": MIN_P,
-        "seed": ask.seed,
+        **drawn,
     }
 
 

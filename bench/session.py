@@ -156,7 +156,9 @@ class Session:
                 self._tell(f"    {name}: {why}")
 
     async def _measure(self, result: Measured, server: Server, name: str, number: int) -> None:
-        salt = random.Random(f"{self._salt}/{result.case.name}/{result.model}/{number}")
+        # Two ways to one worker must not find each other's prompts in its cache.
+        way = f"/{name}" if result.case.one_worker else ""
+        salt = random.Random(f"{self._salt}/{result.case.name}/{result.model}/{number}{way}")
         turn = Round(server, salt, self._plan.size, result.notes)
         try:
             server.process.check()

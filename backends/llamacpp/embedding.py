@@ -88,7 +88,7 @@ class EmbeddingModel:
         for number, text in enumerate(request.inputs):
             tokens = self._model.vocab.tokenize(text, special=True)
             check_length(len(tokens), self.ctx, f"input {number}")
-            texts.append(np.array(tokens, np.int32))
+            texts.append(tokens)
         self._orders.append(_Order(request_id, texts, request.normalize))
         self._wake.set()
 

@@ -20,7 +20,7 @@ from rbee.backend_api import Deliver, Done, Item, Prefill
 from rbee.errors import InternalError, RbeeError
 
 from .context import Context, KvFull
-from .pace import CHUNK, Pace, shares
+from .pace import CHUNK, Pace, shares, whole_tiles
 from .prefixes import Prefixes
 from .slots import Phase, Slot, Slots
 from .stats import Stats
@@ -244,6 +244,8 @@ class Engine:
         answers = sum(1 for slot in self._slots if slot.phase is Phase.DECODE)
         room = limit - (len(group) - len(prompts))
         given = shares(left, self._pace.budget(answers=answers, room=room))
+        if len(given) == 1:
+            given = [whole_tiles(given[0], left=left[0], answers=answers)]
         pairs = zip(prompts, given, strict=True)
         return {slot.number: count for slot, count in pairs if count}
 

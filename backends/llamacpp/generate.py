@@ -93,12 +93,12 @@ class TextModel:
             tokens = vocab.tokenize(text, special=not doubled)
         else:
             tokens = vocab.tokenize(request.prompt or "", special=True)
-        if not tokens and vocab.bos >= 0:
-            tokens = [vocab.bos]
-        if not tokens:
+        if not len(tokens) and vocab.bos >= 0:
+            tokens = np.array([vocab.bos], np.int32)
+        if not len(tokens):
             raise ValidationFailed("prompt: is empty", field="prompt", constraint="not empty")
         check_length(len(tokens) + 1, self.ctx, "the prompt with one token for the answer")
-        return np.array(tokens, np.int32)
+        return tokens
 
 
 def check_length(required: int, available: int, what: str) -> None:

@@ -51,7 +51,7 @@ class Vocab:
         """The bytes of all tokens. The first call takes about a second per million tokens."""
         return Pieces(self._piece(token, special=False) for token in range(self.size))
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
+    def tokenize(self, text: str, *, special: bool) -> NDArray[np.int32]:
         """Tokens of the text, markers like <|im_end|> among them; `special` adds the model's BOS.
 
         Raises ValidationFailed for a text beyond 2^31 tokens.
@@ -59,10 +59,13 @@ class Vocab:
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         for _ in range(2):
-            out = (ctypes.c_int32 * room)()
-            count = self._lib.llama_tokenize(self._vocab, raw, len(raw), out, room, special, True)
+            out = np.empty(room, np.int32)
+            pointer = ctypes.cast(out.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+            count = self._lib.llama_tokenize(
+                self._vocab, raw, len(raw), pointer, room, special, True
+            )
             if count >= 0:
-                return list(out[:count])
+                return out[:count].copy()
             if count == _OVERFLOW:
                 break
             room = -count

@@ -6,7 +6,6 @@ browsers and oversized bodies out. Never knows what a route means.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
 import ipaddress
@@ -22,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee import naming
+from rbee.daemons.direct import WireProtocol
 from rbee.errors import (
     BindRefused,
     Forbidden,
@@ -112,11 +112,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(app: ASGIApp, *, protocol: type[asyncio.Protocol] | None = None) -> Server:
+def make_server(app: ASGIApp) -> Server:
     """A server for the app; log lines go through the `rbee` logger only."""
     config = uvicorn.Config(
         app,
-        http=protocol or "auto",
+        http=WireProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

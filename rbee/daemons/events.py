@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from rbee.daemons.direct import Wire, wire_of
+
 T = TypeVar("T")
 WRITE_LIMIT = 60.0
 """Seconds a reader may block one write before it is dropped; it can resume by id."""
@@ -52,18 +54,21 @@ class EventStream(Response):
 
             tasks.start_soon(watch)
             try:
-                await self._write(send)
+                await self._write(send, wire_of(scope))
                 finished = True
             finally:
                 if not finished and self._on_leave is not None:
                     self._on_leave()
             tasks.cancel_scope.cancel()
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send, wire: Wire | None) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         async with aclosing(self._blocks) as blocks:
             async for block in blocks:
+                if wire is not None and block and not wire.paused:
+                    wire.write(block)
+                    continue
                 with anyio.fail_after(WRITE_LIMIT):
                     await send({"type": "http.response.body", "body": block, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

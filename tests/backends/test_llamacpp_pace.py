@@ -50,6 +50,15 @@ def test_the_budget_follows_what_steps_cost():
     assert pace.budget(answers=4, room=5) == 5
 
 
+def test_a_part_is_cut_to_whole_tiles_after_the_token_that_goes_with_the_answers():
+    from rbee.backends.llamacpp.pace import whole_tiles
+
+    assert whole_tiles(200, left=3000, answers=0) == 192
+    assert whole_tiles(200, left=3000, answers=4) == 193
+    assert whole_tiles(200, left=200, answers=4) == 200
+    assert whole_tiles(50, left=3000, answers=4) == 50
+
+
 @given(st.lists(st.integers(0, 3), max_size=30), st.lists(st.integers(0, 3), max_size=30))
 def test_the_common_beginning(one, other):
     from rbee.backends.llamacpp.prefix import common

@@ -48,19 +48,13 @@ def test_the_slow_third_server_has_few_rows():
 
 
 def test_words_are_one_token_each():
-    """In a vocabulary of its own process memory only: no weights are loaded."""
-    from llama_cpp import Llama
+    from tests.support.vocabulary import packaged_vocab
 
-    from rbee.models.packages import packaged
-
-    file = packaged("smollm2-135m")
-    assert file is not None
-    vocabulary = Llama(str(file.path), vocab_only=True, verbose=False)
-    text = prompts.text(600, random.Random(3))
-    assert len(vocabulary.tokenize(text.encode(), add_bos=False)) == 600
-    for word in prompts.WORDS:
-        assert len(vocabulary.tokenize(f" {word}".encode(), add_bos=False)) == 1, word
-    vocabulary.close()
+    with packaged_vocab() as vocab:
+        text = prompts.text(600, random.Random(3))
+        assert len(vocab.tokenize(text, special=False)) == 600
+        for word in prompts.WORDS:
+            assert len(vocab.tokenize(f" {word}", special=False)) == 1, word
 
 
 def test_the_same_salt_gives_the_same_prompt_and_another_gives_another():

@@ -31,6 +31,13 @@ def whole(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+class _Said(msgspec.Struct):
+    """TokenData whose text is passed on unread."""
+
+    t: msgspec.Raw
+    logprob: msgspec.Raw = msgspec.Raw()
+
+
 async def chunks(
     runs: Sequence[Run], *, usage: bool, give_up: Callable[[], None]
 ) -> AsyncGenerator[bytes]:
@@ -44,8 +51,15 @@ async def chunks(
         extra = {"usage": None} if usage else {}
         return encode_event(encode({**head, "choices": [choice], **extra}))
 
+    # A chunk of text alone differs from the next in nothing else: it is written around the text.
+    around = [chunk(n, {"content": "\0"}).split(b'"\\u0000"') for n in range(len(runs))]
+
     def told(index: int, kind: str, data: bytes) -> bytes:
         if kind == EventType.TOKEN:
+            said = msgspec.json.decode(data, type=_Said)
+            if not said.logprob:
+                before, after = around[index]
+                return before + bytes(said.t) + after
             token = msgspec.json.decode(data, type=TokenData)
             return chunk(index, {"content": token.t}, logprob=token.logprob)
         if kind == EventType.END:

@@ -28,7 +28,7 @@ from rbee.errors import (
     WorkerNotReady,
 )
 from rbee.protocol.base import builtins, encode
-from rbee.protocol.jobs import EventType, TokenData
+from rbee.protocol.jobs import EventType
 from rbee.protocol.messages import schema_of
 from rbee.protocol.operations import Embed, Infer
 from rbee.protocol.workers import CancelRequest, DoneEvent, EmbeddingUsage, Execute, Usage
@@ -43,20 +43,13 @@ EMBED_TIMEOUT = 3600.0
 
 
 class _Upstream(msgspec.Struct):
-    """Any event of a worker's stream; which one follows from what is set."""
+    """Any event of a worker's stream; which one follows from what is set. Text and
+    log-probability are passed on as they came, unread."""
 
-    token: str | None = None
+    token: msgspec.Raw = msgspec.Raw()
     logprob: msgspec.Raw = msgspec.Raw()
     done: bool = False
     error: dict[str, object] | None = None
-
-
-class _LikelyToken(msgspec.Struct):
-    """TokenData whose log-probability is passed on unread."""
-
-    t: str
-    i: int
-    logprob: msgspec.Raw
 
 
 class _Embedded(msgspec.Struct):
@@ -187,8 +180,8 @@ class Relay:
                 if not event.data or event.data == "[DONE]":
                     continue
                 up = msgspec.json.decode(event.data, type=_Upstream)
-                if up.token is not None:
-                    self._token(run, up.token, up.logprob)
+                if up.token:
+                    self._token(run, bytes(up.token), bytes(up.logprob))
                 elif up.error is not None:
                     return RunFailed(job_id, RbeeError.from_body({"error": up.error}), run.tokens)
                 elif up.done:
@@ -198,11 +191,11 @@ class Relay:
         )
         return RunFailed(job_id, error, run.tokens, lost=True)
 
-    def _token(self, run: _Run, text: str, logprob: msgspec.Raw) -> None:
-        at = run.tokens
-        data = _LikelyToken(text, at, logprob) if logprob else TokenData(t=text, i=at)
+    def _token(self, run: _Run, text: bytes, logprob: bytes) -> None:
+        """One TokenData; both are JSON."""
+        more = b',"logprob":' + logprob if logprob else b""
+        run.stream.append(EventType.TOKEN, b'{"t":%b,"i":%d%b}' % (text, run.tokens, more))
         run.tokens += 1
-        run.stream.append(EventType.TOKEN, encode(data))
         if run.first_ms is None:
             run.first_ms = (anyio.current_time() - run.began) * 1000
             self._post(RunStarted(run.dispatch.job.job_id, run.first_ms))

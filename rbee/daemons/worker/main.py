@@ -24,7 +24,6 @@ import anyio
 import anyio.abc
 
 from rbee.daemons import base
-from rbee.daemons.direct import WireProtocol
 from rbee.daemons.worker.app import make_app
 from rbee.daemons.worker.report import Reporter
 from rbee.daemons.worker.runner import Runner
@@ -84,7 +83,7 @@ class Worker:
         url = base.url_of(self._sock)
         runner = Runner(self._spec, tasks, progress_url=f"{url}/v1/loading/progress")
         app = make_app(runner, self._stop, token=self._token)
-        server = Server(base.make_server(app, protocol=WireProtocol).config)
+        server = Server(base.make_server(app).config)
         server.up = anyio.Event()
         served = anyio.Event()
         reporter = Reporter(

@@ -122,7 +122,8 @@ class EmbeddingModel:
             taken = self._take()
             if not taken:
                 self._stats.pause()
-                self._wake.wait()
+                if not self._closing:  # its wake may have been cleared just before
+                    self._wake.wait()
                 continue
             try:
                 self._compute(taken)

@@ -87,6 +87,7 @@ class Engine:
                 log.exception("the engine failed")
                 self._fail_all(InternalError("the llama.cpp engine failed"))
                 self._flush()
+        self._take_in()
         for task in self._tasks():
             task.reason = "cancelled"
         self._sweep()
@@ -94,13 +95,7 @@ class Engine:
 
     def _turn(self) -> None:
         """One step, or sleep."""
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
-        while self._cancels:
-            request_id = self._cancels.popleft()
-            for task in self._tasks():
-                if task.id == request_id:
-                    task.reason = "cancelled"
+        self._take_in()
         self._sweep()
         self._admit()
         if self._slots.active():
@@ -109,7 +104,18 @@ class Engine:
         else:
             self._flush()
             self.stats.pause()
-            self._wake.wait()
+            if not self._closing:  # its wake may have been cleared before this turn
+                self._wake.wait()
+
+    def _take_in(self) -> None:
+        """What has come since the last turn. A cancel that is seen has its task before it in the
+        inbox, so the cancels are looked at first."""
+        cancels = {self._cancels.popleft() for _ in range(len(self._cancels))}
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
+        for task in self._tasks() if cancels else ():
+            if task.id in cancels:
+                task.reason = "cancelled"
 
     # --- who runs -------------------------------------------------------------------------------
 

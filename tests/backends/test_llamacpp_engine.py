@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 
 import psutil
 import pytest
@@ -303,3 +304,52 @@ def test_a_failed_computation_fails_what_runs_and_nothing_after(path, monkeypatc
         assert driver.ask(prompt="a", max_tokens=2, temperature=0.0)[1].cached_tokens == 0
     finally:
         driver.close()
+
+
+def test_a_cancel_that_comes_with_its_request_between_two_looks_is_not_lost(path):
+    driver = Driver(load(path, slots=1, ctx=CTX))
+    late = []
+
+    class Inbox(deque):
+        def __bool__(self) -> bool:  # asked by the engine: what comes now, it has just not seen
+            if len(self) == 0 and not late:
+                late.append(None)
+                late[0] = driver.submit(greedy("late", 400))
+                late[0].cancel()
+                return False
+            return len(self) > 0
+
+    try:
+        driver.ask(prompt="a", max_tokens=1)
+        driver.model._engine._inbox = Inbox()
+        driver.ask(prompt="b", max_tokens=1)
+        assert late[0].done().finish_reason == "cancelled"
+    finally:
+        driver.close()
+
+
+def test_close_ends_what_was_just_submitted(path):
+    for _ in range(15):
+        driver = Driver(load(path, slots=1, ctx=256))
+        answers = [driver.submit(greedy("hardly begun", 5)) for _ in range(3)]
+        driver.close()
+        for answer in answers:
+            answer.done()
+
+
+def test_a_close_that_comes_just_before_the_engine_sleeps_is_heard(path):
+    driver = Driver(load(path, slots=1, ctx=256))
+    engine = driver.model._engine
+
+    class Wake(threading.Event):
+        def clear(self) -> None:  # as when close comes between this and the look before it
+            engine._closing = True
+            self.set()
+            super().clear()
+
+    driver.ask(prompt="a", max_tokens=1)
+    slept_by, engine._wake = engine._wake, Wake()
+    slept_by.set()
+    engine._thread.join(10)
+    assert not engine._thread.is_alive()
+    driver.close()

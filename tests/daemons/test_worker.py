@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 
+import anyio
 import httpx
 import pytest
 from worker_process import TOKEN, HiveStandIn, WorkerProcess, decoded
+
+from rbee.backend_api import Done, Piece
+from rbee.daemons.worker.answer import Streamed
 
 
 @pytest.fixture
@@ -338,6 +342,28 @@ def test_a_long_prefill_is_kept_alive_by_comments(start):
     answer = start().answer("@delay=6000 a")
     assert answer.comments[0] == "prefill"
     assert answer.text == "a"
+
+
+@pytest.mark.anyio
+async def test_no_comment_waits_behind_the_end_for_a_slow_client():
+    sent, room = [], anyio.Event()
+
+    async def send(message) -> None:
+        await room.wait()
+        sent.append(message)
+
+    reply = Streamed(send)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reply.say, [Piece("a"), Done("stop", 1, 1)])
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(reply.alive)
+        await anyio.wait_all_tasks_blocked()
+        room.set()
+    ends = [message for message in sent if message.get("more_body") is False]
+    assert ends == sent[1:]
+    await reply.say([Piece("more")])
+    await reply.alive()
+    assert sent[-1]["body"].startswith(b":")
 
 
 def test_a_backend_that_ends_the_process(start):

@@ -77,12 +77,15 @@ class Streamed:
         self._wire = wire
         self._tokens = 0
         self._prefill = ""
+        self._writing = False
 
     async def say(self, items: Sequence[Item]) -> None:
         """All items in one write."""
         body = b"".join([self._event(item) for item in items])
         ended = not isinstance(items[-1], Piece | Prefill)
+        self._writing = True
         await self._write(body + (sse.DONE if ended else b""), more=not ended)
+        self._writing = False
 
     def pour(self, items: Sequence[Item]) -> bool:
         """Say it at once, without waiting for the client; False when that cannot be."""
@@ -95,7 +98,10 @@ class Streamed:
         return True
 
     async def alive(self) -> None:
-        """A comment, when nothing was said for a while."""
+        """A comment, when nothing was said for a while, unless a write is just waiting for the
+        client: after it the reply may be at its end."""
+        if self._writing:
+            return
         text = "keepalive" if self._tokens else f"prefill{self._prefill}"
         await self._write(sse.encode_comment(text), more=True)
 

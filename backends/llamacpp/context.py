@@ -61,7 +61,8 @@ class Context:
         self.slots = options.slots
         self.adjacent: bool = not params.kv_unified and options.slots > 1
         """Only sequences with neighbouring numbers are computed together, in ascending order."""
-        self.size: int = min(lib.llama_n_ctx_seq(pointer), _padded(options.ctx))
+        most = model.trained_ctx if model.learned_positions else _padded(options.ctx)
+        self.size: int = min(lib.llama_n_ctx_seq(pointer), _padded(options.ctx), most)
         self.bytes = LOG.buffer_bytes()
         self.batch = Batch(lib.llama_n_batch(pointer))
         self._decode = lib.llama_decode

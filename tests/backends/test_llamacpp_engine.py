@@ -15,7 +15,7 @@ from rbee import registry
 from rbee.backend_api import Done, Generation, Prefill
 from rbee.errors import InternalError, ModelIncompatible, ValidationFailed
 from tests.support.backends import Driver, load
-from tests.support.tiny_gguf import write_llama
+from tests.support.tiny_gguf import learned, write_llama
 
 pytestmark = pytest.mark.skipif(
     not registry.load("llamacpp").probe().available, reason="llama-cpp-python is not installed"
@@ -353,3 +353,14 @@ def test_a_close_that_comes_just_before_the_engine_sleeps_is_heard(path):
     engine._thread.join(10)
     assert not engine._thread.is_alive()
     driver.close()
+
+
+def test_learned_positions_end_where_their_table_does(tmp_path):
+    """Beyond it the library ends the process; it rounds the context up, here from 300 to 512."""
+    driver = Driver(load(learned(ctx=300).save(tmp_path / "gpt2.gguf"), ctx=300))
+    try:
+        assert driver.model.ctx == 300
+        _, done = driver.ask(prompt="0123456789" * 25, temperature=0.0, ignore_eos=True)
+        assert done.prompt_tokens + done.completion_tokens == 300
+    finally:
+        driver.close()

@@ -213,6 +213,32 @@ def bert(
     return file
 
 
+def learned(*, ctx: int = 300, width: int = 32, seed: int = 0) -> Gguf:
+    """A GPT-2 of two layers: its positions are a table of `ctx` rows, learned and not computed."""
+    draw, file = _Draw(seed), llama(layers=0, width=width, seed=seed)
+    file.set({key: None for key in list(file.metadata) if key.startswith("llama.")})
+    file.set({
+        "general.architecture": "gpt2",
+        "gpt2.context_length": ctx,
+        "gpt2.embedding_length": width,
+        "gpt2.block_count": 2,
+        "gpt2.feed_forward_length": 2 * width,
+        "gpt2.attention.head_count": 4,
+        "gpt2.attention.layer_norm_epsilon": 1e-5,
+    })  # fmt: skip
+    put = file.tensors
+    put["position_embd.weight"] = draw(ctx, width)
+    put["output_norm.bias"] = draw(width)
+    shapes = {
+        "attn_norm": (width,), "attn_qkv": (3 * width, width), "attn_output": (width, width),
+        "ffn_norm": (width,), "ffn_up": (2 * width, width), "ffn_down": (width, 2 * width),
+    }  # fmt: skip
+    for name, shape in ((f"blk.{n}.{name}", s) for n in range(2) for name, s in shapes.items()):
+        put[f"{name}.weight"] = draw(*shape) if len(shape) == 2 else draw.ones(*shape)
+        put[f"{name}.bias"] = draw(shape[0])
+    return file
+
+
 def value_of(value: Any) -> Value:
     """A plain value as the file usually has it."""
     if isinstance(value, list):

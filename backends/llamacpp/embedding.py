@@ -7,6 +7,7 @@ computed whole, since encoders look at all of it at once. How a text's tokens be
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -17,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee.backend_api import Deliver, Done, Embedded, Embedding, Item, LoadOptions, Request
-from rbee.errors import InternalError, ModelIncompatible, ModelLoadFailed, RbeeError
+from rbee.errors import (
+    InternalError,
+    ModelIncompatible,
+    ModelLoadFailed,
+    RbeeError,
+    ValidationFailed,
+)
 
 from .batch import Batch
 from .context import FLASH
@@ -26,6 +33,7 @@ from .model import Model, give_back
 from .native import LOG, library
 from .stats import Stats
 
+log = logging.getLogger("rbee.llamacpp")
 _TEXTS = 64
 """Texts computed at once at most."""
 _LEAST_BATCH = 512
@@ -78,7 +86,7 @@ class EmbeddingModel:
         self._thread.start()
 
     def submit(self, request_id: str, request: Request) -> None:
-        """See LoadedModel. Raises ContextLengthExceeded, ModelIncompatible."""
+        """See LoadedModel. Raises ContextLengthExceeded, ModelIncompatible, ValidationFailed."""
         if not isinstance(request, Embedding):
             raise ModelIncompatible(
                 f"{self._name} is an embedding model and writes no text",
@@ -87,6 +95,10 @@ class EmbeddingModel:
         texts: list[NDArray[np.int32]] = []
         for number, text in enumerate(request.inputs):
             tokens = self._model.vocab.tokenize(text, special=True)
+            if not len(tokens):
+                raise ValidationFailed(
+                    f"input: text {number} is empty", field="input", constraint="not empty"
+                )
             check_length(len(tokens), self.ctx, f"input {number}")
             texts.append(tokens)
         self._orders.append(_Order(request_id, texts, request.normalize))
@@ -127,9 +139,10 @@ class EmbeddingModel:
                 continue
             try:
                 self._compute(taken)
-            except RbeeError as exc:
+            except Exception as exc:  # whatever it is, no request may be left without an end
+                error = exc if isinstance(exc, RbeeError) else _defect()
                 for order in {id(order): order for order, _ in taken}.values():
-                    self._end(order, exc)
+                    self._end(order, error)
         for order in list(self._orders):
             self._end(order, _cancelled(order))
 
@@ -189,6 +202,11 @@ class EmbeddingModel:
         self._orders.remove(order)
         assert self._deliver is not None
         self._deliver([(order.id, last)])
+
+
+def _defect() -> InternalError:
+    log.exception("the engine failed")
+    return InternalError("the llama.cpp engine failed")
 
 
 def _cancelled(order: _Order) -> Done:

@@ -9,9 +9,9 @@ import pytest
 
 from rbee import registry
 from rbee.backend_api import Done, Embedded, Embedding, Generation
-from rbee.errors import ContextLengthExceeded, ModelIncompatible
+from rbee.errors import ContextLengthExceeded, InternalError, ModelIncompatible, ValidationFailed
 from tests.support.backends import Driver, load
-from tests.support.tiny_gguf import write_bert
+from tests.support.tiny_gguf import write_bert, write_llama
 
 pytestmark = pytest.mark.skipif(
     not registry.load("llamacpp").probe().available, reason="llama-cpp-python is not installed"
@@ -100,3 +100,32 @@ def test_pooling_by_the_first_token_differs_from_the_mean(path, tmp_path):
     finally:
         driver.close()
         mean.close()
+
+
+def test_a_text_of_no_tokens_is_refused_and_costs_others_nothing(tmp_path):
+    path = write_llama(tmp_path / "llama.gguf", metadata={"llama.pooling_type": 3})
+    driver = Driver(load(path, ctx=CTX))
+    try:
+        others = [driver.submit(Embedding((text,))) for text in ("hello", "bees")]
+        with pytest.raises(ValidationFailed, match="text 1"):
+            driver.submit(Embedding(("a", "")))
+        for other in others:
+            assert isinstance(other.end(), Embedded)
+    finally:
+        driver.close()
+
+
+def test_a_defect_ends_the_requests_it_meets_and_no_other(path, monkeypatch):
+    from rbee.backends.llamacpp.embedding import EmbeddingModel
+
+    def broken(self: EmbeddingModel, sequence: int, *, normalize: bool) -> list[float]:
+        raise ValueError(sequence)
+
+    driver = Driver(load(path, ctx=CTX))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddingModel, "_vector", broken)
+            assert isinstance(driver.submit(Embedding(("hello",))).end(), InternalError)
+        assert isinstance(driver.submit(Embedding(("hello",))).end(), Embedded)
+    finally:
+        driver.close()

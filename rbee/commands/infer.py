@@ -49,6 +49,8 @@ class Answer:
 
 def run(ask: Ask) -> int:
     """Ask, print, return the exit code."""
+    if ask.options.get("logprobs") is not None and not ask.manner.as_json:
+        raise InvalidRequest("--logprobs: only JSON has a place for them", action="Add --json.")
     operation = _operation(ask, _prompt(ask.prompt))
     encode(operation)  # refuses broken text before a queen is started for it
     as_json = ask.manner.as_json
@@ -104,14 +106,15 @@ def _operation(ask: Ask, prompt: str) -> Infer:
 
 
 def _schema(given: str) -> dict[str, Any]:
-    inline = given.lstrip().startswith("{")
+    inline = given.lstrip().startswith(("{", "["))
     text = given if inline else content_of(given, of="JSON schema")
     try:
         return decode(text, dict[str, Any])
     except ValidationFailed as exc:
         where = "the text" if inline else repr(given[:200])
         raise InvalidRequest(
-            f"--json-schema: {where} is no JSON object: {exc.message}",
+            f"--json-schema: {where} is no JSON object:"
+            f" {exc.message.removeprefix('body is not valid JSON: ')}",
             action="Give a JSON schema, or the name of a file with one.",
         ) from exc
 

@@ -216,7 +216,6 @@ def test_a_cancel_answers_even_when_nothing_is_kept(home: Home) -> None:
 
 def test_log_probabilities_are_printed_with_json_only(home: Home) -> None:
     asked = ("infer", "-q", "--model", "echo", "--logprobs", "1", "one two")
-    assert home.rbee(*asked).stdout == "one two\n"
     body = json.loads(home.rbee(*asked, "--json").stdout)
     assert [place["token"] for place in body["logprobs"]] == ["one ", "two"]
     assert body["logprobs"][1]["top"] == [{"token": "two", "bytes": [116, 119, 111], "logprob": 0}]
@@ -243,12 +242,14 @@ def test_every_way_to_shape_an_answer_reaches_the_worker(home: Home) -> None:
     ("flags", "said"),
     [
         (("--json-schema", "missing.json"), "cannot be read: No such file"),
-        (("--json-schema", "{"), "is no JSON object"),
+        (("--json-schema", "{bad"), "the text is no JSON object: JSON is malformed"),
+        (("--json-schema", "[1]"), "is no JSON object"),
         (("--json-schema", "list.json"), "is no JSON object"),
         (("--grammar", "."), "cannot be read"),
         (("--grammar", "latin.gbnf"), "is not UTF-8"),
         (("--grammar", "list.json", "--json-schema", "{}"), "grammar"),
         (("--logprobs", "21"), "'--logprobs'"),
+        (("--logprobs", "2"), "Add --json"),
         (("--presence-penalty", "3"), "'--presence-penalty'"),
     ],
 )

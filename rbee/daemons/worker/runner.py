@@ -236,7 +236,7 @@ class Runner:
             error = InternalError(f"the backend failed: {type(exc).__name__}")
             self._received([(running.id, error)])
         if running.cancelled:  # the backend did not know the request when that was asked for
-            model.cancel(running.id)
+            running.cancel()
 
     def _deliver(self, items: Sequence[tuple[str, Item]]) -> None:
         """From the backend's thread."""

@@ -80,6 +80,7 @@ def test_errors_have_the_clients_types_and_our_codes(client: openai.OpenAI) -> N
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="nope", messages=messages("x"))
     assert missing.value.code == "MODEL_NOT_FOUND"
+    assert "no model is called 'nope' here. Known names: " in missing.value.message
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="echo", messages=messages("x"), temperature=9)
     assert bad.value.code == "VALIDATION_ERROR"

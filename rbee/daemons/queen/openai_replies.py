@@ -37,7 +37,7 @@ def openai_error(error: RbeeError) -> Response:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     body = {
         "error": {
-            "message": f"{error.message} {error.action}",
+            "message": f"{error.message.rstrip('.')}. {error.action}",
             "type": kind,
             "param": error.details.get("field"),
             "code": error.code,

@@ -44,9 +44,14 @@ class Prefixes:
         exact = task.repeatable
         have = max(_usable(slot, prompt, exact) for slot in self._slots)
         for slot in self._slots:
-            if slot.task is None or slot.past >= slot.goal or (exact and not slot.task.repeatable):
+            if slot.task is None or slot.past >= slot.goal:
                 continue
-            if common(slot.tokens[: slot.goal], prompt) >= have + SHARE:
+            if exact and not (slot.task.repeatable and slot.exact == slot.past):
+                continue  # `exact` grows no more
+            length = common(slot.tokens[: slot.goal], prompt)
+            if exact:
+                length = length // CHUNK * CHUNK
+            if length >= have + SHARE:
                 return True
         return False
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -364,3 +366,26 @@ def test_learned_positions_end_where_their_table_does(tmp_path):
         assert done.prompt_tokens + done.completion_tokens == 300
     finally:
         driver.close()
+
+
+def test_nobody_waits_for_a_prompt_whose_rest_could_not_be_used():
+    import numpy as np
+    from rbee.backends.llamacpp.pace import CHUNK
+    from rbee.backends.llamacpp.prefixes import Prefixes
+    from rbee.backends.llamacpp.slots import Slots
+
+    prompt = np.arange(2 * CHUNK - 8, dtype=np.int32)
+    task: Any = SimpleNamespace(request=Generation(seed=1), repeatable=True, prompt=prompt)
+    slots = Slots.of(2, CTX, adjacent=True)
+    context: Any = None
+    prefixes = Prefixes(context, slots, capacity=0, on_device=False)
+    first = slots.slots[0]
+    first.task, first.goal = task, len(prompt)
+    first.tokens[: len(prompt)] = prompt
+    assert prefixes.coming(task)
+    first.past = first.exact = CHUNK  # the rest is no whole chunk
+    assert not prefixes.coming(task)
+    first.past, first.exact = 16, 0  # begun together with others
+    assert not prefixes.coming(task)
+    task.repeatable = False
+    assert prefixes.coming(task)

@@ -1,9 +1,9 @@
 """Runs GGUF models with llama.cpp, through the low-level C interface of llama-cpp-python.
 
 Importing this package is cheap: the library is looked for, and loaded only by what `create` makes.
-`native` is the door to the C library, `model` and `vocab` hold what is loaded, `context` decodes,
-`sampling` chooses tokens, `template` renders chats, `text` turns tokens into safe text, and
-`generate` ties them into one answer. One request runs at a time.
+`native` is the door to the C library, `model` and `vocab` hold what is loaded. `generate` makes a
+request ready (`template`, `grammar`), `engine` answers all requests at once in the slots of one
+`context`, `sampling` chooses tokens and `text` makes safe text of them; `embedding` makes vectors.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
-import random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +89,15 @@ def survivors(row: Row, filters: Filters) -> tuple[Ids, Below]:
     return _beginning(row, top, filters)
 
 
-def draw(below: Below, temperature: float, rng: random.Random) -> int:
+class Source(Protocol):
+    """Where the draw has its chance from, as random.Random."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+
+def draw(below: Below, temperature: float, rng: Source) -> int:
     """The position of the drawn one among logits given as distances below the highest."""
     if len(below) == 1:
         return 0

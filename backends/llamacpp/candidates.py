@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple, Protocol
+import random
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +90,7 @@ def survivors(row: Row, filters: Filters) -> tuple[Ids, Below]:
     return _beginning(row, top, filters)
 
 
-class Source(Protocol):
-    """Where the draw has its chance from, as random.Random."""
-
-    def random(self) -> float:
-        """A number in [0, 1)."""
-        ...
-
-
-def draw(below: Below, temperature: float, rng: Source) -> int:
+def draw(below: Below, temperature: float, rng: random.Random) -> int:
     """The position of the drawn one among logits given as distances below the highest."""
     if len(below) == 1:
         return 0

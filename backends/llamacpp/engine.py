@@ -14,10 +14,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
 from rbee.backend_api import Deliver, Done, Item, Prefill
 from rbee.errors import InternalError, RbeeError
 
-from .choosing import choose_all
 from .context import Context, KvFull
 from .pace import CHUNK, Pace, shares, whole_tiles
 from .prefixes import Prefixes
@@ -268,15 +269,21 @@ class Engine:
         if not rows:
             return
         logits = self._context.logits()
-        tasks = {row: slot.task for row, slot in rows.items() if slot.task is not None}
-        chosen = choose_all({row: task.sampler for row, task in tasks.items()}, logits)
-        for row, task in tasks.items():
-            slot, token, first = rows[row], chosen[row], not task.count
-            if isinstance(token, RbeeError):
-                self._end(slot, token)
+        quick = any(slot.task is not None and slot.task.sampler.greedy for slot in rows.values())
+        best = logits.argmax(axis=1).tolist() if quick else []
+        for row, slot in rows.items():
+            task = slot.task
+            assert task is not None
+            try:
+                known = best[row] if quick else None
+                if known is not None and not np.isfinite(logits[row, known]):
+                    raise InternalError("the model computed no numbers; its weights may be damaged")
+                first = not task.count
+                slot.last, piece = task.choose(logits[row], known)
+            except RbeeError as exc:
+                self._end(slot, exc)
                 continue
-            piece = task.take(token, logits[row])
-            slot.last, slot.phase = token, Phase.DECODE
+            slot.phase = Phase.DECODE
             if piece is not None:
                 self._made.append((task.id, piece))
                 self._urgent = self._urgent or first

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import random
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 from rbee.backend_api import Generation
 from rbee.errors import InternalError
 
-from . import drawing
 from .candidates import Filters, draw, highest, survivors
 from .grammar_sampler import Grammar
 from .logprobs import logprob_of
@@ -42,9 +40,6 @@ class Sampler:
     greedy: bool
     """The answer to `sample` is the highest logit's token, unless that is one of `refused`."""
     refused: frozenset[int]
-    draws: bool
-    """It is drawn together with others: see `choosing`."""
-    how: drawing.Draw
 
     def __init__(
         self, request: Generation, vocab: Vocab, prompt: NDArray[np.int32], grammar: str | None
@@ -60,10 +55,6 @@ class Sampler:
         self._grammar = Grammar(grammar, vocab) if grammar is not None else None
         self.greedy = self._temperature <= 0 and not self._adjust.moves and self._grammar is None
         self.refused = vocab.end_tokens if request.ignore_eos else frozenset()
-        self.how = drawing.Draw(*self._filters, request.temperature)
-        usual = 0 < request.top_k <= min(drawing.MOST, vocab.size - 1)
-        free = self._temperature > 0 and self._grammar is None
-        self.draws = free and usual and drawing.fits(vocab.size)
 
     def sample(self, row: NDArray[np.float32]) -> int:
         """The next token. `row` has the vocabulary's size; it is written to, and restored when
@@ -78,27 +69,6 @@ class Sampler:
             return self._choose(row)
         finally:
             self._adjust.restore(row)
-
-    def adjust(self, row: NDArray[np.float32]) -> None:
-        """Bias, bans and penalties, before the row is drawn from."""
-        if self._adjust.active:
-            self._adjust.apply(row)
-
-    def restore(self, row: NDArray[np.float32]) -> None:
-        """Undo `adjust` where the row is still wanted."""
-        if self._adjust.active:
-            self._adjust.restore(row)
-
-    def point(self) -> float:
-        """The chance of one draw."""
-        return self._random.random()
-
-    def unusual(self, row: NDArray[np.float32], point: float) -> int:
-        """The draw from an adjusted row that `drawing` leaves out. Raises InternalError."""
-        ids, below = survivors(row, self._filters)
-        if not len(ids):
-            raise InternalError("every token is banned")
-        return int(ids[draw(below, self._temperature, _Point(point))])
 
     def accept(self, token: int) -> None:
         """The token was taken. Raises InternalError for one that the grammar does not allow."""
@@ -135,15 +105,6 @@ class Sampler:
         if not len(ids):
             return None
         return int(ids[draw(below, self._temperature, self._random)])
-
-
-class _Point(NamedTuple):
-    """A chance that was taken before."""
-
-    value: float
-
-    def random(self) -> float:
-        return self.value
 
 
 def _seed(wanted: int | None) -> int:

@@ -63,24 +63,30 @@ class Task:
         self.cached = cached
         self._began = time.monotonic()
 
-    def take(self, token: int, row: NDArray[np.float32]) -> Piece | None:
-        """Its next token was chosen from `row`: what can be said of it; sets `reason` when it is
-        the end."""
-        self.sampler.accept(token)
+    def choose(self, row: NDArray[np.float32], best: int | None) -> tuple[int, Piece | None]:
+        """The next token after `row`, and what can be said of it; sets `reason` when it is the end.
+
+        `best` is the row's highest logit's token where that is already known. Raises InternalError
+        when no token can be chosen.
+        """
+        sampler = self.sampler
+        known = best is not None and sampler.greedy and best not in sampler.refused
+        token = best if best is not None and known else sampler.sample(row)
+        sampler.accept(token)
         if not self.count:
             self._first = time.monotonic()
         wanted = self.request.logprobs
         logprob = None if wanted is None else logprob_of(row, token, wanted, self._vocab)
         if self._vocab.is_end(token):
             self.reason = "stop"
-            return None
+            return token, None
         text = self._text.feed(self._vocab.token_bytes(token))
         self.count += 1
         if self._text.stopped:
             self.reason = "stop"
         elif self.count >= self._room:
             self.reason = "length"
-        return Piece(text, 1, logprob)
+        return token, Piece(text, 1, logprob)
 
     def rest(self) -> Piece | None:
         """What was held back, once the answer has ended."""

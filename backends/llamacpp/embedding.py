@@ -99,7 +99,12 @@ class EmbeddingModel:
                 raise ValidationFailed(
                     f"input: text {number} is empty", field="input", constraint="not empty"
                 )
-            check_length(len(tokens), self.ctx, f"input {number}")
+            check_length(
+                len(tokens),
+                self.ctx,
+                f"input {number}",
+                action="Shorten the text, or cut it into several.",
+            )
             texts.append(tokens)
         self._orders.append(_Order(request_id, texts, request.normalize))
         self._wake.set()

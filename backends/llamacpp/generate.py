@@ -101,11 +101,12 @@ class TextModel:
         return tokens
 
 
-def check_length(required: int, available: int, what: str) -> None:
+def check_length(required: int, available: int, what: str, *, action: str | None = None) -> None:
     """Raises ContextLengthExceeded with both numbers."""
     if required > available:
         raise ContextLengthExceeded(
             f"{what} takes {required} tokens, and the context holds {available}",
+            action=action,
             required=required,
             available=available,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import statistics
 import sys
 import time
@@ -283,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ctx", type=int, default=1024, help="tokens a slot")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no worker may be left behind
     loop = {"use_uvloop": find_spec("uvloop") is not None}
     try:
         return anyio.run(storm, options, backend_options=loop)

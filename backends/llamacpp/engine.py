@@ -185,7 +185,8 @@ class Engine:
         groups = [together] if together else []
         groups += [[slot] for slot in active if slot.alone]
         for group in groups:
-            self._compute(group)
+            if group[0].task is not None:  # a group that failed has ended all
+                self._compute(group)
         for slot in active:
             if slot.task is not None and slot.phase is Phase.PREFILL:
                 self._made.append((slot.task.id, Prefill(slot.past, slot.goal)))

@@ -7,9 +7,10 @@ smaller token id goes first, where llama.cpp's sorting leaves it open.
 
 Nothing here is approximate, though a vocabulary of 262 k is hardly ever sorted:
 
-* top-k: fold the row into columns. The k-th largest of the column maxima is reached by at least k
-  columns, so by at least k tokens, so every token of the top k reaches it too: only those are
-  sorted, about k of them.
+* top-k: fold the row into 512 columns. The k-th largest of the column maxima is reached by at least
+  k columns, so by at least k tokens, so every token of the top k reaches it too: only those are
+  sorted, little more than k of them. Two passes over the row and few calls, since after a decode
+  neither the row nor this code is in the core's caches.
 * min-p keeps what lies within log(1 / min_p) of the highest logit, which no filter before removes.
 * top-p alone keeps the first tokens in descending order whose sum reaches p of the total: when the
   tokens within some depth of the highest reach it, no other token matters; else look deeper.
@@ -35,7 +36,6 @@ from rbee.errors import InternalError
 Row = NDArray[np.float32]
 Ids = NDArray[np.intp]
 Below = NDArray[np.float64]
-_WIDTH = 4096
 _FOLD = 512
 _LOWEST = float(np.finfo(np.float32).min)
 _DEPTHS = (4.0, 6.0, 9.0, 13.0, 20.0, math.inf)
@@ -122,30 +122,18 @@ def _place(weights: NDArray[np.float64], point: float) -> int:
 
 def _reaching_best(row: Row, count: int) -> Ids:
     """Ascending ids of at least the `count` highest logits that are not -inf."""
-    rows, rest = divmod(len(row), _WIDTH)
-    if rows < 2 or count > _WIDTH // 2:
+    lines, rest = divmod(len(row), _FOLD)
+    if lines < 2 or count > _FOLD // 2:
         best = np.partition(row, (len(row) - count, len(row) - 1))
         _number(float(best[-1]))
         return (row >= max(float(best[-count]), _LOWEST)).nonzero()[0]
-    body, tail = row[: rows * _WIDTH].reshape(rows, _WIDTH), row[rows * _WIDTH :]
-    columns = np.maximum.reduce(body, axis=0)
+    body, tail = row[: lines * _FOLD], row[lines * _FOLD :]
+    columns = np.maximum.reduce(body.reshape(lines, _FOLD), axis=0)
     if rest:
         np.maximum(columns[:rest], tail, out=columns[:rest])
-    if count <= _FOLD // 2:  # a second fold: less to sort
-        maxima = np.sort(np.maximum.reduce(columns.reshape(-1, _FOLD), axis=0))
-    else:
-        maxima = np.sort(columns)
-    _number(float(maxima[-1]))  # a NaN is sorted last
-    floor = max(float(maxima[-count]), _LOWEST)
-    chosen = (columns >= floor).nonzero()[0]
-    if len(chosen) > _WIDTH // 4:
-        return (row >= floor).nonzero()[0]
-    found = (body.take(chosen, axis=1) >= floor).ravel().nonzero()[0]  # flat is thrice as fast
-    line = found // len(chosen)
-    ids = line * _WIDTH + chosen[found - line * len(chosen)]
-    if rest:
-        ids = np.concatenate((ids, rows * _WIDTH + (tail >= floor).nonzero()[0]))
-    return ids
+    columns.sort()
+    _number(float(columns[-1]))  # a NaN is sorted last
+    return (row >= max(float(columns[-count]), _LOWEST)).nonzero()[0]
 
 
 def _beginning(row: Row, top: float, filters: Filters) -> tuple[Ids, Below]:

@@ -85,7 +85,10 @@ class Engine:
                 self._turn()
             except Exception:  # a defect here must not leave requests without an end
                 log.exception("the engine failed")
-                self._fail_all(InternalError("the llama.cpp engine failed"))
+                error = InternalError("the llama.cpp engine failed")
+                self._fail_all(error)
+                while self._waiting:
+                    self._finish(self._waiting.pop(0), error)
                 self._flush()
         self._take_in()
         for task in self._tasks():
@@ -140,8 +143,8 @@ class Engine:
                 break
             if self._prefixes.coming(task):
                 continue
-            self._waiting.remove(task)
             self._begin(self._slots.place(task.prompt), task)
+            self._waiting.remove(task)
         move = self._slots.to_move()
         if move is not None:
             self._prefixes.move(*move)

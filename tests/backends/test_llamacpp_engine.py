@@ -389,3 +389,25 @@ def test_nobody_waits_for_a_prompt_whose_rest_could_not_be_used():
     assert not prefixes.coming(task)
     task.repeatable = False
     assert prefixes.coming(task)
+
+
+def test_a_defect_of_the_engine_ends_what_waits_and_nothing_after(path, monkeypatch):
+    from rbee.backends.llamacpp.prefixes import Prefixes
+
+    driver = Driver(load(path, slots=1, ctx=CTX))
+    real, broken = Prefixes.give, threading.Event()
+
+    def give(self: Prefixes, *arguments):
+        if broken.is_set():
+            broken.clear()
+            raise ZeroDivisionError
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Prefixes, "give", give)
+    try:
+        broken.set()
+        with pytest.raises(InternalError, match="engine failed"):
+            driver.submit(greedy("a", 3)).done()
+        assert driver.ask(prompt="a", max_tokens=2)[1].completion_tokens == 2
+    finally:
+        driver.close()

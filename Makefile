@@ -65,7 +65,7 @@ run: $(VENV)/.installed
 	@if [ -t 0 ] && [ -t 1 ] && [ -z "$$ASKED" ]; then \
 	  exec $(BIN)/rbee --model $(MODEL); \
 	fi; \
-	exec $(BIN)/rbee infer --ephemeral --model $(MODEL) -- "$${ASKED:-Why do bees dance?}"
+	exec $(BIN)/rbee infer --ephemeral --model $(MODEL) --max-tokens 512 -- "$${ASKED:-Why do bees dance?}"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2

@@ -46,9 +46,6 @@ class HostCache:
         self._kept: deque[Kept] = deque()
         self._next = 0
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     @property
     def bytes(self) -> int:
         """How much of it is in use."""

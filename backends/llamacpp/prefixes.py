@@ -31,18 +31,13 @@ class Prefixes:
         self._host = HostCache(capacity)
         self._on_device = on_device
 
-    @property
-    def bytes(self) -> int:
-        """Host memory in use."""
-        return self._host.bytes
-
     def coming(self, task: Task) -> bool:
         """Whether a slot is just computing clearly more of the task's prompt than is there yet."""
         if not task.request.cache:
             return False
         prompt = task.prompt[:-1]
         exact = task.repeatable
-        have = max(_usable(slot, prompt, exact) for slot in self._slots)
+        have = max(_usable(slot.held, slot.exact, prompt, exact) for slot in self._slots)
         for slot in self._slots:
             if slot.task is None or slot.past >= slot.goal:
                 continue
@@ -64,13 +59,16 @@ class Prefixes:
         own, source, best = 0, None, 0
         if task.request.cache:
             exact = task.repeatable
-            own = best = _usable(slot, prompt, exact)
+            own = best = _usable(slot.held, slot.exact, prompt, exact)
             for other in self._slots:
-                length = _usable(other, prompt, exact)
+                length = _usable(other.held, other.exact, prompt, exact)
                 if length >= best + SHARE:
                     source, best = other, length
             kept, _ = self._host.best(prompt)
-            if kept is not None and (length := _kept_usable(kept, prompt, exact)) >= best + SHARE:
+            if (
+                kept is not None
+                and (length := _usable(kept.tokens, kept.exact, prompt, exact)) >= best + SHARE
+            ):
                 source, best = kept, length
         if slot.past - own >= _WORTH_KEEPING:
             # Keeping may push the source out of the ring: then what is found is what counts.
@@ -144,12 +142,7 @@ class Prefixes:
         slot.tokens[: slot.past] = tokens
 
 
-def _usable(slot: Slot, prompt: NDArray[np.int32], exact: bool) -> int:
-    """How much of a prompt a slot holds in a form that may be used."""
-    length = common(slot.held, prompt)
-    return min(length, slot.exact) // CHUNK * CHUNK if exact else length
-
-
-def _kept_usable(kept: Kept, prompt: NDArray[np.int32], exact: bool) -> int:
-    length = common(kept.tokens, prompt)
-    return min(length, kept.exact) // CHUNK * CHUNK if exact else length
+def _usable(held: NDArray[np.int32], whole: int, prompt: NDArray[np.int32], exact: bool) -> int:
+    """How much of a prompt is held in a form that may be used; `whole`: see Slot.exact."""
+    length = common(held, prompt)
+    return min(length, whole) // CHUNK * CHUNK if exact else length

@@ -23,8 +23,6 @@ from .template_guard import SECONDS, GuardedEnvironment, render
 from .template_shape import Message, Shape, find_shape, fit
 
 log = logging.getLogger("rbee.llamacpp")
-TOOL_VARIANT = "tool_use"
-"""Asked for as `llama_model_chat_template(model, b"tool_use")`."""
 _TRIAL_SECONDS = 2.0
 """For all trials together; they take a tenth of one."""
 _ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)

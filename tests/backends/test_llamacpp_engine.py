@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
@@ -240,13 +239,13 @@ def test_many_short_requests_leave_nothing_behind(path):
         driver.close()
 
 
-def test_idle_costs_no_cpu_and_close_ends_what_runs(path):
+def test_idle_costs_no_cpu_and_close_ends_what_runs(path, flash):
     driver = Driver(load(path, slots=2, ctx=CTX))
     driver.ask(prompt="a", max_tokens=1)
     threads = {thread.id: thread for thread in psutil.Process().threads()}
-    time.sleep(0.3)
+    flash.ask(prompt="another engine works meanwhile", max_tokens=200, ignore_eos=True)
     after = {thread.id: thread for thread in psutil.Process().threads()}
-    engine = next(t for t in threading.enumerate() if t.name == "engine" and t.is_alive())
+    engine = driver.model._engine._thread
     assert engine.native_id is not None
     assert after[engine.native_id].user_time - threads[engine.native_id].user_time <= 0.01
     running = driver.submit(greedy("never ends", 400))

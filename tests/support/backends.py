@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -110,8 +110,6 @@ class Driver:
         self.model = model
         self._answers: dict[str, Answer] = {}
         self._names = count()
-        self.batches: list[int] = []
-        """How many items came with each call."""
         model.start(self._deliver)
 
     def submit(self, request: Request) -> Answer:
@@ -129,15 +127,10 @@ class Driver:
         done = answer.done()
         return answer.text, done
 
-    def all(self, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Several at once."""
-        yield from [self.submit(request) for request in requests]
-
     def close(self) -> None:
         self.model.close()
 
     def _deliver(self, items: Sequence[tuple[str, Item]]) -> None:
-        self.batches.append(len(items))
         for name, item in items:
             answer = self._answers[name]
             assert not answer.ended, f"{name}: {item} after the end"

@@ -150,7 +150,7 @@ def _beginning(row: Row, top: float, filters: Filters) -> tuple[Ids, Below]:
         below = row[ids].astype(np.float64) - top
         if total is None or np.exp(below).sum() >= filters.top_p * total:
             break
-    order = np.argsort(-below, kind="stable")
+    order = np.argsort(-row[ids], kind="stable")  # not by `below`: rounding makes ties of it
     ids, below = ids[order], below[order]
     keep = _length(below, filters, total)
     return ids[:keep], below[:keep]

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rbee.backends.llamacpp.candidates import Filters, draw, most_likely, survivors
 
@@ -79,6 +79,7 @@ def check(row, kept):
 
 @settings(deadline=None, max_examples=300)
 @given(tiny_rows, filters)
+@example(np.array([-1.1754944e-38, 0.0, 0.25], np.float32), Filters(0, 0.9, 0.0))
 def test_a_tiny_vocabulary_is_filtered_as_the_reference_does(row, kept):
     check(row, kept)
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.home import Home, processes_of
 
-
 # A run must tell of this change only; `HYPOTHESIS_PROFILE=search` looks for new examples.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("search")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds where nothing else is said. Each is a setting of this name in section `worker`."""
+    """Seconds where nothing else is said. Most are settings of this name in section `worker`."""
 
     load_timeout: float = 300.0
     keep_alive: float = 300.0
@@ -19,3 +21,22 @@ class Limits:
     prompt_cache_mb: int = 256
     stop_limit: float = 30.0
     """Not a setting: after the hive's own limits, when even SIGKILL has not ended a worker."""
+    attempts: int = 5
+    """Times a job is tried at most (`job.attempts`)."""
+    swap_patience: float = 30.0
+    """A job waits at most so much longer for others' use of a model that it would displace
+    (`queue.swap_patience`)."""
+    keep_alives: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Model id → seconds in place of keep_alive; inf: for ever."""
+    min_workers: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Model id → workers that are kept up whether they are used or not."""
+    max_workers: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Model id → workers at most."""
+
+    def keep_alive_of(self, model_id: str) -> float:
+        """Seconds an idle worker of the model is kept."""
+        return self.keep_alives.get(model_id, self.keep_alive)
+
+    def most_workers(self, model_id: str) -> float:
+        """How many workers of the model there may be."""
+        return self.max_workers.get(model_id, math.inf)

@@ -6,10 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rbee.core.experience import Experience
 from rbee.core.feasibility import Place
 from rbee.core.fleet import Fleet, Worker
 from rbee.core.jobs import Job
+from rbee.core.limits import Limits
+from rbee.core.queue import JobQueue
+from rbee.core.setbacks import Setbacks
 from rbee.errors import RbeeError
+from rbee.protocol.decisions import Decision
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy is shown, and must not change. `now`: monotonic, `utc`: wall-clock seconds."""
+
+    now: float
+    utc: float
+    fleet: Fleet
+    queue: JobQueue
+    experience: Experience
+    setbacks: Setbacks
+    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,14 @@ class Spawn:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """These workers take no more work for others: once idle they make room for it."""
+
+    victims: Sequence[Worker]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Refuse:
     """It can never run as asked."""
 
@@ -44,11 +70,16 @@ class Refuse:
     reasons: Sequence[RbeeError] = field(default_factory=list[RbeeError])
 
 
-Verdict = Run | Wait | Spawn | Refuse
+Verdict = Run | Wait | Spawn | Claim | Refuse
 
 
 class Policy(Protocol):
-    """Decides for one job at a time; must be pure and must not change what it is shown."""
+    """Decides for one job at a time; must be pure: the same view, the same verdict."""
+
+    @property
+    def name(self) -> str:
+        """As `rbee sim --policy` and decisions call it."""
+        ...
 
     @property
     def ctx(self) -> int:
@@ -65,10 +96,22 @@ class Policy(Protocol):
         """How workers keep keys and values."""
         ...
 
-    def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:
+    def admit(self, job: Job, view: View) -> RbeeError | None:
+        """Why a job is not taken at all; None: it is."""
+        ...
+
+    def route(self, job: Job, view: View) -> Verdict:
         """What to do with work that waits for a model."""
         ...
 
-    def cost(self, job: Job, worker: Worker, now: float) -> float:
-        """Expected seconds until the job would be complete on that worker."""
+    def explain(self, job: Job, view: View, verdict: Verdict) -> Decision:
+        """The verdict with everything that was looked at; called before it is carried out."""
+        ...
+
+    def cost(self, job: Job, worker: Worker, view: View) -> float:
+        """Expected seconds until the job would be complete on that live worker."""
+        ...
+
+    def first_token(self, job: Job, view: View) -> float | None:
+        """Seconds until the job's first token is expected; None: nobody can say."""
         ...

@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from rbee.core.setbacks import Where
 from rbee.core.states import JOB_STEPS, Lifecycle
 from rbee.errors import RbeeError
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
-from rbee.protocol.operations import ModelWork, Operation, Priority
+from rbee.protocol.operations import Infer, ModelWork, Operation, Priority
 
 PROMOTE_AFTER = 300.0
 """Seconds after which waiting batch work counts as interactive."""
@@ -64,6 +65,30 @@ class Job:
     lost: RbeeError | None = None
     """Its connection broke with this; the worker's exit, if it comes, tells why."""
     lost_mono: float = 0.0
+    correlation_id: str = ""
+    retry_of: str | None = None
+    attempt: int = 0
+    """Number of the present run, from 1; what an earlier one still says is not heard."""
+    resumes: int = 0
+    dead: bool = False
+    not_before: float = 0.0
+    """Monotonic: it is not placed earlier than this, after a failure."""
+    ids_of: str | None = None
+    """The backend whose token ids the answer so far has; another one goes on from the text."""
+    preempted: bool = False
+    """Its run was broken off for one that matters more; it goes on later."""
+    moved_mono: float = 0.0
+    """When it last made progress, as the ticks tell."""
+    avoid: set[str] = field(default_factory=set[str])
+    """Workers it was lost on: used again only when there is no other."""
+    failed_places: dict[Where, RbeeError] = field(default_factory=dict[Where, RbeeError])
+    """Where its model did not load, while it waited for that."""
+    prefix: tuple[int, ...] = ()
+    """Hashes of the beginnings of its prompt, see rbee.core.experience."""
+    prompt_estimate: float = 0.0
+    """Tokens."""
+    expected_out: float = 0.0
+    """Tokens."""
     life: Lifecycle[JobState] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,8 +118,13 @@ class Job:
         r = self.request
         return Demand(self.model.id, self.model.path, r.hive, r.worker_id, r.device)
 
-    def info(self, position: int | None = None) -> JobInfo:
-        """The wire form."""
+    @property
+    def streams_text(self) -> bool:
+        """Whether its result comes token by token, so that another worker can go on with it."""
+        return isinstance(self.request, Infer)
+
+    def info(self, position: int | None = None, eta: float | None = None) -> JobInfo:
+        """The wire form; `eta` in seconds."""
         model = self.model.id if self.model else getattr(self.request, "model", None)
         return JobInfo(
             job_id=self.job_id,
@@ -118,6 +148,12 @@ class Job:
             finish_reason=self.finish_reason,
             error_code=self.error_code,
             error_message=self.error_message,
+            attempts=self.attempt,
+            resumes=self.resumes,
+            dead=self.dead,
+            retry_of=self.retry_of,
+            correlation_id=self.correlation_id,
+            eta_ms=round(eta * 1000) if eta is not None and self.state is JobState.QUEUED else None,
         )
 
 

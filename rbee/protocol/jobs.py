@@ -62,6 +62,16 @@ class JobInfo(Wire, frozen=True, kw_only=True):
     finish_reason: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    attempts: int = 0
+    """How often it was given to a worker."""
+    resumes: int = 0
+    """How often another worker went on where one was lost."""
+    dead: bool = False
+    """Failed although it was tried as often as allowed: see `rbee job retry`."""
+    retry_of: str | None = None
+    correlation_id: str = ""
+    eta_ms: int | None = None
+    """Until its first token, while it waits; None: nobody can say."""
 
 
 class JobAccepted(Wire, frozen=True, kw_only=True):
@@ -97,6 +107,9 @@ class StartedData(Wire, frozen=True, kw_only=True):
     device: str
     quant: str | None
     queued_ms: int
+    attempt: int = 1
+    tokens_before: int = 0
+    """Of the answer, from a worker that was lost; this one goes on after them."""
 
 
 class TokenData(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -122,6 +135,8 @@ class MetricsData(Wire, frozen=True, kw_only=True):
     ttft_ms: float
     prompt_tokens: int
     cached_tokens: int
+    resumed: int = 0
+    """How often another worker went on where one was lost."""
 
 
 class EndData(Wire, frozen=True, kw_only=True):

@@ -10,6 +10,15 @@ requests together, so that a backend that computes several answers in one step h
 one call. A backend that computes one answer per thread derives from `ThreadedModel` and writes a
 generator instead.
 
+Silence means that nothing happens. While a request runs, every step of it should deliver something:
+a piece, or a `Prefill` while its prompt is computed. The worker keeps the connection known alive
+only while items come, and a request without any for `worker.stall_timeout` (60 s) is taken for hung
+and given up. So a backend whose prompts take long must say `Prefill` on the way, and one whose
+tokens take long a `Piece("", tokens=0)`.
+
+Another worker may have died in the midst of an answer. Its `Generation` then comes again with what
+was said (`emitted`), and the answer goes on behind that; see `BackendInfo.continues`.
+
 Threads: `load`, `submit` and `close` are called in worker threads, never on the event loop;
 `deliver` and `progress` may be called from any thread.
 """
@@ -100,6 +109,20 @@ class Generation:
     """False: compute the whole prompt anew."""
     deterministic: bool = False
     """Compute this answer apart from all others, so that nothing else can change its numbers."""
+    emitted: str = ""
+    """The beginning of this answer, said before by another run: go on behind it, do not say it
+    again. It is the tail of the prompt, without anything between; only `max_tokens`, the penalties
+    of the answer, a grammar and the draws by `seed` count it as part of the answer."""
+    emitted_ids: tuple[int, ...] = ()
+    """The tokens of it, as `Piece.ids` told them; empty where they are not known. They may make
+    somewhat more than `emitted`: what that run held back."""
+    emitted_tokens: int = 0
+    """How many tokens it was; 0 where only the text is known."""
+
+    @property
+    def continued(self) -> bool:
+        """Whether this goes on with an answer."""
+        return bool(self.emitted or self.emitted_ids or self.emitted_tokens)
 
 
 @dataclass(frozen=True)
@@ -139,11 +162,17 @@ class Piece:
     text: str
     tokens: int = 1
     logprob: Logprob | None = None
+    ids: tuple[int, ...] = ()
+    """The tokens, for a backend whose answers another worker can continue by them. All ids of the
+    answer so far must make all its text so far, and perhaps some that is held back."""
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """How much of the prompt is computed, for requests whose prompt takes more than one step."""
+    """How much of the prompt is computed, for requests whose prompt takes more than one step.
+
+    The first item of a request says that its turn has come; until then it waits for others.
+    """
 
     done: int
     total: int
@@ -151,7 +180,11 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Done:
-    """The last thing of an answer. Times in milliseconds, counts in tokens."""
+    """The last thing of an answer. Times in milliseconds, counts in tokens.
+
+    Of an answer that was continued: `completion_tokens` counts all of it, `prompt_tokens` the
+    prompt without it, `cached_tokens` no more than that.
+    """
 
     finish_reason: str
     """`stop`, `length` or `cancelled`."""
@@ -228,7 +261,7 @@ class ThreadedModel(ABC):
     @abstractmethod
     def run(
         self, request: Request, cancelled: threading.Event
-    ) -> Iterator[Piece | Done | Embedded]:
+    ) -> Iterator[Piece | Prefill | Done | Embedded]:
         """Yield pieces as they are made, then exactly one Done; of an Embedding one Embedded.
 
         Looks at `cancelled` between steps and then yields `Done("cancelled", …)`. Raises any
@@ -262,6 +295,7 @@ class ThreadedModel(ABC):
     def _work(self, request_id: str, request: Request, cancelled: threading.Event) -> None:
         assert self._deliver is not None
         last: Last | None = None
+        self._deliver([(request_id, Prefill(0, 0))])  # its turn has come
         try:
             for item in self.run(request, cancelled):
                 if isinstance(item, Done | Embedded):
@@ -313,6 +347,9 @@ class BackendInfo:
     """Import the heavy parts and make the backend; called in the worker only."""
     max_slots: int = 1
     """How many requests it can run at a time; a worker is given less where memory is short."""
+    continues: bool = False
+    """Whether it heeds `Generation.emitted`. One that does not gets no such request: the worker
+    refuses it, and the answer ends where its first worker died."""
     models: Callable[[], list[ModelFile]] = list
     """Models the backend brings along itself (echo does; most bring none)."""
     report: str = ""

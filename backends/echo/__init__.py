@@ -11,6 +11,11 @@ start of that message steer it:
     @exit_after=3    after so many pieces end the process at once, with exit code 3
     @fail_after=3    after so many pieces fail with INTERNAL_ERROR
 
+Pieces are counted from the beginning of the answer. One that another run began goes on behind what
+was said; what is to happen after so many pieces happens in the run that makes the last of them, so
+not again in a run that begins there. While it waits for `@delay` it tells each second that it is
+alive; when it hangs it tells nothing.
+
 A piece is a word with the space after it. `stop` strings cut the answer; it ends with `length` when
 `max_tokens` pieces or the context are used up. Every word is certain: its log-probability is 0. A
 grammar or a schema is refused.
@@ -51,5 +56,6 @@ INFO = BackendInfo(
     probe=lambda: Support(True, ("cpu",)),
     create=_create,
     max_slots=8,
+    continues=True,
     models=models,
 )

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from rbee.backend_api import (
@@ -22,6 +22,7 @@ from rbee.backend_api import (
     Logprob,
     ModelFile,
     Piece,
+    Prefill,
     Progress,
     Request,
     ThreadedModel,
@@ -43,6 +44,7 @@ _LOAD_STEPS = 20
 _EXIT_CODE = 3
 _FLUSH_SECONDS = 0.2
 """Before ending the process: the pieces already made must have left it."""
+_ALIVE_SECONDS = 1.0
 _MAX_WORDS = 1_000_000
 
 
@@ -81,38 +83,42 @@ class EchoModel(ThreadedModel):
 
     def run(
         self, request: Request, cancelled: threading.Event
-    ) -> Iterator[Piece | Done | Embedded]:
+    ) -> Iterator[Piece | Prefill | Done | Embedded]:
         """The words of the last user message, as the directives say; of texts their vectors."""
         if isinstance(request, Embedding):
-            yield self._embed(request, cancelled)
+            yield (yield from self._embed(request, cancelled))
             return
         assert isinstance(request, Generation)
         _refuse_shapes(request)
         began = time.monotonic()
         prompt_tokens = _prompt_tokens(request)
-        if prompt_tokens + 1 > self.ctx:
-            raise ContextLengthExceeded(
-                f"the prompt has {prompt_tokens} words, the context holds {self.ctx}",
-                required=prompt_tokens + 1,
-                available=self.ctx,
-            )
         script = Script.of(_last_user_text(request))
         pieces = _cut(script.pieces(), request.stop)
+        begin, pieces = _rest(pieces, request)
+        needed = prompt_tokens + max(begin, 1)
+        if needed > self.ctx:
+            raise ContextLengthExceeded(
+                f"the prompt has {prompt_tokens} words, the context holds {self.ctx}",
+                required=needed,
+                available=self.ctx,
+            )
         limit = min(request.max_tokens or self.ctx, self.ctx - prompt_tokens)
-        said, reason = 0, "length" if len(pieces) >= limit else "stop"
-        for piece in pieces[:limit]:
-            if not script.ready(said, cancelled):
+        said, reason = begin, "length" if begin + len(pieces) >= limit else "stop"
+        for piece in pieces[: max(0, limit - begin)]:
+            if not (yield from script.ready(said, cancelled, begin=begin)):
                 reason = "cancelled"
                 break
             said += 1
             yield Piece(piece, logprob=_certain(piece, request.logprobs))
         else:
-            if not script.ready(said, cancelled, delay=False):
+            if not (yield from script.ready(said, cancelled, begin=begin, delay=False)):
                 reason = "cancelled"
         spent = (time.monotonic() - began) * 1000
         yield Done(reason, prompt_tokens, said, decode_ms=spent)
 
-    def _embed(self, request: Embedding, cancelled: threading.Event) -> Embedded | Done:
+    def _embed(
+        self, request: Embedding, cancelled: threading.Event
+    ) -> Generator[Piece | Prefill, None, Embedded | Done]:
         scripts = [Script.of(text) for text in request.inputs]
         longest = max(len(script.words) for script in scripts)
         if longest > self.ctx:
@@ -123,7 +129,7 @@ class EchoModel(ThreadedModel):
             )
         total = sum(len(script.words) for script in scripts)
         for script in scripts:
-            if not script.ready(0, cancelled):
+            if not (yield from script.ready(0, cancelled)):
                 return Done("cancelled", total, 0)
         vectors = [vector(script.words, normalize=request.normalize) for script in scripts]
         return Embedded(vectors, total)
@@ -151,18 +157,24 @@ class Script:
         words = list(self.words) * min(times, _MAX_WORDS // max(1, len(self.words)))
         return [f"{word} " for word in words[:-1]] + words[-1:]
 
-    def ready(self, said: int, cancelled: threading.Event, *, delay: bool = True) -> bool:
-        """Wait as ordered before the next piece; False when cancelled meanwhile."""
-        if self.orders.get("fail_after") == said:
-            raise InternalError(f"echo was told to fail after {said} pieces")
-        if self.orders.get("exit_after") == said:
-            cancelled.wait(_FLUSH_SECONDS)
-            os._exit(_EXIT_CODE)
-        if self.orders.get("hang_after") == said:
-            cancelled.wait()
-        if delay and (pause := self.orders.get("delay", 0)):
-            cancelled.wait(pause / 1000)
-        return not cancelled.is_set()
+    def ready(
+        self, said: int, cancelled: threading.Event, *, begin: int = 0, delay: bool = True
+    ) -> Generator[Piece | Prefill, None, bool]:
+        """Wait as ordered before the next piece; False when cancelled meanwhile. `begin`: how many
+        pieces another run has said."""
+        if said > begin or begin == 0:
+            if self.orders.get("fail_after") == said:
+                raise InternalError(f"echo was told to fail after {said} pieces")
+            if self.orders.get("exit_after") == said:
+                cancelled.wait(_FLUSH_SECONDS)
+                os._exit(_EXIT_CODE)
+            if self.orders.get("hang_after") == said:
+                cancelled.wait()
+        pause = self.orders.get("delay", 0) / 1000 if delay else 0.0
+        while pause > _ALIVE_SECONDS and not cancelled.wait(_ALIVE_SECONDS):
+            pause -= _ALIVE_SECONDS
+            yield Piece("", tokens=0) if said > begin else Prefill(0, 0)
+        return not (cancelled.wait(pause) if pause > 0 else cancelled.is_set())
 
 
 def _refuse_shapes(request: Generation) -> None:
@@ -171,6 +183,24 @@ def _refuse_shapes(request: Generation) -> None:
             raise ValidationFailed(
                 f"{name}: echo says its words in no other shape", field=name, constraint="none"
             )
+
+
+def _rest(pieces: list[str], request: Generation) -> tuple[int, list[str]]:
+    """How many pieces were said before, and those that come now; perhaps only the end of one."""
+    if request.emitted_tokens:
+        return request.emitted_tokens, pieces[request.emitted_tokens :]
+    if not "".join(pieces).startswith(request.emitted):
+        raise ValidationFailed(
+            "emitted: echo would have said something else",
+            field="emitted",
+            constraint="the beginning of the answer",
+        )
+    said, left = 0, len(request.emitted)
+    while left > 0 and left >= len(pieces[said]):
+        left -= len(pieces[said])
+        said += 1
+    rest = pieces[said:]
+    return said, [rest[0][left:], *rest[1:]] if left else rest
 
 
 def _certain(piece: str, top: int | None) -> Logprob | None:

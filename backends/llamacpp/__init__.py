@@ -46,5 +46,6 @@ INFO = BackendInfo(
     probe=probe,
     create=_create,
     max_slots=64,
+    continues=True,
     report="rbee.backends.llamacpp.report",
 )

@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import functools
 import math
-import random
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +41,14 @@ _DEPTHS = (4.0, 6.0, 9.0, 13.0, 20.0, math.inf)
 _COLDEST = 1e-9
 """Below this a float64 may not hold a logit divided by it; the draw is the same, of the highest."""
 _BLOCK = 512
+
+
+class Numbers(Protocol):
+    """Where random numbers come from."""
+
+    def random(self) -> float:
+        """The next one, from 0 to below 1."""
+        ...
 
 
 class Filters(NamedTuple):
@@ -90,18 +97,18 @@ def survivors(row: Row, filters: Filters) -> tuple[Ids, Below]:
     return _beginning(row, top, filters)
 
 
-def draw(below: Below, temperature: float, rng: random.Random) -> int:
+def draw(below: Below, temperature: float, numbers: Numbers) -> int:
     """The position of the drawn one among logits given as distances below the highest."""
     if len(below) == 1:
         return 0
     weights = below / max(temperature, _COLDEST)
     np.exp(weights, out=weights)
     if len(weights) <= 2 * _BLOCK:
-        return _place(weights, rng.random())
+        return _place(weights, numbers.random())
     starts = np.arange(0, len(weights), _BLOCK)
     sums = np.add.reduceat(weights, starts)
-    start = int(starts[_place(sums, rng.random())])
-    return start + _place(weights[start : start + _BLOCK], rng.random())
+    start = int(starts[_place(sums, numbers.random())])
+    return start + _place(weights[start : start + _BLOCK], numbers.random())
 
 
 @functools.lru_cache(maxsize=2)

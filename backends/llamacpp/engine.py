@@ -244,10 +244,7 @@ class Engine:
         if not prompts:
             return {}
         prompts.sort(key=lambda slot: slot.used)
-        left = [slot.goal - slot.past for slot in prompts]
-        for place, slot in enumerate(prompts):
-            if slot.task is not None and slot.task.repeatable:
-                left[place] = min(left[place], CHUNK - slot.past % CHUNK)
+        left = [slot.task.portion(slot.past) for slot in prompts if slot.task is not None]
         first = prompts[0].task
         if len(group) == 1 and first is not None and first.repeatable:
             return {group[0].number: left[0]}  # never less: the portions must not depend on time
@@ -282,7 +279,7 @@ class Engine:
                 known = best[row] if quick else None
                 if known is not None and not np.isfinite(logits[row, known]):
                     raise InternalError("the model computed no numbers; its weights may be damaged")
-                first = not task.count
+                first = not task.speaks
                 slot.last, piece = task.choose(logits[row], known)
             except RbeeError as exc:
                 self._end(slot, exc)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
 from rbee.errors import ContextLengthExceeded, ModelIncompatible, ValidationFailed
 
-from . import grammar
+from . import emitted, grammar
 from .context import Context
 from .engine import Engine
 from .model import Model, give_back
@@ -58,16 +58,23 @@ class TextModel:
             )
         source = grammar.source_of(request)
         prompt = self._tokens(request)
-        room = self.ctx - len(prompt)
-        task = Task(
-            request_id,
-            request,
-            prompt=prompt,
-            sampler=Sampler(request, self._model.vocab, prompt, source),
-            stops=request.stop + (self._template.stops if request.messages else ()),
-            room=room if request.max_tokens is None else min(room, request.max_tokens),
-            vocab=self._model.vocab,
-        )
+        said = emitted.tokens_of(request, self._model.vocab)
+        check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")
+        sampler = Sampler(request, self._model.vocab, prompt, source)
+        try:
+            task = Task(
+                request_id,
+                request,
+                prompt=prompt,
+                emitted=said,
+                sampler=sampler,
+                stops=request.stop + (self._template.stops if request.messages else ()),
+                size=self.ctx,
+                vocab=self._model.vocab,
+            )
+        except ValidationFailed:
+            sampler.close()
+            raise
         self._engine.submit(task)
 
     def cancel(self, request_id: str) -> None:

@@ -35,7 +35,7 @@ class Prefixes:
         """Whether a slot is just computing clearly more of the task's prompt than is there yet."""
         if not task.request.cache:
             return False
-        prompt = task.prompt[:-1]
+        prompt = task.reusable
         exact = task.repeatable
         have = max(_usable(slot.held, slot.exact, prompt, exact) for slot in self._slots)
         for slot in self._slots:
@@ -51,11 +51,9 @@ class Prefixes:
         return False
 
     def give(self, slot: Slot, task: Task) -> int:
-        """Make `slot` hold as much of the task's prompt as is known; returns how much.
-
-        At least the last token is left to be computed: its logits are wanted.
-        """
-        prompt = task.prompt[:-1]
+        """Make `slot` hold as much of the task's prompt as is known and may be reused; returns how
+        much."""
+        prompt = task.reusable
         own, source, best = 0, None, 0
         if task.request.cache:
             exact = task.repeatable

@@ -1,10 +1,10 @@
 """Chooses the next token of one answer from a row of logits.
 
-Owns what lasts from token to token: the penalties' counts, the grammar's state, the generator of
-random numbers. The steps are bias and bans, penalties, then top-k, top-p, min-p, temperature and
-the draw; at temperature 0 the most likely token. The same seed draws the same tokens from the same
-logits: one number per draw of Python's Mersenne Twister, whose `random()` keeps its sequence from
-version to version. (A seed is used as it is; llama.cpp takes 0xFFFFFFFF for "a random one".)
+Owns what lasts from token to token: the penalties' counts, the grammar's state, the random numbers.
+The steps are bias and bans, penalties, then top-k, top-p, min-p, temperature and the draw; at
+temperature 0 the most likely token. The same seed draws the same tokens from the same logits, each
+by numbers of its own (`dice`), so the rest of an answer can be drawn without its beginning. (A seed
+is used as it is; llama.cpp takes 0xFFFFFFFF for "a random one".)
 
 With a grammar a token is first chosen freely and kept when the grammar allows it; if not, it is
 chosen again from the allowed ones. That is llama.cpp's own way (common/sampling.cpp), and quick:
@@ -14,7 +14,7 @@ the model mostly knows what comes next, and asking for one token takes microseco
 from __future__ import annotations
 
 import os
-import random
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from rbee.backend_api import Generation
 from rbee.errors import InternalError
 
 from .candidates import Filters, draw, highest, survivors
+from .dice import Dice
 from .grammar_sampler import Grammar
 from .logprobs import logprob_of
 from .penalties import Adjustments
@@ -51,7 +52,9 @@ class Sampler:
         self._adjust = Adjustments(request, size=vocab.size, ends=vocab.ends, prompt=prompt)
         self._filters = Filters(request.top_k, request.top_p, request.min_p)
         self._temperature = request.temperature
-        self._random = random.Random(_seed(request.seed))
+        seed = int.from_bytes(os.urandom(8)) if request.seed is None else request.seed
+        self._dice = Dice(seed)
+        self._count = 0
         self._grammar = Grammar(grammar, vocab) if grammar is not None else None
         self.greedy = self._temperature <= 0 and not self._adjust.moves and self._grammar is None
         self.refused = vocab.end_tokens if request.ignore_eos else frozenset()
@@ -65,6 +68,7 @@ class Sampler:
         token may be chosen.
         """
         self._adjust.apply(row)
+        self._dice.turn_to(self._count)
         try:
             return self._choose(row)
         finally:
@@ -75,6 +79,16 @@ class Sampler:
         if self._grammar is not None:
             self._grammar.accept(token)
         self._adjust.accept(token)
+        self._count += 1
+
+    def resume(self, tokens: Iterable[int], count: int) -> None:
+        """The answer has these tokens already; the next one is number `count`, from 0.
+
+        Raises InternalError for one that the grammar does not allow.
+        """
+        for token in tokens:
+            self.accept(token)
+        self._count = count
 
     def close(self) -> None:
         """Free what the library holds; may be called again."""
@@ -104,10 +118,4 @@ class Sampler:
         ids, below = survivors(values, self._filters)
         if not len(ids):
             return None
-        return int(ids[draw(below, self._temperature, self._random)])
-
-
-def _seed(wanted: int | None) -> int:
-    if wanted is None:
-        return int.from_bytes(os.urandom(16))
-    return wanted % (1 << 64)  # Random itself takes a seed's absolute value
+        return int(ids[draw(below, self._temperature, self._dice)])

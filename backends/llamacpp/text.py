@@ -50,6 +50,13 @@ class TextStream:
             return text
         return self._stopping(text)
 
+    def sent(self, text: str) -> bool:
+        """What is held back begins with this text, which was sent already; False if it does not."""
+        if not self._held.startswith(text):
+            return False
+        self._held = self._held[len(text) :]
+        return True
+
     def flush(self) -> str:
         """What was held back, at the end of the answer. Half a character is dropped."""
         text, self._held, self._bytes = self._held, "", b""

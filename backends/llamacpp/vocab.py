@@ -51,8 +51,9 @@ class Vocab:
         """The bytes of all tokens. The first call takes about a second per million tokens."""
         return Pieces(self._piece(token, special=False) for token in range(self.size))
 
-    def tokenize(self, text: str, *, special: bool) -> NDArray[np.int32]:
-        """Tokens of the text, markers like <|im_end|> among them; `special` adds the model's BOS.
+    def tokenize(self, text: str, *, special: bool, markers: bool = True) -> NDArray[np.int32]:
+        """Tokens of the text, markers like <|im_end|> among them, or as plain text without
+        `markers`; `special` adds the model's BOS.
 
         Raises ValidationFailed for a text beyond 2^31 tokens.
         """
@@ -62,7 +63,7 @@ class Vocab:
             out = np.empty(room, np.int32)
             pointer = ctypes.cast(out.ctypes.data, ctypes.POINTER(ctypes.c_int32))
             count = self._lib.llama_tokenize(
-                self._vocab, raw, len(raw), pointer, room, special, True
+                self._vocab, raw, len(raw), pointer, room, special, markers
             )
             if count >= 0:
                 return out[:count].copy()

@@ -117,6 +117,14 @@ class Execute(Wire, frozen=True, kw_only=True, omit_defaults=True):
     stream: bool = True
     may_wait: bool = False
     """True: take it although all slots are busy; one such request waits in the worker."""
+    ids: bool = False
+    """True: each text event tells the ids of its tokens, where the backend has any."""
+    emitted: str = ""
+    """Text of this answer that the caller has already, said by another run; this one goes on."""
+    emitted_ids: list[int] = []
+    """The ids that run told; they are used instead of tokens made of `emitted` again."""
+    emitted_tokens: int = 0
+    """How many tokens that was, of `max_tokens`; with ids it is their number."""
 
 
 class Usage(Wire, frozen=True, kw_only=True):
@@ -144,11 +152,16 @@ class TokenLogprob(LikelyToken, frozen=True, kw_only=True):
 
 
 class TextEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
-    """A worker's stream: `{token, index, logprob?}` …"""
+    """A worker's stream: `{token, index, logprob?, ids?}` …
+
+    `ids`: all tokens since the event before. What they stand for is all the text that was sent, and
+    perhaps the beginning of what comes: half a character, or what may become a stop string.
+    """
 
     token: str
     index: int
     logprob: TokenLogprob | None = None
+    ids: list[int] = []
 
 
 class DoneEvent(Wire, frozen=True, kw_only=True):
@@ -211,6 +224,8 @@ class WorkerInfo(Wire, frozen=True, kw_only=True):
     idle_seconds: float = 0.0
     quant: str | None = None
     pinned: bool = False
+    draining: bool = False
+    """It takes no more work and stops when what it runs has ended."""
     log_path: str | None = None
     error: str | None = None
     """One sentence when state is failed."""

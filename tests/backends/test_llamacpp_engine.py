@@ -374,7 +374,7 @@ def test_nobody_waits_for_a_prompt_whose_rest_could_not_be_used():
     from rbee.backends.llamacpp.slots import Slots
 
     prompt = np.arange(2 * CHUNK - 8, dtype=np.int32)
-    task: Any = SimpleNamespace(request=Generation(seed=1), repeatable=True, prompt=prompt)
+    task: Any = SimpleNamespace(request=Generation(seed=1), repeatable=True, reusable=prompt[:-1])
     slots = Slots.of(2, CTX, adjacent=True)
     context: Any = None
     prefixes = Prefixes(context, slots, capacity=0, on_device=False)

@@ -2,7 +2,8 @@
 
 Owns what goes over the wire and when: the first token leaves at once, an error before it is a
 plain error reply, and a client that leaves cancels its request. Nothing is sent before there is
-something to say, except that after five silent seconds comments keep the connection known alive.
+something to say, except that after five silent seconds a comment keeps the connection known alive
+when the backend got on meanwhile: whoever listens may take longer silence for a hung backend.
 """
 
 from __future__ import annotations
@@ -33,18 +34,25 @@ STREAM_HEADERS = [
 class Answer(Response):
     """Sends what a running request yields, and cancels it when the client is gone."""
 
-    def __init__(self, running: Running, *, stream: bool) -> None:
+    def __init__(
+        self, running: Running, *, stream: bool, ids: bool = False, index: int = 0
+    ) -> None:
+        """`ids`: whether the events tell them; `index`: that of the first token."""
         super().__init__()
         self._running = running
         self._stream = stream
+        self._ids = ids
+        self._index = index
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client to the end of the answer or of its patience."""
-        reply = Streamed(send, wire_of(scope)) if self._stream else Whole()
+        reply: Streamed | Whole = Whole()
+        if self._stream:
+            reply = Streamed(send, wire_of(scope), ids=self._ids, index=self._index)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_watch, receive, tasks.cancel_scope)
-                tasks.start_soon(_keep_alive, reply)
+                tasks.start_soon(_keep_alive, Pulse(reply, self._running))
                 final = await self._relay(reply)
                 if final is not None:
                     await final(scope, receive, send)
@@ -70,12 +78,17 @@ class Answer(Response):
 class Streamed:
     """Server-sent events; an event's index is that of its first token."""
 
-    def __init__(self, send: Send, wire: Wire | None = None) -> None:
+    def __init__(
+        self, send: Send, wire: Wire | None = None, *, ids: bool = False, index: int = 0
+    ) -> None:
         self.started = False
         self.said = 0
         self._send = send
         self._wire = wire
-        self._tokens = 0
+        self._ids: list[int] | None = [] if ids else None
+        """Those that no event has told yet."""
+        self._spoken = False
+        self._tokens = index
         self._prefill = ""
         self._writing = False
 
@@ -102,7 +115,7 @@ class Streamed:
         client: after it the reply may be at its end."""
         if self._writing:
             return
-        text = "keepalive" if self._tokens else f"prefill{self._prefill}"
+        text = "keepalive" if self._spoken else f"prefill{self._prefill}"
         await self._write(sse.encode_comment(text), more=True)
 
     def response(self) -> None:
@@ -112,11 +125,17 @@ class Streamed:
         if isinstance(item, Piece):
             index = self._tokens
             self._tokens += item.tokens
+            self._spoken = True
+            if self._ids is not None:
+                self._ids += item.ids
             if not item.text and item.logprob is None:
                 return b""
-            return _data(text_event(item, index))
+            event = text_event(item, index, self._ids or ())
+            if self._ids:
+                self._ids = []
+            return _data(event)
         if isinstance(item, Prefill):
-            self._prefill = f" {item.done}/{item.total}"
+            self._prefill = f" {item.done}/{item.total}" if item.total else ""
             return b""
         if isinstance(item, Done):
             return _data(
@@ -195,13 +214,27 @@ def _data(value: object) -> bytes:
     return sse.encode_event(encode(value))
 
 
-async def _keep_alive(reply: Streamed | Whole) -> None:
+class Pulse:
+    """Says that a silent request is alive, when it is."""
+
+    def __init__(self, reply: Streamed | Whole, running: Running) -> None:
+        self._reply = reply
+        self._running = running
+        self._before = (reply.said, running.progress)
+
+    async def beat(self) -> None:
+        """One comment if nothing was said since the last beat though the backend got on."""
+        said, progress = self._before
+        if said == self._reply.said and progress != self._running.progress:
+            await self._reply.alive()
+        self._before = (self._reply.said, self._running.progress)
+
+
+async def _keep_alive(pulse: Pulse) -> None:
     """One task for the whole answer: a time limit on each wait would cost more than the token."""
     while True:
-        said = reply.said
         await anyio.sleep(KEEPALIVE_SECONDS)
-        if said == reply.said:
-            await reply.alive()
+        await pulse.beat()
 
 
 async def _watch(receive: Receive, scope: anyio.CancelScope) -> None:

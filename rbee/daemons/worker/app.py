@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from rbee import sse
 from rbee.daemons.base import BODY_LIMIT, Door, Handler, check_token, json_response
 from rbee.daemons.worker.answer import KEEPALIVE_SECONDS, Answer
+from rbee.daemons.worker.requests import emitted_tokens
 from rbee.daemons.worker.runner import READY, Runner, progress_event
 from rbee.protocol.base import decode, encode
 from rbee.protocol.workers import CancelRequest, Execute, ShutdownRequest, WorkerState
@@ -85,7 +86,8 @@ class Routes:
         """POST /v1/execute, alias /v1/inference"""
         order = decode(await request.body(), Execute)
         stream = order.stream and order.input is None
-        return Answer(self._runner.start(order), stream=stream)
+        running = self._runner.start(order)
+        return Answer(running, stream=stream, ids=order.ids, index=emitted_tokens(order))
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/cancel"""

@@ -23,6 +23,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 1, 1 << 31),
     ("seed", 0, 0xFFFFFFFF),
     ("logprobs", 0, 20),
+    ("emitted_tokens", 0, 1 << 31),
 )
 _MAX_STOPS = 16
 _MAX_BIASES = 300
@@ -35,6 +36,8 @@ _MAX_GRAMMAR = 64 << 10
 _MAX_DEPTH = 64
 """Objects and lists within each other, in schemas, tools and messages."""
 _MAX_INPUTS = 2048
+_MAX_EMITTED = 4 << 20
+"""Bytes of text, and a bound on the number of its tokens."""
 
 
 def request_of(request: Execute) -> Request:
@@ -56,6 +59,7 @@ def request_of(request: Execute) -> Request:
     _check_messages(request.messages)
     _check_tools(request)
     _check_shape(request)
+    _check_emitted(request)
     return Generation(
         prompt=request.prompt,
         messages=tuple(request.messages or ()),
@@ -77,12 +81,30 @@ def request_of(request: Execute) -> Request:
         json_schema=request.json_schema,
         cache=request.cache,
         deterministic=request.deterministic,
+        emitted=request.emitted,
+        emitted_ids=tuple(request.emitted_ids),
+        emitted_tokens=emitted_tokens(request),
     )
 
 
-def check_can(request: Request, capabilities: Sequence[str], *, model: str) -> None:
-    """Raises ValidationFailed for a request of a kind that the model is not made for."""
+def emitted_tokens(request: Execute) -> int:
+    """How many tokens of the answer the caller has; 0 too where it knows only the text."""
+    return len(request.emitted_ids) or request.emitted_tokens
+
+
+def check_can(
+    request: Request, capabilities: Sequence[str], *, model: str, continues: bool = True
+) -> None:
+    """Raises ValidationFailed for a request of a kind that the model is not made for, and for the
+    rest of an answer where the backend does not go on with one (`continues`)."""
     embeds = isinstance(request, Embedding)
+    if isinstance(request, Generation) and request.continued and not continues:
+        raise ValidationFailed(
+            f"emitted: the backend of {model} cannot go on with an answer that another run began",
+            action="Ask again from the beginning.",
+            field="emitted",
+            constraint="empty",
+        )
     if ("embedding" if embeds else "text-gen") in capabilities:
         return
     what = "makes no vectors" if embeds else "makes vectors only, no text"
@@ -102,6 +124,8 @@ def _embedding(request: Execute, texts: Sequence[str]) -> Embedding:
         raise _bad("input", f"1 to {_MAX_INPUTS} texts")
     if not all(texts):
         raise _bad("input", "no empty text")
+    if request.emitted or request.emitted_ids or request.emitted_tokens:
+        raise _bad("emitted", "only with a prompt or messages")
     return Embedding(tuple(texts), normalize=request.normalize)
 
 
@@ -139,6 +163,16 @@ def _check_shape(request: Execute) -> None:
             raise _bad("grammar", f"at most {_MAX_GRAMMAR} bytes")
     if _depth(request.json_schema) > _MAX_DEPTH:
         raise _bad("json_schema", f"at most {_MAX_DEPTH} levels deep")
+
+
+def _check_emitted(request: Execute) -> None:
+    if len(request.emitted.encode("utf-8", "replace")) > _MAX_EMITTED:
+        raise _bad("emitted", f"at most {_MAX_EMITTED} bytes")
+    if len(request.emitted_ids) > _MAX_EMITTED:
+        raise _bad("emitted_ids", f"at most {_MAX_EMITTED}")
+    ids = request.emitted_ids
+    if ids and not (min(ids) >= 0 and max(ids) <= _MAX_TOKEN):
+        raise _bad("emitted_ids", f"token ids from 0 to {_MAX_TOKEN}")
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:

@@ -67,6 +67,8 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         self._model: LoadedModel | None = None
         self._running: dict[str, Running] = {}
+        self._continues = False
+        self._delivered = 0
         self._give_up = threading.Event()
         self._seen = ("", -1.0)
         self._idle_since = time.monotonic()
@@ -110,8 +112,8 @@ class Runner:
                 f"a request {request.request_id!r} is running already", action="Use a fresh id."
             )
         order = request_of(request)
-        check_can(order, self._capabilities, model=self.spec.model_id)
-        running = Running(request.request_id, model.cancel)
+        check_can(order, self._capabilities, model=self.spec.model_id, continues=self._continues)
+        running = Running(request.request_id, model.cancel, lambda: self._delivered)
         self._running[running.id] = running
         self._settle()
         self._tasks.start_soon(self._submit, model, running, order)
@@ -182,6 +184,7 @@ class Runner:
         spec = self.spec
         info = registry.load(spec.backend)
         self._capabilities = list(info.capabilities)
+        self._continues = info.continues
         if not 1 <= spec.slots <= info.max_slots:
             raise ModelLoadFailed(
                 f"{info.name} runs at most {info.max_slots} at a time, not {spec.slots}",
@@ -243,6 +246,7 @@ class Runner:
         self._loop.call_soon_threadsafe(self._received, items)
 
     def _received(self, items: Sequence[tuple[str, Item]]) -> None:
+        self._delivered += 1
         touched: dict[str, Running] = {}
         for request_id, item in items:
             running = self._running.get(request_id)

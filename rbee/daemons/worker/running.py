@@ -22,15 +22,26 @@ Pour: TypeAlias = Callable[[Sequence[Item]], bool]
 class Running:
     """A request that was given to the backend; `cancel` asks the backend to end it."""
 
-    def __init__(self, request_id: str, cancel: Callable[[str], None]) -> None:
+    def __init__(
+        self, request_id: str, cancel: Callable[[str], None], others: Callable[[], int]
+    ) -> None:
+        """`others`: a count that grows with whatever the backend delivers for any request."""
         self.id = request_id
         self.cancelled = False
         self.pour: Pour | None = None
         """Set by the reader for as long as it waits in `take`."""
         self._cancel = cancel
+        self._others = others
+        self._count = 0
         self._items: list[Item] = []
         self._ended = False
         self._wake: anyio.Event | None = None
+
+    @property
+    def progress(self) -> tuple[bool, int]:
+        """Another value whenever the backend got on with this request; as long as it waits for its
+        turn, which its first item ends, whenever it got on with any."""
+        return (True, self._count) if self._count else (False, self._others())
 
     async def take(self) -> list[Item]:
         """All items that wait, at least one; call it until a Last was among them."""
@@ -43,6 +54,7 @@ class Running:
     def put(self, item: Item) -> None:
         """One item more; `flush` after the last of a step."""
         self._items.append(item)
+        self._count += 1
         self._ended = not isinstance(item, Piece | Prefill)
 
     def flush(self) -> None:

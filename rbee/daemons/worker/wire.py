@@ -5,6 +5,8 @@ Owns the conversion only; sends nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rbee.backend_api import Embedded, Likely, Logprob, Piece
 from rbee.protocol.workers import (
     EmbeddingUsage,
@@ -15,10 +17,10 @@ from rbee.protocol.workers import (
 )
 
 
-def text_event(piece: Piece, index: int) -> TextEvent:
-    """One piece of an answer; `index` is that of its first token."""
+def text_event(piece: Piece, index: int, ids: Sequence[int] = ()) -> TextEvent:
+    """One piece of an answer; `index` is that of its first token, `ids` what it is to tell."""
     logprob = None if piece.logprob is None else logprob_of(piece.logprob)
-    return TextEvent(token=piece.text, index=index, logprob=logprob)
+    return TextEvent(token=piece.text, index=index, logprob=logprob, ids=list(ids))
 
 
 def logprob_of(logprob: Logprob) -> TokenLogprob:

@@ -24,6 +24,8 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Some = Annotated[float, Meta(gt=0, le=31_536_000)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
+KeepAlive = Seconds | Literal["forever"]
+Workers = Annotated[int, Meta(ge=0, le=1000)]
 HiveName = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
 
 
@@ -52,6 +54,14 @@ class QueenSettings(_Section, frozen=True):
     queue_capacity: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Jobs that may wait; one more gets QUEUE_FULL.")
     ] = 10_000
+    swap_patience: Annotated[
+        Seconds,
+        Meta(description="Seconds a job waits at most so that others keep a model it displaces."),
+    ] = 30.0
+    preempt_after: Annotated[
+        Some,
+        Meta(description="Seconds an interactive job waits until a batch job is put back for it."),
+    ] = 10.0
     url: Annotated[
         str,
         Meta(
@@ -145,8 +155,12 @@ class WorkerSettings(_Section, frozen=True):
 
 
 class JobSettings(_Section, frozen=True):
-    """What is remembered of jobs that have ended."""
+    """How often jobs are tried, and what is remembered of those that have ended."""
 
+    attempts: Annotated[
+        int,
+        Meta(ge=1, le=100, description="Times a job is tried at most when workers are lost."),
+    ] = 5
     retention: Annotated[
         Seconds,
         Meta(
@@ -159,11 +173,22 @@ class JobSettings(_Section, frozen=True):
 
 
 class ModelSettings(_Section, frozen=True):
-    """Names for models."""
+    """Names for models, and how their workers are kept."""
 
     aliases: Annotated[
         dict[str, str],
         Meta(description='Short names of your own: `name = "file:/models/some.gguf"`.'),
+    ] = {}
+    keep_alive: Annotated[
+        dict[str, KeepAlive],
+        Meta(description='Seconds, or "forever", in place of worker.keep_alive: `name = 60`.'),
+    ] = {}
+    min_workers: Annotated[
+        dict[str, Workers],
+        Meta(description="Workers of a model that are always kept up: `name = 1`."),
+    ] = {}
+    max_workers: Annotated[
+        dict[str, Workers], Meta(description="Workers of a model at most: `name = 2`.")
     ] = {}
 
 

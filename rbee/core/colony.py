@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from rbee.core import running, supervising, telling
+from rbee.core import hives, moving, placing, running, supervising, workers
 from rbee.core.events import (
+    Count,
     Effect,
     Event,
     HiveJoined,
@@ -28,11 +29,18 @@ from rbee.core.events import (
     SpawnRefused,
     Tick,
 )
+from rbee.core.experience import Experience
 from rbee.core.fleet import Fleet
-from rbee.core.jobs import Job, JobQueue
+from rbee.core.jobs import Job
 from rbee.core.limits import Limits
-from rbee.core.policy import Policy
+from rbee.core.policy import Policy, View
+from rbee.core.queue import JobQueue
+from rbee.core.setbacks import Setbacks
+from rbee.core.states import JOB_ACTIVE
 from rbee.protocol.colony import Totals
+from rbee.protocol.hives import ModelInfo
+from rbee.protocol.operations import ModelWork, WorkerSpawn
+
 
 RATE_WINDOW = 5
 """Seconds over which the colony's tokens per second are averaged."""
@@ -51,6 +59,18 @@ class Colony:
     started_mono: float = 0.0
     fleet: Fleet = field(default_factory=Fleet)
     queue: JobQueue = field(default_factory=JobQueue)
+    later: dict[str, Job] = field(default_factory=dict[str, Job])
+    """Queued jobs that are not placed before a pause is over."""
+    experience: Experience = field(default_factory=Experience)
+    setbacks: Setbacks = field(default_factory=Setbacks)
+    waiting_spawns: dict[str, Job] = field(default_factory=dict[str, Job])
+    """Starts that were asked for and wait for room."""
+    missing: list[tuple[WorkerSpawn, ModelInfo]] = field(
+        default_factory=list[tuple[WorkerSpawn, ModelInfo]]
+    )
+    """Pinned workers that died and are to be started again."""
+    dirty: bool = True
+    """Whether anything has changed that could give a waiting job its place."""
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     """Jobs that have not ended."""
     stopping: bool = False
@@ -64,9 +84,31 @@ class Colony:
         """Apply one event and plan what follows. `now` is monotonic, `utc` wall-clock seconds."""
         self.now, self.utc, self.effects = now, utc, []
         self._apply(event)
-        if not isinstance(event, RunStarted):
-            running.plan(self)
+        if not isinstance(event, RunStarted | HiveSaid):
+            self.dirty = True
+        if self.dirty:
+            self.dirty = False
+            workers.end_drained(self)
+            workers.spawn_waiting(self)
+            placing.plan(self)
         return self.effects
+
+    def view(self, *, now: float | None = None) -> View:
+        """What a policy is shown, at the event being handled or at a monotonic time after it."""
+        at = self.now if now is None else now
+        return View(
+            now=at,
+            utc=self.utc + at - self.now,
+            fleet=self.fleet,
+            queue=self.queue,
+            experience=self.experience,
+            setbacks=self.setbacks,
+            limits=self.limits,
+        )
+
+    def count(self, metric: str, amount: float = 1.0, **labels: str) -> None:
+        """Add to a metric."""
+        self.effects.append(Count(metric, amount, labels))
 
     def totals(self) -> Totals:
         """The top bar's figures."""
@@ -79,7 +121,7 @@ class Colony:
             hives_total=len(self.fleet.hives),
             workers=sum(1 for _ in self.fleet.live()),
             jobs_running=sum(1 for j in self.jobs.values() if j.worker_id is not None),
-            jobs_queued=len(self.queue),
+            jobs_queued=len(self.queue) + len(self.later),
             tokens_per_second=round(rate, 1),
             uptime_seconds=self.now - self.started_mono,
         )
@@ -90,8 +132,8 @@ class Colony:
 
     def _apply(self, event: Event) -> None:
         match event:
-            case JobSubmitted(job):
-                running.submit(self, job)
+            case JobSubmitted():
+                running.submit(self, event)
             case JobCancelAsked(job_id, reason):
                 running.cancel(self, job_id, reason)
             case RunStarted():
@@ -100,14 +142,15 @@ class Colony:
                 running.completed(self, event)
             case RunFailed():
                 running.failed(self, event)
-            case RunCancelled(job_id, tokens_out):
-                running.cancelled(self, job_id, tokens_out)
+            case RunCancelled():
+                running.cancelled(self, event)
             case HiveJoined():
-                supervising.hive_joined(self, event)
+                hives.joined(self, event)
             case HiveLeft(name, reason):
-                supervising.hive_left(self, name, reason)
+                hives.left(self, name, reason)
+                self.dirty = True
             case HiveSaid(hive, said):
-                supervising.hive_said(self, hive, said)
+                hives.said(self, hive, said)
             case SpawnRefused(worker_id, error):
                 supervising.spawn_refused(self, worker_id, error)
             case Tick(tokens):
@@ -121,14 +164,14 @@ class Colony:
     def _tick(self, tokens: dict[str, int]) -> None:
         for job_id, count in tokens.items():
             job = self.jobs.get(job_id)
-            if job is not None and job.tokens_out != count:
-                job.tokens_out = count
-                telling.publish_job(self, job)
+            if job is not None and job.state in JOB_ACTIVE and isinstance(job.request, ModelWork):
+                running.progressed(self, job, count)
         in_flight = sum(j.tokens_out for j in self.jobs.values())
         self.token_counts.append((self.now, self.tokens_done + in_flight))
-        running.end_lost(self)
+        moving.bring_back(self)
         running.end_overdue(self)
         supervising.tick(self)
+        workers.keep_up(self)
 
     def _shut_down(self, reason: str) -> None:
         self.stopping = True

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import telling
-from rbee.core.events import AbortRun, SaveJob
+from rbee.core.events import SaveJob
 from rbee.core.jobs import Job
-from rbee.core.states import JOB_TERMINAL
 from rbee.errors import RbeeError, WorkerStuck
 from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData
-from rbee.protocol.operations import ModelWork, WorkerSpawn, WorkerStop
+from rbee.protocol.operations import ModelWork, WorkerDrain, WorkerSpawn, WorkerStop
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
+    from rbee.core.fleet import Worker
 
 
 def complete(
@@ -34,8 +34,9 @@ def complete(
     _finish(colony, job)
 
 
-def fail(colony: Colony, job: Job, error: RbeeError) -> None:
-    """A bad end, with its code."""
+def fail(colony: Colony, job: Job, error: RbeeError, *, dead: bool = False) -> None:
+    """A bad end, with its code. `dead`: it was tried as often as is allowed."""
+    job.dead = dead and job.durable
     job.error_code, job.error_message = error.code, error.message
     job.life.to(JobState.FAILED, error.code)
     details = error.details | ({"tokens_out": job.tokens_out} if job.tokens_out else {})
@@ -49,34 +50,39 @@ def fail(colony: Colony, job: Job, error: RbeeError) -> None:
     _finish(colony, job)
 
 
-def fail_waiting(colony: Colony, worker_id: str, error: RbeeError) -> None:
-    """Everything that counted on a worker which did not come up."""
+def load_failed(colony: Colony, worker: Worker, error: RbeeError) -> None:
+    """A worker did not come up: its place is ruled out for those that counted on it."""
+    where = worker.where
+    for job in list(colony.queue):
+        if job.waits_on == worker.id:
+            job.failed_places[where] = error
+            job.waits_on = None
+    fail_spawns(colony, worker.id, error)
+
+
+def fail_spawns(colony: Colony, worker_id: str, error: RbeeError) -> None:
+    """Who asked for a worker that does not come up hears why."""
     for job in list(colony.jobs.values()):
-        if job.state is JobState.QUEUED and job.waits_on == worker_id:
-            colony.queue.remove(job)
-            fail(colony, job, error)
-        elif isinstance(job.request, WorkerSpawn) and job.worker_id == worker_id:
+        if isinstance(job.request, WorkerSpawn) and job.worker_id == worker_id:
             fail(colony, job, error)
 
 
 def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
-    """Jobs that ran on a worker which is gone end with a typed error at once."""
+    """What ran on a worker goes on elsewhere; what was about the worker has its end."""
+    from rbee.core import moving  # which ends jobs by this module
+
     for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
-        if isinstance(job.request, WorkerStop) and isinstance(error, WorkerStuck):
-            fail(colony, job, error)
-        elif isinstance(job.request, WorkerStop):
-            telling.append(
-                colony, job, EventType.RESULT, {"worker_id": worker_id, "state": "stopped"}
-            )
-            complete(colony, job, "stop")
-        elif isinstance(job.request, ModelWork):
-            colony.effects.append(AbortRun(job.job_id))
-            if job.cancel_reason is not None:
-                end_cancelled(colony, job)
-            else:
+        match job.request:
+            case WorkerStop() | WorkerDrain() if isinstance(error, WorkerStuck):
                 fail(colony, job, error)
-        elif job.state not in JOB_TERMINAL:
-            fail(colony, job, error)
+            case WorkerStop() | WorkerDrain():
+                gone = {"worker_id": worker_id, "state": "stopped"}
+                telling.append(colony, job, EventType.RESULT, gone)
+                complete(colony, job, "stop")
+            case ModelWork():
+                moving.lose(colony, job, error)
+            case _:
+                fail(colony, job, error)
 
 
 def worker_ready(colony: Colony, worker_id: str) -> None:
@@ -106,6 +112,7 @@ def worker_progress(colony: Colony, worker_id: str, message: str, progress: floa
 
 
 def release(colony: Colony, job: Job) -> None:
+    """Its worker's slot is free."""
     worker = colony.fleet.workers.get(job.worker_id or "")
     if worker is None or job.job_id not in worker.jobs:
         return
@@ -114,10 +121,12 @@ def release(colony: Colony, job: Job) -> None:
         worker.idle_since = colony.now
         if worker.state is WorkerState.BUSY:
             worker.life.to(WorkerState.IDLE, "last job ended")
+    colony.fleet.touch(worker)
     telling.publish_worker(colony, worker)
 
 
 def end_cancelled(colony: Colony, job: Job) -> None:
+    """The end that was asked for."""
     job.life.to(JobState.CANCELLED, job.cancel_reason or "")
     telling.append(colony, job, EventType.CANCELLED, CancelledData(reason=job.cancel_reason or ""))
     _finish(colony, job)
@@ -127,5 +136,10 @@ def _finish(colony: Colony, job: Job) -> None:
     job.finished_at = colony.utc
     colony.tokens_done += job.tokens_out
     del colony.jobs[job.job_id]
+    if isinstance(job.request, ModelWork):
+        colony.queue.shares.leave(job.client)
+    colony.count("tokens", job.tokens_out, kind="answer", model=job.model.id if job.model else "")
+    outcome = job.error_code or job.state
+    colony.count("requests", operation=job.operation, outcome=outcome)
     colony.effects.append(SaveJob(job))
     telling.publish_job(colony, job)

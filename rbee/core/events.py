@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.policy import Policy
 from rbee.errors import RbeeError
 from rbee.protocol.base import Wire
+from rbee.protocol.decisions import Decision
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveWorker
 from rbee.protocol.jobs import EventType
 from rbee.protocol.workers import Usage, WorkerSpec
@@ -19,9 +21,13 @@ from rbee.protocol.workers import Usage, WorkerSpec
 
 @dataclass(frozen=True)
 class JobSubmitted:
-    """A checked job, already on disk when it is durable."""
+    """A checked job, already on disk when it is durable.
+
+    `recovered`: an earlier queen accepted it; what it had answered is in its stream.
+    """
 
     job: Job
+    recovered: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,42 +38,56 @@ class JobCancelAsked:
     reason: str
 
 
-@dataclass(frozen=True)
-class RunStarted:
-    """The worker's first token is on its way to the readers."""
+@dataclass(frozen=True, kw_only=True)
+class RunEvent:
+    """Something about one run; `attempt` tells which of the job's runs."""
 
     job_id: str
+    attempt: int
+    tokens_out: int = 0
+    """Of the whole answer so far, as its readers have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(RunEvent):
+    """The worker's first token is on its way to the readers."""
+
     ttft_ms: float
 
 
-@dataclass(frozen=True)
-class RunCompleted:
+@dataclass(frozen=True, kw_only=True)
+class RunCompleted(RunEvent):
     """The worker finished the job."""
 
-    job_id: str
     finish_reason: str
-    tokens_out: int
     duration_ms: float
     usage: Usage
 
 
-@dataclass(frozen=True)
-class RunFailed:
-    """The run ended with an error. `lost`: the connection broke; `busy`: no slot was free."""
+class Loss(StrEnum):
+    """How a run was lost through no fault of the job's."""
 
-    job_id: str
+    BUSY = "busy"
+    """No slot was free after all."""
+    BROKEN = "broken"
+    """The connection broke."""
+    STALLED = "stalled"
+    """The worker made no progress for too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed(RunEvent):
+    """The run ended with an error."""
+
     error: RbeeError
-    tokens_out: int = 0
-    lost: bool = False
-    busy: bool = False
+    loss: Loss | None = None
 
 
-@dataclass(frozen=True)
-class RunCancelled:
-    """The worker has let go of the job."""
+@dataclass(frozen=True, kw_only=True)
+class RunCancelled(RunEvent):
+    """The worker has let go of the job, after so many tokens more than its readers have."""
 
-    job_id: str
-    tokens_out: int
+    wasted: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,18 +171,19 @@ class Dispatch:
     """Run the job on the worker and relay its tokens."""
 
     job: Job
+    attempt: int
+    hive: str
     worker_id: str
     url: str
-    device: str
-    quant: str | None
-    queued_ms: int
+    backend: str
 
 
 @dataclass(frozen=True)
 class AbortRun:
-    """Stop relaying, tell the worker to drop it."""
+    """Stop relaying this run, tell the worker to drop it."""
 
     job_id: str
+    attempt: int
 
 
 @dataclass(frozen=True)
@@ -215,4 +236,31 @@ class Narrate:
     level: str = "info"
 
 
-Effect = Dispatch | AbortRun | StartWorker | StopWorker | Append | SaveJob | Publish | Narrate
+@dataclass(frozen=True)
+class Record:
+    """Keep a decision for those who ask why."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Count:
+    """Add to a metric, or observe a value; see rbee.daemons.queen.metrics for the names."""
+
+    name: str
+    amount: float = 1.0
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+Effect = (
+    Dispatch
+    | AbortRun
+    | StartWorker
+    | StopWorker
+    | Append
+    | SaveJob
+    | Publish
+    | Narrate
+    | Record
+    | Count
+)

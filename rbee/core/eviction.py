@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rbee.core.fleet import Worker
+from rbee.core.fleet import Fleet, Worker
+from rbee.core.limits import Limits
 from rbee.protocol.workers import WorkerState
 
 
@@ -20,13 +21,18 @@ def evict_for(missing: int, workers: Iterable[Worker]) -> list[Worker] | None:
     return chosen if missing <= 0 else None
 
 
-def overdue(workers: Iterable[Worker], now: float, keep_alive: float) -> list[Worker]:
-    """Workers idle for `keep_alive` seconds or more, pinned ones never."""
-    return [
-        w
-        for w in workers
-        if w.state is WorkerState.IDLE
-        and not w.jobs
-        and not w.pinned
-        and now - w.idle_since >= keep_alive
-    ]
+def overdue(fleet: Fleet, now: float, limits: Limits) -> list[Worker]:
+    """Workers idle for longer than their model's keep_alive, but pinned and least ones."""
+    found: list[Worker] = []
+    going: dict[str, int] = {}
+    for worker in fleet.workers.values():
+        if worker.state is not WorkerState.IDLE or worker.jobs or worker.pinned:
+            continue
+        model = worker.spec.model_id
+        if now - worker.idle_since < limits.keep_alive_of(model):
+            continue
+        left = fleet.live_count(model) - going.get(model, 0)
+        if left > limits.min_workers.get(model, 0):
+            going[model] = going.get(model, 0) + 1
+            found.append(worker)
+    return found

@@ -1,13 +1,10 @@
-"""A job as the brain holds it, and the queue it waits in.
+"""A job as the brain holds it: what was asked, where it is and how it ended.
 
-Jobs with equal demands (model and pins) wait in one group, in order; only heads of groups are ever
-looked at, so that a plan costs the number of groups, not of jobs.
+Owns a job's facts and its wire form; never moves one, that is for whoever handles events.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rbee.core.setbacks import Where
@@ -16,9 +13,6 @@ from rbee.errors import RbeeError
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import Infer, ModelWork, Operation, Priority
-
-PROMOTE_AFTER = 300.0
-"""Seconds after which waiting batch work counts as interactive."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +56,20 @@ class Job:
     error_code: str | None = None
     error_message: str | None = None
     cancel_reason: str | None = None
-    lost: RbeeError | None = None
-    """Its connection broke with this; the worker's exit, if it comes, tells why."""
-    lost_mono: float = 0.0
     correlation_id: str = ""
     retry_of: str | None = None
     attempt: int = 0
     """Number of the present run, from 1; what an earlier one still says is not heard."""
+    failures: int = 0
+    """Runs that were lost."""
     resumes: int = 0
+    tokens_before: int = 0
+    """Of its answer, when the present run began."""
+    tokens_charged: int = 0
+    """Of its answer, to its client's share."""
     dead: bool = False
     not_before: float = 0.0
     """Monotonic: it is not placed earlier than this, after a failure."""
-    ids_of: str | None = None
-    """The backend whose token ids the answer so far has; another one goes on from the text."""
     preempted: bool = False
     """Its run was broken off for one that matters more; it goes on later."""
     moved_mono: float = 0.0
@@ -155,61 +150,3 @@ class Job:
             correlation_id=self.correlation_id,
             eta_ms=round(eta * 1000) if eta is not None and self.state is JobState.QUEUED else None,
         )
-
-
-class JobQueue:
-    """Work that waits: interactive before batch, FIFO inside, batch promoted after 5 min."""
-
-    def __init__(self) -> None:
-        self._groups: dict[tuple[Demand, Priority], deque[Job]] = {}
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def push(self, job: Job) -> None:
-        """Wait at the end of its group."""
-        self._groups.setdefault((job.demand(), job.priority), deque()).append(job)
-        self._size += 1
-
-    def push_front(self, job: Job) -> None:
-        """Wait first again (its worker turned it away)."""
-        self._groups.setdefault((job.demand(), job.priority), deque()).appendleft(job)
-        self._size += 1
-
-    def remove(self, job: Job) -> None:
-        """Take it out, wherever it stands. Raises ValueError when it does not wait."""
-        key = (job.demand(), job.priority)
-        group = self._groups.get(key)
-        if group is None:
-            raise ValueError(f"{job.job_id} is not queued")
-        group.remove(job)
-        self._size -= 1
-        if not group:
-            del self._groups[key]
-
-    def heads(self, now: float) -> list[Job]:
-        """The first job of every group, the most urgent first."""
-        return sorted((g[0] for g in self._groups.values()), key=lambda j: _urgency(j, now))
-
-    def members(self, demand: Demand) -> list[Job]:
-        """All waiting jobs with this demand, interactive first."""
-        return [j for p in Priority for j in self._groups.get((demand, p), ())]
-
-    def position(self, job: Job, now: float) -> int:
-        """How many wait before it, plus one."""
-        mine = _urgency(job, now)
-        return 1 + sum(1 for other in self if other is not job and _urgency(other, now) < mine)
-
-    def ordered(self, now: float) -> list[Job]:
-        """All, the most urgent first."""
-        return sorted(self, key=lambda j: _urgency(j, now))
-
-    def __iter__(self) -> Iterator[Job]:
-        for group in self._groups.values():
-            yield from group
-
-
-def _urgency(job: Job, now: float) -> tuple[bool, float]:
-    late = now - job.queued_mono >= PROMOTE_AFTER
-    return (job.priority is Priority.BATCH and not late, job.queued_mono)

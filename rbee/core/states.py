@@ -26,6 +26,7 @@ JOB_STEPS: frozenset[tuple[JobState, JobState]] = frozenset(
         (JobState.DISPATCHED, JobState.COMPLETED),
         (JobState.DISPATCHED, JobState.FAILED),
         (JobState.DISPATCHED, JobState.CANCELLED),
+        (JobState.RUNNING, JobState.QUEUED),
         (JobState.RUNNING, JobState.COMPLETED),
         (JobState.RUNNING, JobState.FAILED),
         (JobState.RUNNING, JobState.CANCELLED),

@@ -1,95 +1,31 @@
-"""The life of hives and workers: start, ready, beat, idle, gone. Functions over a Colony."""
+"""The life of workers: start, ready, beat, idle, hung, gone. Functions over a Colony."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rbee.core import ending, telling
-from rbee.core.events import HiveJoined, Publish, StartWorker, StopWorker
+from rbee.core import ending, moving, telling
+from rbee.core.events import Publish, StartWorker, StopWorker
 from rbee.core.eviction import overdue
 from rbee.core.feasibility import Place
-from rbee.core.fleet import HiveState, Worker
-from rbee.core.states import WORKER_READY
+from rbee.core.fleet import Worker
+from rbee.core.setbacks import STABLE
+from rbee.core.states import JOB_ACTIVE, WORKER_READY
 from rbee.errors import (
-    HiveOffline,
     LoadingTimeout,
     ModelLoadFailed,
     RbeeError,
     WorkerCrashed,
+    WorkerLost,
     WorkerStuck,
 )
-from rbee.protocol.colony import HiveGone, Telemetry, WorkerGone
-from rbee.protocol.hives import (
-    AnyHiveEvent,
-    HiveHeartbeat,
-    HiveTelemetry,
-    HiveWorker,
-    HiveWorkerExited,
-    HiveWorkerReady,
-    HiveWorkers,
-    ModelInfo,
-)
+from rbee.protocol.colony import WorkerGone
+from rbee.protocol.hives import HiveWorkerExited, ModelInfo
+from rbee.protocol.operations import WorkerSpawn
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec, WorkerState
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
-
-
-def hive_joined(colony: Colony, event: HiveJoined) -> None:
-    """A hive said what it is."""
-    hive = HiveState(
-        name=event.name,
-        kind=event.kind,
-        url=event.url,
-        capabilities=event.capabilities,
-        seen_at=colony.utc,
-        devices=list(event.capabilities.devices),
-    )
-    colony.fleet.hives[event.name] = hive
-    what = ", ".join(f"{d.name} {d.label}" for d in hive.devices)
-    colony.narrate(f"hive is up: {what}", source=hive.name)
-    for known in event.workers:
-        _adopt(colony, event.name, known)
-    colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
-
-
-def hive_left(colony: Colony, name: str, reason: str) -> None:
-    """A hive does not answer: its workers cannot be used and their jobs end."""
-    hive = colony.fleet.hives.get(name)
-    if hive is None or not hive.online:
-        return
-    hive.online = False
-    colony.narrate(f"hive is offline: {reason}", source=name, level="error")
-    for worker in [w for w in colony.fleet.workers.values() if w.hive == name]:
-        _remove(colony, worker, HiveOffline(f"hive {name} went offline: {reason}"))
-    colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
-    if hive.kind != "local":
-        colony.effects.append(Publish("hive_gone", HiveGone(name=name)))
-
-
-def hive_said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
-    """One of a hive's own events."""
-    hive = colony.fleet.hives.get(name)
-    if hive is not None:
-        hive.seen_at = colony.utc
-    match event:
-        case HiveWorkerReady(ready=ready, log_path=log_path):
-            _bound(colony, name, ready, log_path)
-        case HiveHeartbeat(beat=beat):
-            _beat(colony, name, beat)
-        case HiveWorkerExited():
-            _exited(colony, name, event)
-        case HiveTelemetry(devices=devices, workers=loads):
-            if hive is not None:
-                hive.devices = devices
-            for load in loads:
-                worker = colony.fleet.workers.get(load.worker_id)
-                if worker is not None:
-                    worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
-                    telling.publish_worker(colony, worker)
-            colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))
-        case HiveWorkers():
-            pass  # the first event of a stream, which came with HiveJoined
 
 
 def start_worker(
@@ -98,7 +34,7 @@ def start_worker(
     model: ModelInfo,
     *,
     ctx: int,
-    pinned: bool,
+    pinned: bool = False,
     why: str,
 ) -> Worker:
     """Decide a worker's id and shape, and have its hive start it."""
@@ -128,7 +64,7 @@ def start_worker(
         beat_mono=colony.now,
         idle_since=colony.now,
     )
-    colony.fleet.workers[worker.id] = worker
+    colony.fleet.add(worker)
     colony.effects.append(StartWorker(place.hive.name, spec))
     where = f"{place.hive.name} {spec.device}"
     shape = f"{spec.slots} slot{'' if spec.slots == 1 else 's'} of {spec.ctx} tokens"
@@ -143,6 +79,7 @@ def stop_worker(colony: Colony, worker: Worker, reason: str, *, force: bool = Fa
         return
     worker.life.to(WorkerState.STOPPING, reason)
     worker.stop_reason, worker.stopping_mono = reason, colony.now
+    colony.fleet.touch(worker)
     colony.effects.append(StopWorker(worker.hive, worker.id, force))
     colony.narrate(f"stopping {worker.id} ({worker.spec.model_id}): {reason}")
     telling.publish_worker(colony, worker)
@@ -153,8 +90,20 @@ def spawn_refused(colony: Colony, worker_id: str, error: RbeeError) -> None:
     worker = colony.fleet.workers.get(worker_id)
     if worker is not None:
         worker.error = error.message
-        ending.fail_waiting(colony, worker_id, error)
-        _remove(colony, worker, error)
+        if worker.state is WorkerState.LOADING:
+            _load_failed(colony, worker, error)
+        remove(colony, worker, error)
+
+
+def hung(colony: Colony, worker: Worker, what: str) -> None:
+    """It does nothing any more though its process lives: its jobs go on elsewhere, it is killed."""
+    colony.narrate(f"{worker.id} hangs: {what}", source=worker.hive, level="error")
+    _set_back(colony, worker, WorkerCrashed(f"{worker.id} hung: {what}", worker_id=worker.id))
+    stop_worker(colony, worker, f"hung: {what}", force=True)
+    error = WorkerLost(f"{worker.id} hung: {what}", worker_id=worker.id)
+    for job in [j for j in colony.jobs.values() if j.job_id in worker.jobs]:
+        if job.state in JOB_ACTIVE:
+            moving.lose(colony, job, error)
 
 
 def tick(colony: Colony) -> None:
@@ -171,15 +120,12 @@ def tick(colony: Colony) -> None:
                 stage=worker.stage,
             )
             worker.error = error.message
-            ending.fail_waiting(colony, worker.id, error)
+            _load_failed(colony, worker, error)
             stop_worker(colony, worker, f"load hung in stage {worker.stage!r}", force=True)
         elif worker.state in WORKER_READY:
-            silent = colony.now - worker.beat_mono
-            if silent > limits.remove_after:
-                stop_worker(colony, worker, f"no heartbeat for {silent:.0f} s", force=True)
-            elif silent > limits.stale_after and not worker.suspect:
-                worker.suspect = True
-                colony.narrate(f"{worker.id} is silent for {silent:.0f} s", level="warning")
+            _watch(colony, worker)
+            if worker.ready_mono is not None and colony.now - worker.ready_mono > STABLE:
+                colony.setbacks.stable(worker.where)
         elif (
             worker.state is WorkerState.STOPPING
             and colony.now - worker.stopping_mono > limits.stop_limit
@@ -189,13 +135,32 @@ def tick(colony: Colony) -> None:
                 f" {limits.stop_limit:g} s and may still hold its memory"
             )
             colony.narrate(error.message, source=worker.hive, level="error")
-            _remove(colony, worker, error)
-    for worker in overdue(colony.fleet.workers.values(), colony.now, limits.keep_alive):
-        stop_worker(colony, worker, f"idle for {limits.keep_alive:g} s")
+            remove(colony, worker, error)
+    for worker in overdue(colony.fleet, colony.now, limits):
+        stop_worker(colony, worker, f"idle for {limits.keep_alive_of(worker.spec.model_id):g} s")
+    colony.setbacks.tidy(colony.now, colony.fleet.workers)
     colony.effects.append(Publish("totals", colony.totals()))
 
 
-def _bound(colony: Colony, hive: str, ready: WorkerReady, log_path: str) -> None:
+def _watch(colony: Colony, worker: Worker) -> None:
+    """A ready worker that is silent: without tokens either it hangs."""
+    limits, silent = colony.limits, colony.now - worker.beat_mono
+    if silent <= limits.stale_after:
+        return
+    if not worker.suspect:
+        worker.suspect = True
+        colony.fleet.touch(worker)
+        colony.narrate(f"{worker.id} is silent for {silent:.0f} s", level="warning")
+    moved = max((colony.jobs[j].moved_mono for j in worker.jobs if j in colony.jobs), default=None)
+    still = silent if moved is None else min(silent, colony.now - moved)
+    if silent > limits.remove_after:
+        hung(colony, worker, f"no heartbeat for {silent:.0f} s")
+    elif moved is not None and still > limits.stale_after:
+        hung(colony, worker, f"no token and no heartbeat for {still:.0f} s")
+
+
+def bound(colony: Colony, hive: str, ready: WorkerReady, log_path: str) -> None:
+    """Its HTTP is up."""
     worker = _of_hive(colony, hive, ready.worker_id)
     if worker is None:
         return
@@ -216,12 +181,17 @@ def _of_hive(colony: Colony, hive: str, worker_id: str) -> Worker | None:
     return None
 
 
-def _beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
+def beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
+    """It lives, and says how it is."""
     worker = _of_hive(colony, hive, beat.worker_id)
     if worker is None or worker.state in (WorkerState.STOPPING, WorkerState.STOPPED):
         return
-    worker.beat_mono, worker.beat_at, worker.suspect = colony.now, colony.utc, False
-    worker.memory_bytes, worker.ctx = beat.memory_bytes, beat.ctx
+    worker.beat_mono, worker.beat_at = colony.now, colony.utc
+    changed = worker.suspect or worker.memory_bytes != beat.memory_bytes
+    worker.suspect, worker.memory_bytes, worker.ctx = False, beat.memory_bytes, beat.ctx
+    if changed:
+        colony.fleet.touch(worker)
+        colony.dirty = True
     if worker.state is WorkerState.LOADING:
         _loading(colony, worker, beat)
     telling.publish_worker(colony, worker)
@@ -238,11 +208,16 @@ def _loading(colony: Colony, worker: Worker, beat: Heartbeat) -> None:
         worker.error = error.message
         worker.life.to(WorkerState.FAILED, error.code)
         colony.narrate(f"{worker.id} failed: {error.message}", source=worker.hive, level="error")
-        ending.fail_waiting(colony, worker.id, error)
+        _load_failed(colony, worker, error)
+        stop_worker(colony, worker, f"its load failed: {error.code}")
     elif beat.state in WORKER_READY and worker.url is not None:
         took = colony.now - worker.started_mono
         worker.life.to(WorkerState.IDLE, f"loaded in {took:.1f} s")
         worker.slots_total, worker.idle_since = beat.slots_total, colony.now
+        worker.ready_mono = colony.now
+        colony.fleet.touch(worker)
+        colony.experience.loaded(worker, took, colony.now)
+        colony.dirty = True
         worker.stage, worker.progress = "", None
         colony.narrate(f"{worker.id} ready in {took:.1f} s", source=worker.hive)
         ending.worker_ready(colony, worker.id)
@@ -252,7 +227,8 @@ def _loading(colony: Colony, worker: Worker, beat: Heartbeat) -> None:
         ending.worker_progress(colony, worker.id, message, beat.progress)
 
 
-def _exited(colony: Colony, hive: str, event: HiveWorkerExited) -> None:
+def exited(colony: Colony, hive: str, event: HiveWorkerExited) -> None:
+    """Its process has ended."""
     worker = colony.fleet.workers.get(event.worker_id)
     if worker is None or worker.hive != hive:
         return
@@ -265,7 +241,7 @@ def _exited(colony: Colony, hive: str, event: HiveWorkerExited) -> None:
             log=worker.log_path,
             log_tail=event.log_tail,
         )
-        ending.fail_waiting(colony, worker.id, error)
+        _load_failed(colony, worker, error)
     else:
         why = f" ({worker.stop_reason})" if worker.stop_reason else ""
         error = WorkerCrashed(
@@ -276,38 +252,49 @@ def _exited(colony: Colony, hive: str, event: HiveWorkerExited) -> None:
         )
     if not event.expected and worker.state is not WorkerState.STOPPING:
         colony.narrate(f"{worker.id} exited with {how}{tail}", source=worker.hive, level="error")
-    _remove(colony, worker, error)
+        if worker.state in WORKER_READY:
+            _set_back(colony, worker, error)
+    remove(colony, worker, error)
 
 
-def _remove(colony: Colony, worker: Worker, error: RbeeError) -> None:
-    colony.fleet.workers.pop(worker.id, None)
+def remove(colony: Colony, worker: Worker, error: RbeeError) -> None:
+    """It is gone, and `error` says why to what still counted on it."""
+    colony.fleet.remove(worker.id)
+    colony.dirty = True
+    colony.experience.gone(worker.id)
     ending.worker_gone(colony, worker.id, error)
     reason = worker.stop_reason or error.message
     colony.effects.append(Publish("worker_gone", WorkerGone(worker_id=worker.id, reason=reason)))
 
 
-def _adopt(colony: Colony, hive: str, known: HiveWorker) -> None:
-    """A worker the hive already runs: after a queen's restart, or when the link came back."""
-    spec = known.spec
-    if spec.worker_id in colony.fleet.workers:
-        return
-    model = ModelInfo(
-        id=spec.model_id, ref=spec.model_id, path=spec.model_path, format=spec.format, size=0
+def _load_failed(colony: Colony, worker: Worker, error: RbeeError) -> None:
+    colony.dirty = True
+    _set_back(colony, worker, error)
+    if isinstance(error, moving.TRANSIENT):
+        ending.fail_spawns(colony, worker.id, error)
+    else:
+        ending.load_failed(colony, worker, error)
+
+
+def _set_back(colony: Colony, worker: Worker, error: RbeeError) -> None:
+    """Its place is left alone for a while; a pinned worker is to be started again."""
+    loaded = worker.ready_mono is not None
+    lived = colony.now - worker.ready_mono if worker.ready_mono is not None else 0.0
+    setback = colony.setbacks.ended_badly(
+        worker.where, error, colony.now, lived=lived, loaded=loaded
     )
-    worker = Worker(
-        spec=spec,
-        hive=hive,
-        model=model,
-        need_bytes=0,
-        started_at=known.started_at,
-        started_mono=colony.now,
-        beat_mono=colony.now,
-        idle_since=colony.now,
-        log_path=known.log_path,
-    )
-    colony.fleet.workers[worker.id] = worker
-    colony.narrate(f"adopted {worker.id} with {spec.model_id}", source=hive)
-    if known.ready is not None:
-        _bound(colony, hive, known.ready, known.log_path)
-    if known.beat is not None:
-        _beat(colony, hive, known.beat)
+    colony.count("worker_failures", model=worker.spec.model_id)
+    if setback.given_up:
+        colony.narrate(
+            f"{worker.spec.model_id} on {worker.spec.device} failed {len(setback.recent)} times"
+            " in a minute: it is not started there any more",
+            source=worker.hive,
+            level="error",
+        )
+    if worker.pinned and loaded:
+        spec = worker.spec
+        wish = WorkerSpawn(
+            model=spec.model_id, hive=worker.hive, backend=spec.backend, device=spec.device,
+            slots=spec.slots, ctx=spec.ctx, pin=True,
+        )  # fmt: skip
+        colony.missing.append((wish, worker.model))

@@ -112,7 +112,13 @@ class WorkerSpawn(Request, frozen=True, kw_only=True, tag_field="operation", tag
 
 
 class WorkerStop(Request, frozen=True, kw_only=True, tag_field="operation", tag="worker_stop"):
-    """Stop a worker; jobs it runs end with an error."""
+    """Stop a worker; what it runs goes on elsewhere."""
+
+    worker_id: WorkerId
+
+
+class WorkerDrain(Request, frozen=True, kw_only=True, tag_field="operation", tag="worker_drain"):
+    """Give a worker nothing more; it stops when what it runs has ended."""
 
     worker_id: WorkerId
 
@@ -125,8 +131,12 @@ class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag=
     """Self-test of the streaming path, queen only."""
 
 
-Operation: TypeAlias = Infer | Embed | WorkerSpawn | WorkerStop | Status | QueenCheck
-OPERATIONS = ("infer", "embed", "worker_spawn", "worker_stop", "status", "queen_check")
+Operation: TypeAlias = (
+    Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain | Status | QueenCheck
+)
+OPERATIONS = (
+    "infer", "embed", "worker_spawn", "worker_stop", "worker_drain", "status", "queen_check",
+)  # fmt: skip
 
 
 def parse_operation(body: bytes) -> Operation:

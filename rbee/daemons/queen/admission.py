@@ -1,17 +1,17 @@
 """Admission: from a checked request to a job the brain has, with everything refused that can be.
 
-Owns the order of the checks (shutting down, capacity, model, context) and the promise behind 202:
+Owns the order of the checks (shutting down, capacity, model, context, deadline) and the promise behind 202:
 a durable job is on disk before anybody hears of it.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rbee import naming
 from rbee.core.events import JobSubmitted
 from rbee.core.jobs import Job
-from rbee.core.scheduling import check_context
 from rbee.errors import (
     HiveNotFound,
     HiveOffline,
@@ -22,7 +22,7 @@ from rbee.errors import (
     ShuttingDown,
 )
 from rbee.protocol.base import encode
-from rbee.protocol.operations import Infer, ModelWork, Operation, WorkerSpawn
+from rbee.protocol.operations import ModelWork, Operation, WorkerSpawn
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.streams import Streams
     from rbee.protocol.hives import ModelInfo
     from rbee.settings import Settings
+
+log = logging.getLogger("rbee.queen")
 
 
 class Admission:
@@ -60,33 +62,43 @@ class Admission:
         *,
         client: str = "",
         durable: bool = True,
-        job_id: str | None = None,
+        correlation_id: str = "",
+        retry_of: str | None = None,
     ) -> Job:
         """Admit and hand to the brain. Raises what refuses it, before anything was kept."""
         colony = self._brain.colony
         if colony.stopping:
             raise ShuttingDown("the queen is shutting down")
+        waiting = len(colony.queue) + len(colony.later)
         capacity = self.settings.queen.queue_capacity
-        if isinstance(operation, ModelWork) and len(colony.queue) >= capacity:
-            raise QueueFull(f"{capacity} jobs wait already", queued=capacity, retry_after=5)
+        if isinstance(operation, ModelWork) and waiting >= capacity:
+            raise QueueFull(
+                f"{waiting} jobs wait already, {capacity} may", queued=waiting, retry_after=5
+            )
         model = None
         if isinstance(operation, ModelWork | WorkerSpawn):
             model = await self.resolve(operation.model, operation.hive)
-        if isinstance(operation, Infer) and model is not None:
-            ctx = min(self.settings.worker.ctx, model.context or self.settings.worker.ctx)
-            refused = check_context(operation, ctx)
-            if refused is not None:
-                raise refused
+        now = self._clock.monotonic()
         job = Job(
-            job_id=job_id or naming.job_id(),
+            job_id=naming.job_id(),
             request=operation,
             created_at=self._clock.utc(),
-            queued_mono=self._clock.monotonic(),
+            queued_mono=now,
             model=model,
             client=client,
             durable=durable,
+            correlation_id=correlation_id,
+            retry_of=retry_of,
         )
-        self._streams.create(job.job_id)
+        if isinstance(operation, ModelWork):
+            refused = colony.policy.admit(job, colony.view(now=now))
+            if refused is not None:
+                raise refused
+        log.info(
+            "accepted",
+            extra={"job": job.job_id, "operation": job.operation, "correlation_id": correlation_id},
+        )
+        self._streams.create(job.job_id, durable=durable)
         if durable:
             self._store.save_job(job.info(), encode(operation), durable=True)
             await self._store.flush()

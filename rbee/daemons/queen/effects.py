@@ -17,11 +17,13 @@ import anyio.abc
 from rbee.core.events import (
     AbortRun,
     Append,
+    Count,
     Dispatch,
     Effect,
     Event,
     Narrate,
     Publish,
+    Record,
     SaveJob,
     SpawnRefused,
     StartWorker,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from rbee.core.jobs import Job
     from rbee.daemons.queen.board import Board
     from rbee.daemons.queen.links import HiveLink
+    from rbee.daemons.queen.metrics import Metrics
     from rbee.daemons.queen.relay import Relay
     from rbee.daemons.queen.store import Store
     from rbee.daemons.queen.streams import Streams
@@ -57,12 +60,14 @@ class Effects:
         streams: Streams,
         board: Board,
         store: Store,
+        metrics: Metrics,
         post: Callable[[Event], None],
         retention: float,
     ) -> None:
         self._streams = streams
         self._board = board
         self._store = store
+        self._metrics = metrics
         self._post = post
         self.retention = retention
         self.links: dict[str, HiveLink] = {}
@@ -71,7 +76,9 @@ class Effects:
         """Do it, or see to it that it is done."""
         match effect:
             case Append(job_id, kind, data):
-                self._streams.create(job_id).append(kind, encode(data))
+                stream = self._streams.live(job_id)
+                if stream is not None:
+                    stream.append(kind, encode(data))
             case Publish(name, data):
                 self._board.publish(name, data)
             case SaveJob(job):
@@ -80,8 +87,12 @@ class Effects:
                 self.narrate(source, message, level)
             case Dispatch():
                 self.relay.start(effect)
-            case AbortRun(job_id):
-                self.relay.abort(job_id)
+            case AbortRun(job_id, attempt):
+                self.relay.abort(job_id, attempt)
+            case Record(decision):
+                self._store.save_decision(decision.job_id, decision.at, encode(decision))
+            case Count(name, amount, labels):
+                self._metrics.count(name, amount, labels)
             case StartWorker():
                 self.tasks.start_soon(self._start, effect)
             case StopWorker():

@@ -7,6 +7,7 @@ store flushed. Everything else is somebody else's.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import socket
@@ -372,5 +373,14 @@ def decide_by(settings: Settings) -> tuple[Ect, Limits]:
         flash_attention=worker.flash_attention,
         max_gap_ms=worker.max_gap_ms,
         prompt_cache_mb=worker.prompt_cache_mb,
+        attempts=settings.job.attempts,
+        swap_patience=settings.queen.swap_patience,
+        preempt_after=settings.queen.preempt_after,
+        keep_alives={
+            model: math.inf if seconds == "forever" else seconds
+            for model, seconds in settings.models.keep_alive.items()
+        },
+        min_workers=settings.models.min_workers,
+        max_workers=settings.models.max_workers,
     )
     return Ect(ctx=worker.ctx, slots=worker.slots or None, kv_type=worker.kv_type), limits

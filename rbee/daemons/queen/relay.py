@@ -1,9 +1,8 @@
 """The relay: one run, from the worker's reply into the job's stream.
 
-Owns the upstream connection of each run, its cancellation and its stall limit. Reports start, end
-and counts to the brain; tokens never pass through the inbox. One upstream event becomes one job
-event with the same text; no model object is kept per token, and log-probabilities and vectors pass
-as the bytes they came in.
+Owns each run's request, its cancellation and its limit of silence. Reports start, end and counts to
+the brain; tokens never pass through the inbox. One event of the worker becomes one job event with
+the same text; log-probabilities, token ids and vectors pass as the bytes they came in.
 """
 
 from __future__ import annotations
@@ -12,13 +11,22 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import aiohttp
 import anyio
 import anyio.abc
 import msgspec
 
-from rbee.core.events import Dispatch, Event, RunCancelled, RunCompleted, RunFailed, RunStarted
+from rbee.core.events import (
+    Dispatch,
+    Event,
+    Loss,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
+)
 from rbee.daemons.queen.streams import JobStream, Streams
+from rbee.daemons.queen.upstream import Reply, Upstream, UpstreamError, UpstreamTimeout
+from rbee.daemons.queen.worker_events import WorkerEvent, WorkerEvents
 from rbee.errors import (
     AllSlotsBusy,
     BadGateway,
@@ -32,24 +40,12 @@ from rbee.protocol.jobs import EventType
 from rbee.protocol.messages import schema_of
 from rbee.protocol.operations import Embed, Infer
 from rbee.protocol.workers import CancelRequest, DoneEvent, EmbeddingUsage, Execute, Usage
-from rbee.sse import Decoder
 
 log = logging.getLogger("rbee.relay")
-CONNECT_TIMEOUT = 2.0
 CLEANUP = 5.0
 """Seconds a worker may take to confirm that it let go of a job."""
 EMBED_TIMEOUT = 3600.0
 """Seconds for all vectors of a request; a worker that dies or hangs is seen by its heartbeats."""
-
-
-class _Upstream(msgspec.Struct):
-    """Any event of a worker's stream; which one follows from what is set. Text and
-    log-probability are passed on as they came, unread."""
-
-    token: msgspec.Raw = msgspec.Raw()
-    logprob: msgspec.Raw = msgspec.Raw()
-    done: bool = False
-    error: dict[str, object] | None = None
 
 
 class _Embedded(msgspec.Struct):
@@ -68,14 +64,31 @@ class _EmbedResult(msgspec.Struct):
     model: str
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     dispatch: Dispatch
     stream: JobStream
+    began: float
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    began: float = 0.0
-    tokens: int = 0
-    first_ms: float | None = None
+    events: WorkerEvents = field(default_factory=WorkerEvents)
+    heard: bool = False
+    """Whether the worker is known to have the request."""
+    said: bool = False
+    """Whether a token has come."""
+    cancelling: bool = False
+    wasted: int = 0
+    reported: bool = False
+    """Whether the brain knows how it ended."""
+
+    @property
+    def ids(self) -> bool:
+        """Whether the tokens that the answer has so far mean the same to this worker."""
+        return self.stream.ids_of in (None, self.dispatch.backend)
+
+    @property
+    def name(self) -> str:
+        """The worker's name for it."""
+        return f"{self.dispatch.job.job_id}.{self.dispatch.attempt}"
 
 
 class Relay:
@@ -95,172 +108,217 @@ class Relay:
         self._streams = streams
         self._token_of = token_of
         self._stall = stall_timeout
-        self._runs: dict[str, _Run] = {}
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=stall_timeout),
-            read_bufsize=1 << 16,
-        )
+        self._runs: dict[tuple[str, int], _Run] = {}
+        self._upstream = Upstream()
 
     def start(self, dispatch: Dispatch) -> None:
-        """Run a job on its worker."""
-        run = _Run(dispatch, self._streams.create(dispatch.job.job_id))
-        self._runs[dispatch.job.job_id] = run
+        """Run a job on its worker; what it has answered so far is not asked for again."""
+        job = dispatch.job
+        stream = self._streams.create(job.job_id, durable=job.durable)
+        run = _Run(dispatch, stream, anyio.current_time())
+        if run.ids:
+            stream.note_ids_of(dispatch.backend)
+        self._runs[job.job_id, dispatch.attempt] = run
         self._tasks.start_soon(self._carry, run)
 
-    def abort(self, job_id: str) -> None:
-        """Stop a run; its end is reported as RunCancelled. Harmless when it has ended."""
-        run = self._runs.get(job_id)
-        if run is not None:
+    def abort(self, job_id: str, attempt: int) -> None:
+        """Stop a run; its end is reported as RunCancelled. Harmless when it has ended.
+
+        The worker's own word is waited for: it tells when the slot is free, and how many tokens
+        were made for nobody. From now on nothing is added to the job's stream.
+        """
+        run = self._runs.get((job_id, attempt))
+        if run is None or run.cancelling:
+            return
+        run.cancelling = True
+        if run.heard:
+            run.scope.deadline = anyio.current_time() + CLEANUP
+            self._tasks.start_soon(self._cancel_upstream, run)
+        else:
             run.scope.cancel()
 
     async def close(self) -> None:
         """Close the upstream connections."""
-        await self._http.close()
+        await self._upstream.close()
 
     async def _carry(self, run: _Run) -> None:
-        job_id = run.dispatch.job.job_id
-        run.began = anyio.current_time()
+        dispatch = run.dispatch
         try:
             with run.scope:
-                self._post(await self._run(run))
+                event = await self._run(run)
+                if not run.reported:
+                    self._post(self._cancelled(run) if run.cancelling else event)
                 return
-            with anyio.move_on_after(CLEANUP):
-                await self._cancel_upstream(run)
-            self._post(RunCancelled(job_id, run.tokens))
+            if not run.heard:
+                with anyio.move_on_after(CLEANUP):
+                    await self._cancel_upstream(run)
+            if not run.reported:
+                self._post(self._cancelled(run))
         finally:
-            self._runs.pop(job_id, None)
+            self._runs.pop((dispatch.job.job_id, dispatch.attempt), None)
 
     async def _run(self, run: _Run) -> Event:
         dispatch = run.dispatch
-        job_id = dispatch.job.job_id
+        embeds = isinstance(dispatch.job.request, Embed)
+        silence = EMBED_TIMEOUT if embeds else self._stall
         try:
-            async with self._http.post(
+            reply = await self._upstream.post(
                 f"{dispatch.url}/v1/execute",
-                data=encode(execute_of(dispatch)),
-                headers=self._headers(dispatch),
-                timeout=self._patience(dispatch),
-            ) as reply:
-                if reply.status != 200:
-                    error = RbeeError.from_body(_json(await reply.read()), reply.status)
-                    if error.details.get("field") == "json_schema":
-                        error.details["field"] = "response_format"  # where the user gave it
-                    busy = isinstance(error, AllSlotsBusy | WorkerNotReady)
-                    return RunFailed(job_id, error, busy=busy)
-                if isinstance(dispatch.job.request, Embed):
-                    return self._embedded(run, await reply.read())
-                return await self._follow(run, reply)
-        except aiohttp.SocketTimeoutError as exc:
-            log.info("job %s stalled: %s", job_id, exc)
-            await self._cancel_upstream(run)
-            error = InferenceTimeout(
-                f"{dispatch.worker_id} made no progress on {job_id} for"
-                f" {self._patience(dispatch).sock_read:g} s"
+                encode(execute_of(run.dispatch, run.stream, run.name, ids=run.ids)),
+                self._headers(dispatch),
+                on_data=None if embeds else lambda data: self._data(run, data),
+                silence=silence,
             )
-            return RunFailed(job_id, error, run.tokens, lost=True)
-        except (aiohttp.ClientError, ConnectionError) as exc:
+            return self._replied(run, reply)
+        except UpstreamTimeout:
+            log.info("job %s stalled on %s", dispatch.job.job_id, dispatch.worker_id)
+            error = InferenceTimeout(
+                f"{dispatch.worker_id} made no progress on {dispatch.job.job_id} for {silence:g} s"
+            )
+            return self._failed(run, error, Loss.STALLED)
+        except UpstreamError as exc:
             error = WorkerCrashed(
-                f"the connection to {dispatch.worker_id} broke after {run.tokens} tokens"
-                f" ({type(exc).__name__})",
+                f"the connection to {dispatch.worker_id} broke after {run.stream.tokens} tokens"
+                f" ({exc})",
                 worker_id=dispatch.worker_id,
             )
-            return RunFailed(job_id, error, run.tokens, lost=True)
+            return self._failed(run, error, Loss.BROKEN)
         except RbeeError as exc:
-            return RunFailed(job_id, exc, run.tokens)
+            return self._failed(run, exc)
         except (msgspec.MsgspecError, ValueError) as exc:
-            log.warning("job %s: %s sent garbage: %s", job_id, dispatch.worker_id, exc)
+            log.warning("job %s: %s sent garbage: %s", run.name, dispatch.worker_id, exc)
             error = BadGateway(f"{dispatch.worker_id} answered in no known form")
-            return RunFailed(job_id, error, run.tokens)
+            return self._failed(run, error)
 
-    async def _follow(self, run: _Run, reply: aiohttp.ClientResponse) -> Event:
-        job_id = run.dispatch.job.job_id
-        decoder = Decoder()
-        async for chunk in reply.content.iter_any():
-            for event in decoder.feed(chunk):
-                if not event.data or event.data == "[DONE]":
-                    continue
-                up = msgspec.json.decode(event.data, type=_Upstream)
-                if up.token:
-                    self._token(run, bytes(up.token), bytes(up.logprob))
-                elif up.error is not None:
-                    return RunFailed(job_id, RbeeError.from_body({"error": up.error}), run.tokens)
-                elif up.done:
-                    return self._done(run, msgspec.json.decode(event.data, type=DoneEvent))
-        error = WorkerCrashed(
-            f"{run.dispatch.worker_id} ended the stream of {job_id} without a word"
-        )
-        return RunFailed(job_id, error, run.tokens, lost=True)
+    def _replied(self, run: _Run, reply: Reply) -> Event:
+        if reply.status != 200:
+            error = RbeeError.from_body(_json(reply.body), reply.status)
+            if error.details.get("field") == "json_schema":
+                error.details["field"] = "response_format"  # where the user gave it
+            busy = isinstance(error, AllSlotsBusy | WorkerNotReady)
+            return self._failed(run, error, Loss.BUSY if busy else None)
+        if isinstance(run.dispatch.job.request, Embed):
+            return self._embedded(run, reply.body)
+        error = WorkerCrashed(f"{run.dispatch.worker_id} ended the stream of {run.name} too early")
+        return self._failed(run, error, Loss.BROKEN)
 
-    def _token(self, run: _Run, text: bytes, logprob: bytes) -> None:
-        """One TokenData; both are JSON."""
-        more = b',"logprob":' + logprob if logprob else b""
-        run.stream.append(EventType.TOKEN, b'{"t":%b,"i":%d%b}' % (text, run.tokens, more))
-        run.tokens += 1
-        if run.first_ms is None:
-            run.first_ms = (anyio.current_time() - run.began) * 1000
-            self._post(RunStarted(run.dispatch.job.job_id, run.first_ms))
+    def _data(self, run: _Run, data: bytes) -> None:
+        """Some of the worker's stream, from within the event loop's reading of the socket."""
+        run.heard = True
+        for event in run.events.feed(data):
+            if event.token:
+                self._token(run, event)
+            elif event.error is not None:
+                error = RbeeError.from_body({"error": event.error})
+                self._report(run, self._failed(run, error))
+            elif event.done:
+                self._report(run, self._done(run, event.end()))
+
+    def _token(self, run: _Run, event: WorkerEvent) -> None:
+        """One TokenData; all that is put together is JSON."""
+        if run.cancelling or run.reported:
+            run.wasted += 1
+            return
+        stream = run.stream
+        more = b',"logprob":%b' % event.logprob if event.logprob else b""
+        data = b'{"t":%b,"i":%d%b}' % (event.token, stream.tokens, more)
+        stream.append(EventType.TOKEN, data, bytes(event.ids) if run.ids else b"")
+        if not run.said:
+            run.said = True
+            took = (anyio.current_time() - run.began) * 1000
+            self._post(
+                RunStarted(
+                    job_id=run.dispatch.job.job_id,
+                    attempt=run.dispatch.attempt,
+                    tokens_out=stream.tokens,
+                    ttft_ms=took,
+                )
+            )
+
+    def _report(self, run: _Run, event: Event) -> None:
+        """At once: the rest of the reply says nothing more."""
+        if not run.reported:
+            run.reported = True
+            self._post(event)
 
     def _done(self, run: _Run, done: DoneEvent) -> Event:
-        job_id = run.dispatch.job.job_id
-        if done.finish_reason == "cancelled":
-            return RunCancelled(job_id, done.usage.completion_tokens)
+        usage = done.usage
+        if run.cancelling or done.finish_reason == "cancelled":
+            run.wasted = max(run.wasted, usage.completion_tokens - run.stream.tokens)
+            return self._cancelled(run)
+        return self._completed(run, done.finish_reason, usage.completion_tokens, usage)
+
+    def _completed(self, run: _Run, reason: str, tokens: int, usage: Usage) -> RunCompleted:
         return RunCompleted(
-            job_id,
-            done.finish_reason,
-            done.usage.completion_tokens,
-            (anyio.current_time() - run.began) * 1000,
-            done.usage,
+            job_id=run.dispatch.job.job_id,
+            attempt=run.dispatch.attempt,
+            tokens_out=tokens,
+            finish_reason=reason,
+            duration_ms=(anyio.current_time() - run.began) * 1000,
+            usage=usage,
+        )
+
+    def _cancelled(self, run: _Run) -> RunCancelled:
+        return RunCancelled(
+            job_id=run.dispatch.job.job_id,
+            attempt=run.dispatch.attempt,
+            tokens_out=run.stream.tokens,
+            wasted=run.wasted,
+        )
+
+    def _failed(self, run: _Run, error: RbeeError, loss: Loss | None = None) -> RunFailed:
+        return RunFailed(
+            job_id=run.dispatch.job.job_id,
+            attempt=run.dispatch.attempt,
+            tokens_out=run.stream.tokens,
+            error=error,
+            loss=loss,
         )
 
     def _embedded(self, run: _Run, body: bytes) -> Event:
         dispatch = run.dispatch
-        job_id = dispatch.job.job_id
         reply = msgspec.json.decode(body, type=_Embedded)
         if reply.finish_reason == "cancelled":
-            return RunCancelled(job_id, 0)
+            return self._cancelled(run)
         if not reply.vectors or reply.usage is None:
-            return RunFailed(job_id, BadGateway(f"{dispatch.worker_id} answered without vectors"))
+            return self._failed(run, BadGateway(f"{dispatch.worker_id} answered without vectors"))
         model = dispatch.job.model.id if dispatch.job.model else ""
-        result = _EmbedResult(reply.vectors, reply.usage, model)
-        run.stream.append(EventType.RESULT, encode(result))
-        took = (anyio.current_time() - run.began) * 1000
+        if not run.cancelling:
+            result = _EmbedResult(reply.vectors, reply.usage, model)
+            run.stream.append(EventType.RESULT, encode(result))
         usage = Usage(prompt_tokens=reply.usage.prompt_tokens, completion_tokens=0)
-        return RunCompleted(job_id, "stop", 0, took, usage)
+        return self._completed(run, "stop", 0, usage)
 
     async def _cancel_upstream(self, run: _Run) -> None:
         dispatch = run.dispatch
-        body = encode(CancelRequest(request_id=dispatch.job.job_id))
+        body = encode(CancelRequest(request_id=run.name))
         try:
-            async with self._http.post(
+            await self._upstream.post(
                 f"{dispatch.url}/v1/cancel",
-                data=body,
-                headers=self._headers(dispatch),
-                timeout=aiohttp.ClientTimeout(total=CLEANUP),
-            ):
-                pass
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as exc:
-            log.info("cancelling %s upstream: %s", dispatch.job.job_id, type(exc).__name__)
-
-    def _patience(self, dispatch: Dispatch) -> aiohttp.ClientTimeout:
-        """A stream is never silent for long; vectors come all at once, when they are all made."""
-        embeds = isinstance(dispatch.job.request, Embed)
-        silence = EMBED_TIMEOUT if embeds else self._stall
-        return aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT, sock_read=silence)
+                body,
+                self._headers(dispatch),
+                silence=CLEANUP,
+                repeatable=True,
+            )
+        except UpstreamError as exc:
+            log.info("cancelling %s upstream: %s", run.name, exc)
 
     def _headers(self, dispatch: Dispatch) -> dict[str, str]:
-        hive = dispatch.job.hive or ""
         return {
-            "Authorization": f"Bearer {self._token_of(hive)}",
+            "Authorization": f"Bearer {self._token_of(dispatch.hive)}",
             "Content-Type": "application/json",
+            "X-Correlation-Id": dispatch.job.correlation_id or dispatch.job.job_id,
         }
 
 
-def execute_of(dispatch: Dispatch) -> Execute:
+def execute_of(
+    dispatch: Dispatch, stream: JobStream, request_id: str, *, ids: bool = False
+) -> Execute:
     """The worker's request for a job. A plain prompt is one user message unless it is `raw`."""
     request = dispatch.job.request
     if isinstance(request, Embed):
         return Execute(
-            request_id=dispatch.job.job_id,
+            request_id=request_id,
             input=request.texts(),
             normalize=request.normalize,
             stream=False,
@@ -269,8 +327,13 @@ def execute_of(dispatch: Dispatch) -> Execute:
     messages = [message.plain() for message in request.messages or ()]
     if request.prompt is not None and not request.raw:
         messages = [{"role": "user", "content": request.prompt}]
+    so_far = stream.emitted()
     return Execute(
-        request_id=dispatch.job.job_id,
+        request_id=request_id,
+        ids=ids,
+        emitted=so_far.text,
+        emitted_ids=so_far.ids if ids else [],
+        emitted_tokens=so_far.tokens,
         prompt=request.prompt if request.raw else None,
         messages=messages or None,
         tools=builtins(request.tools),

@@ -1,0 +1,111 @@
+"""Hives: they come with what runs there, tell what happens, and go. Functions over a Colony."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rbee.core import supervising, telling
+from rbee.core.events import HiveJoined, Publish
+from rbee.core.fleet import HiveState, Worker
+from rbee.errors import HiveOffline
+from rbee.protocol.colony import HiveGone, Telemetry
+from rbee.protocol.hives import (
+    AnyHiveEvent,
+    HiveHeartbeat,
+    HiveTelemetry,
+    HiveWorker,
+    HiveWorkerExited,
+    HiveWorkerReady,
+    HiveWorkers,
+    ModelInfo,
+)
+
+if TYPE_CHECKING:
+    from rbee.core.colony import Colony
+
+
+def joined(colony: Colony, event: HiveJoined) -> None:
+    """A hive said what it is."""
+    hive = HiveState(
+        name=event.name,
+        kind=event.kind,
+        url=event.url,
+        capabilities=event.capabilities,
+        seen_at=colony.utc,
+        devices=list(event.capabilities.devices),
+    )
+    colony.fleet.hives[event.name] = hive
+    what = ", ".join(f"{d.name} {d.label}" for d in hive.devices)
+    colony.narrate(f"hive is up: {what}", source=hive.name)
+    for known in event.workers:
+        _adopt(colony, event.name, known)
+    colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
+
+
+def left(colony: Colony, name: str, reason: str) -> None:
+    """A hive does not answer: its workers cannot be used and their jobs end."""
+    hive = colony.fleet.hives.get(name)
+    if hive is None or not hive.online:
+        return
+    hive.online = False
+    colony.setbacks.hive(name).forgotten()
+    colony.narrate(f"hive is offline: {reason}", source=name, level="error")
+    for worker in [w for w in colony.fleet.workers.values() if w.hive == name]:
+        supervising.remove(colony, worker, HiveOffline(f"hive {name} went offline: {reason}"))
+    colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
+    if hive.kind != "local":
+        colony.effects.append(Publish("hive_gone", HiveGone(name=name)))
+
+
+def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
+    """One of a hive's own events."""
+    hive = colony.fleet.hives.get(name)
+    if hive is not None:
+        hive.seen_at = colony.utc
+    match event:
+        case HiveWorkerReady(ready=ready, log_path=log_path):
+            supervising.bound(colony, name, ready, log_path)
+        case HiveHeartbeat(beat=beat):
+            supervising.beat(colony, name, beat)
+        case HiveWorkerExited():
+            supervising.exited(colony, name, event)
+        case HiveTelemetry(devices=devices, workers=loads):
+            if hive is not None:
+                hive.devices = devices
+                colony.dirty = True
+            for load in loads:
+                worker = colony.fleet.workers.get(load.worker_id)
+                if worker is not None:
+                    worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
+                    colony.fleet.touch(worker)
+                    telling.publish_worker(colony, worker)
+            colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))
+        case HiveWorkers():
+            pass  # the first event of a stream, which came with HiveJoined
+
+
+def _adopt(colony: Colony, hive: str, known: HiveWorker) -> None:
+    """A worker the hive already runs: after a queen's restart, or when the link came back."""
+    spec = known.spec
+    if spec.worker_id in colony.fleet.workers:
+        return
+    model = ModelInfo(
+        id=spec.model_id, ref=spec.model_id, path=spec.model_path, format=spec.format, size=0
+    )
+    worker = Worker(
+        spec=spec,
+        hive=hive,
+        model=model,
+        need_bytes=0,
+        started_at=known.started_at,
+        started_mono=colony.now,
+        beat_mono=colony.now,
+        idle_since=colony.now,
+        log_path=known.log_path,
+    )
+    colony.fleet.add(worker)
+    colony.narrate(f"adopted {worker.id} with {spec.model_id}", source=hive)
+    if known.ready is not None:
+        supervising.bound(colony, hive, known.ready, known.log_path)
+    if known.beat is not None:
+        supervising.beat(colony, hive, known.beat)

@@ -1,0 +1,183 @@
+"""Finding work a place: ask the policy, carry out its verdict, tell the others why they wait.
+
+Functions over a Colony; called by nobody else. Late binding: a job gets a worker when a slot is
+there and not before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rbee.core import ending, supervising, telling
+from rbee.core.events import AbortRun, Count, Dispatch, Record, SaveJob
+from rbee.core.jobs import Job
+from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, Wait
+from rbee.protocol.jobs import EventType, JobState, StartedData, StatusData
+from rbee.protocol.operations import Priority
+from rbee.protocol.workers import WorkerState
+
+if TYPE_CHECKING:
+    from rbee.core.colony import Colony
+    from rbee.core.fleet import Worker
+
+
+def plan(colony: Colony) -> None:
+    """Place what can be placed; tell the others why they wait."""
+    _unclaim(colony)
+    progress = len(colony.queue) > 0 and not colony.stopping
+    while progress:
+        progress = False
+        for job in colony.queue.heads(colony.now):
+            progress |= _carry_out(colony, job, colony.policy.route(job, colony.view()))
+
+
+def _carry_out(colony: Colony, job: Job, verdict: Verdict) -> bool:
+    """Whether that changed what others may get."""
+    match verdict:
+        case Run(worker):
+            _record(colony, job, verdict)
+            colony.queue.remove(job)
+            _dispatch(colony, job, worker)
+            return True
+        case Wait(reason, worker):
+            _tell_group(colony, job, reason, worker)
+            _preempt(colony, job)
+            return False
+        case Claim(victims, reason):
+            _record(colony, job, verdict)
+            for victim in victims:
+                victim.claimed_for = job.demand().model_id
+                colony.fleet.touch(victim)
+                telling.publish_worker(colony, victim)
+            colony.narrate(f"{', '.join(v.id for v in victims)} makes room: {reason}")
+            _tell_group(colony, job, reason, None)
+            return True
+        case Spawn(place, reason):
+            assert job.model is not None
+            _record(colony, job, verdict)
+            for victim in place.evict:
+                colony.count("evictions", model=victim.spec.model_id)
+                supervising.stop_worker(colony, victim, f"made room for {job.model.id}")
+            if place.evict:
+                _tell_group(colony, job, reason, None)
+                return False
+            ctx = min(colony.policy.ctx, job.model.context or 1 << 30)
+            fresh = supervising.start_worker(colony, place, job.model, ctx=ctx, why=reason)
+            where = f"{fresh.id} on {fresh.hive} {fresh.spec.device}"
+            _tell_group(colony, job, f"starting {where} for {job.model.id}", fresh)
+            return True
+        case Refuse(error):
+            _record(colony, job, verdict)
+            colony.queue.remove(job)
+            ending.fail(colony, job, error)
+            return True
+
+
+def _record(colony: Colony, job: Job, verdict: Verdict) -> None:
+    decision = colony.policy.explain(job, colony.view(), verdict)
+    colony.effects.append(Record(decision))
+
+
+def _dispatch(colony: Colony, job: Job, worker: Worker) -> None:
+    assert worker.url is not None
+    colony.experience.dispatched(job, worker, colony.now)
+    colony.setbacks.worker(worker.id).sent(colony.now)
+    colony.setbacks.hive(worker.hive).sent(colony.now)
+    job.life.to(JobState.DISPATCHED, worker.id)
+    job.attempt += 1
+    job.worker_id, job.hive = worker.id, worker.hive
+    job.waiting_for = job.waits_on = None
+    job.dispatched_mono = job.moved_mono = colony.now
+    job.started_at = job.started_at or colony.utc
+    job.tokens_before = job.tokens_out
+    worker.jobs.add(job.job_id)
+    worker.life.to(WorkerState.BUSY, job.job_id)
+    colony.fleet.touch(worker)
+    waited = colony.now - job.queued_mono
+    telling.append(
+        colony,
+        job,
+        EventType.STARTED,
+        StartedData(
+            worker_id=worker.id,
+            hive=worker.hive,
+            model=worker.spec.model_id,
+            device=worker.spec.device,
+            quant=worker.model.quant,
+            queued_ms=round(waited * 1000),
+            attempt=job.attempt,
+            tokens_before=job.tokens_before,
+        ),
+    )
+    if job.tokens_before:
+        job.resumes += 1
+        colony.count("resumes", model=worker.spec.model_id)
+    if job.attempt == 1:
+        colony.effects.append(Count("wait_seconds", waited, {"priority": job.priority}))
+    colony.effects += [
+        SaveJob(job),
+        Dispatch(job, job.attempt, worker.hive, worker.id, worker.url, worker.spec.backend),
+    ]
+    colony.narrate(f"job {job.job_id} → {worker.id}")
+    telling.publish_job(colony, job)
+    telling.publish_worker(colony, worker)
+
+
+def _tell_group(colony: Colony, head: Job, reason: str, worker: Worker | None) -> None:
+    """Tell every job of the group once why it waits, and again only when that changes."""
+    loading = worker is not None and worker.state is WorkerState.LOADING
+    waits_on = worker.id if worker is not None else None
+    if head.waiting_for == reason and head.waits_on == waits_on:
+        return
+    data = StatusData(
+        stage="loading" if loading else "waiting",
+        message=reason,
+        progress=worker.progress if worker is not None and loading else None,
+    )
+    for job in colony.queue.members(head.demand()):
+        job.waits_on = waits_on
+        if job.waiting_for == reason:
+            continue
+        job.waiting_for = reason
+        telling.append(colony, job, EventType.STATUS, data)
+        telling.publish_job(colony, job)
+
+
+def _unclaim(colony: Colony) -> None:
+    """Let workers take others' work again when nobody waits for their room any more."""
+    claimed = colony.fleet.claimed()
+    if not claimed:
+        return
+    wanted = {head.demand().model_id for head in colony.queue.heads(colony.now)}
+    for worker in claimed:
+        if worker.claimed_for not in wanted:
+            worker.claimed_for = None
+            colony.fleet.touch(worker)
+            telling.publish_worker(colony, worker)
+
+
+def _preempt(colony: Colony, job: Job) -> None:
+    """Put back one running batch job where an interactive one has waited for too long."""
+    waited = colony.now - job.queued_mono
+    if job.priority is Priority.BATCH or waited < colony.limits.preempt_after:
+        return
+    demand = job.demand()
+    running = [
+        other
+        for other in colony.jobs.values()
+        if other.worker_id is not None
+        and other.state in (JobState.DISPATCHED, JobState.RUNNING)
+        and other.model is not None
+        and other.streams_text
+        and other.priority is Priority.BATCH
+        and (other.model.id, other.model.path) == (demand.model_id, demand.model_path)
+        and demand.worker_id in (None, other.worker_id)
+        and demand.hive in (None, other.hive)
+    ]
+    if not running or any(other.preempted for other in running):
+        return
+    least = min(running, key=lambda other: other.tokens_out)
+    least.preempted = True
+    colony.narrate(f"job {least.job_id} (batch) makes room: {job.job_id} has waited {waited:.0f} s")
+    colony.count("preemptions", model=demand.model_id)
+    colony.effects.append(AbortRun(least.job_id, least.attempt))

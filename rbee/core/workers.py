@@ -1,0 +1,183 @@
+"""What a person asks of workers: start one, stop one, let one finish; and those that must be there.
+
+Functions over a Colony; called by nobody else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rbee.core import ending, supervising, telling
+from rbee.core.feasibility import Place, Wish, places
+from rbee.core.jobs import Job
+from rbee.core.states import WORKER_LIVE, WORKER_READY
+from rbee.errors import NotFound, RbeeError, WorkerNotReady
+from rbee.protocol.hives import ModelInfo
+from rbee.protocol.jobs import EventType, StatusData
+from rbee.protocol.operations import WorkerSpawn
+from rbee.protocol.workers import WorkerState
+
+if TYPE_CHECKING:
+    from rbee.core.colony import Colony
+    from rbee.core.fleet import Worker
+
+
+def spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
+    """Start a worker as asked; when others must go first, once they are gone."""
+    assert job.model is not None
+    found = _place(colony, job.model, wish)
+    if isinstance(found, RbeeError):
+        ending.fail(colony, job, found)
+        return
+    if found.evict or found.leaving:
+        for victim in found.evict:
+            colony.count("evictions", model=victim.spec.model_id)
+            supervising.stop_worker(colony, victim, f"made room for {job.model.id}")
+        names = ", ".join(w.id for w in (*found.evict, *found.leaving))
+        job.waiting_for = f"waiting for the memory of {names}, which is stopping"
+        status = StatusData(stage="waiting", message=job.waiting_for)
+        telling.append(colony, job, EventType.STATUS, status)
+        colony.waiting_spawns[job.job_id] = job
+        return
+    where = (job.model.id, job.model.path, found.hive.name, found.device.name)
+    colony.setbacks.forget(where)
+    worker = supervising.start_worker(
+        colony,
+        found,
+        job.model,
+        ctx=_ctx(colony, job.model, wish),
+        pinned=wish.pin,
+        why=f"asked by {job.job_id}",
+    )
+    job.worker_id, job.hive, job.waiting_for = worker.id, worker.hive, None
+    status = f"starting {worker.id} on {worker.hive} {worker.spec.device}"
+    telling.append(
+        colony, job, EventType.STATUS, StatusData(stage="starting", message=status)
+    )
+    telling.publish_job(colony, job)
+
+
+def spawn_waiting(colony: Colony) -> None:
+    """Starts whose room may be there by now."""
+    for job in list(colony.waiting_spawns.values()):
+        del colony.waiting_spawns[job.job_id]
+        if job.job_id in colony.jobs and isinstance(job.request, WorkerSpawn):
+            spawn(colony, job, job.request)
+
+
+def stop(colony: Colony, job: Job, worker_id: str) -> None:
+    """Stop it at once; the job ends when it is gone."""
+    worker = _running(colony, job, worker_id)
+    if worker is not None:
+        supervising.stop_worker(colony, worker, f"asked by {job.job_id}")
+
+
+def drain(colony: Colony, job: Job, worker_id: str) -> None:
+    """Nothing more for it; the job ends when it is gone."""
+    worker = _running(colony, job, worker_id)
+    if worker is None:
+        return
+    if worker.state is WorkerState.LOADING:
+        error = WorkerNotReady(f"{worker_id} is still loading {worker.spec.model_id}")
+        ending.fail(colony, job, error)
+        return
+    worker.draining = True
+    colony.fleet.touch(worker)
+    running = f"{len(worker.jobs)} job(s) run there"
+    colony.narrate(f"{worker_id} takes no more work: {running}", source=worker.hive)
+    status = StatusData(stage="draining", message=f"{worker_id} takes no more work; {running}")
+    telling.append(colony, job, EventType.STATUS, status)
+    telling.publish_worker(colony, worker)
+    end_drained(colony)
+
+
+def end_drained(colony: Colony) -> None:
+    """Stop those that are drained and have nothing left to do."""
+    for worker in colony.fleet.draining():
+        if not worker.jobs and worker.state in WORKER_READY:
+            supervising.stop_worker(colony, worker, "drained")
+
+
+def keep_up(colony: Colony) -> None:
+    """Start what must be there and is not: pinned workers that died, `models.min_workers`."""
+    if colony.stopping:
+        return
+    for wish, model in list(colony.missing):
+        where = _try(colony, model, wish)
+        if where is None or where == "given up":
+            colony.missing.remove((wish, model))
+        if where == "given up":
+            colony.narrate(f"the pinned worker with {model.id} is given up", level="error")
+    for model_id, least in colony.limits.min_workers.items():
+        model = _known(colony, model_id)
+        if model is None:
+            continue
+        there = len(colony.fleet.of_model(model.id, model.path))
+        if there < least:
+            _try(colony, model, WorkerSpawn(model=model_id))
+
+
+def _try(colony: Colony, model: ModelInfo, wish: WorkerSpawn) -> str | None:
+    """Start it where nothing stands against it; why not, in a word."""
+    found = _place(colony, model, wish, patient=True)
+    if isinstance(found, RbeeError):
+        gone = [s for s in colony.setbacks.places.items() if s[0][:2] == (model.id, model.path)]
+        return "given up" if gone and all(s.given_up for _, s in gone) else "later"
+    if found.evict or found.leaving:
+        return "later"
+    supervising.start_worker(
+        colony, found, model, ctx=_ctx(colony, model, wish), pinned=wish.pin, why="kept up"
+    )
+    return None
+
+
+def _place(
+    colony: Colony, model: ModelInfo, wish: WorkerSpawn, *, patient: bool = False
+) -> Place | RbeeError:
+    """The best one; `patient`: none that failed a moment ago."""
+    good, bad = places(
+        Wish(
+            model=model,
+            ctx=_ctx(colony, model, wish),
+            slots=wish.slots or colony.policy.slots,
+            clamp=wish.slots is None,
+            kv_type=colony.policy.kv_type,
+            hive=wish.hive,
+            device=wish.device,
+            backend=wish.backend,
+        ),
+        colony.fleet,
+    )
+    if patient:
+        for place in list(good):
+            where = (model.id, model.path, place.hive.name, place.device.name)
+            setback = colony.setbacks.place(where, colony.now)
+            if setback is not None:
+                good.remove(place)
+                bad.append(setback.error)
+    if not good:
+        return bad[-1]
+    return min(good, key=lambda p: (bool(p.evict), bool(p.leaving)))
+
+
+def _ctx(colony: Colony, model: ModelInfo, wish: WorkerSpawn) -> int:
+    default = colony.policy.ctx
+    return wish.ctx or min(default, model.context or default)
+
+
+def _running(colony: Colony, job: Job, worker_id: str) -> Worker | None:
+    worker = colony.fleet.workers.get(worker_id)
+    if worker is None or worker.state not in WORKER_LIVE | {WorkerState.STOPPING}:
+        action = "rbee worker list shows the workers."
+        ending.fail(colony, job, NotFound(f"no running worker {worker_id}", action=action))
+        return None
+    job.worker_id, job.hive = worker_id, worker.hive
+    return worker
+
+
+def _known(colony: Colony, model_id: str) -> ModelInfo | None:
+    for hive in colony.fleet.hives.values():
+        for model in hive.capabilities.models:
+            if model_id in (model.id, model.ref):
+                return model
+    return None

@@ -1,10 +1,14 @@
-"""Hard filters: where a model could be started, and one sentence for each place that cannot."""
+"""Hard filters: where a model could be started, and one sentence for each place that cannot.
+
+Owns devices, backends and memory. What failed lately and what a job minds is added by the policy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from rbee.core.eviction import evict_for
+from rbee.core.eviction import Room, claim_for, could_ever, evict_for
 from rbee.core.fleet import Fleet, HiveState, Worker
 from rbee.core.sizing import USUAL_SLOTS, slots_that_fit, ways_out
 from rbee.errors import (
@@ -22,6 +26,7 @@ from rbee.protocol.hives import BackendStatus, Device, ModelInfo
 from rbee.protocol.workers import WorkerState
 
 GIB = 1 << 30
+_ENDING = frozenset({WorkerState.STOPPING, WorkerState.STOPPED, WorkerState.FAILED})
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,15 @@ class Place:
     evict: list[Worker] = field(default_factory=list[Worker])
     leaving: list[Worker] = field(default_factory=list[Worker])
     """Workers already stopping whose memory is needed: wait for them."""
+    claim: list[Worker] = field(default_factory=list[Worker])
+    """Workers, busy ones among them, that would have to end what they do and go."""
+    until: str = ""
+    """What else has to end before there is room; empty: nothing."""
+
+    @property
+    def ready(self) -> bool:
+        """A worker may be started there at once."""
+        return not (self.evict or self.leaving or self.claim or self.until)
 
 
 @dataclass(frozen=True)
@@ -55,64 +69,72 @@ class Wish:
     backend: str | None = None
 
 
-def places(wish: Wish, fleet: Fleet) -> tuple[list[Place], list[RbeeError]]:
+Site = tuple[HiveState, Device, BackendStatus]
+
+
+def places(
+    wish: Wish, fleet: Fleet, room: Room | None = None
+) -> tuple[list[Place], list[RbeeError]]:
     """Every fitting place, and the reason for each one that does not fit (most specific last)."""
-    if wish.hive is not None and wish.hive not in fleet.hives:
-        known = ", ".join(fleet.hives) or "none"
-        return [], [
-            HiveNotFound(
-                f"no hive named {wish.hive!r} was added (known: {known})",
-                action=f"Use one of: {known}, or leave the hive out.",
-            )
-        ]
     good: list[Place] = []
     bad: list[RbeeError] = []
-    for hive in fleet.hives.values():
-        if wish.hive not in (None, hive.name):
-            continue
-        if not hive.online:
-            bad.append(HiveOffline(f"hive {hive.name} is offline"))
-            continue
-        _in_hive(wish, fleet, hive, good, bad)
-    if not good and not bad:
-        bad.append(
-            NoWorkers(
-                "no hive is online", action="Wait for the hive to start, or see `rbee hive list`."
-            )
-        )
+    for site in sites(wish, fleet):
+        found = site if isinstance(site, RbeeError) else fit(wish, fleet, site, room)
+        if isinstance(found, RbeeError):
+            bad.append(found)
+        else:
+            good.append(found)
     return good, bad
 
 
-def _in_hive(
-    wish: Wish, fleet: Fleet, hive: HiveState, good: list[Place], bad: list[RbeeError]
-) -> None:
+def sites(
+    wish: Wish, fleet: Fleet, hives: Iterable[HiveState] | None = None
+) -> Iterator[Site | RbeeError]:
+    """Every device with a backend for it, whatever its memory; an error for each that has none."""
+    if wish.hive is not None and wish.hive not in fleet.hives:
+        known = ", ".join(fleet.hives) or "none"
+        yield HiveNotFound(
+            f"no hive named {wish.hive!r} was added (known: {known})",
+            action=f"Use one of: {known}, or leave the hive out.",
+        )
+        return
+    if wish.hive is not None:
+        hives = (fleet.hives[wish.hive],)
+    any_hive = False
+    for hive in fleet.hives.values() if hives is None else hives:
+        any_hive = True
+        if hive.online or hive.asleep:
+            yield from _in_hive(wish, hive)
+        else:
+            yield HiveOffline(f"hive {hive.name} is offline")
+    if not any_hive:
+        yield NoWorkers(
+            "no hive is online", action="Wait for the hive to start, or see `rbee hive list`."
+        )
+
+
+def _in_hive(wish: Wish, hive: HiveState) -> Iterator[Site | RbeeError]:
     backend = _backend(wish, hive)
     if isinstance(backend, RbeeError):
-        bad.append(backend)
+        yield backend
         return
     devices = hive.devices
     if wish.device is not None:
         device = hive.device(wish.device)
         if device is None:
-            bad.append(_no_device(wish.device, hive))
+            yield _no_device(wish.device, hive)
             return
         devices = [device]
     for device in devices:
-        if not {device.name, device.kind} & set(backend.devices):
-            bad.append(
-                BackendUnavailable(
-                    f"{hive.name}: the installed {backend.name} cannot use {device.name}"
-                    f" (it can use {', '.join(backend.devices) or 'nothing'})",
-                    action=f"Install a build of {backend.name} for {device.kind}."
-                    " `rbee hive list --json` shows what is there.",
-                )
-            )
-            continue
-        place = _fits(wish, fleet, hive, device, backend)
-        if isinstance(place, RbeeError):
-            bad.append(place)
+        if device.name in backend.devices or device.kind in backend.devices:
+            yield hive, device, backend
         else:
-            good.append(place)
+            yield BackendUnavailable(
+                f"{hive.name}: the installed {backend.name} cannot use {device.name}"
+                f" (it can use {', '.join(backend.devices) or 'nothing'})",
+                action=f"Install a build of {backend.name} for {device.kind}."
+                " `rbee hive list --json` shows what is there.",
+            )
 
 
 def _backend(wish: Wish, hive: HiveState) -> BackendStatus | RbeeError:
@@ -153,9 +175,10 @@ def _no_device(name: str, hive: HiveState) -> RbeeError:
     )
 
 
-def _fits(
-    wish: Wish, fleet: Fleet, hive: HiveState, device: Device, backend: BackendStatus
-) -> Place | RbeeError:
+def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place | RbeeError:
+    """Whether the model fits there, and who would have to go."""
+    hive, device, backend = site
+    room = room or Room()
     if wish.slots is not None and wish.slots > backend.max_slots and not wish.clamp:
         return _too_many(wish.slots, hive, backend)
     free = fleet.free_memory(hive, device)
@@ -166,15 +189,49 @@ def _fits(
         most = min(USUAL_SLOTS, backend.max_slots)
         slots = slots_that_fit(model, ctx=ctx, kv_type=kv_type, free=free, most=most) or 1
     need = model.memory_needed(ctx=ctx, slots=slots, kv_type=kv_type)
-    there = [
-        w for w in fleet.workers.values() if w.hive == hive.name and w.spec.device == device.name
-    ]
-    leaving = [w for w in there if w.state is WorkerState.STOPPING]
-    if free < need <= free + sum(w.rss_bytes for w in leaving):
-        return Place(hive, device, backend, need, slots, kv_type, leaving=leaving)
-    evict = evict_for(need - free, there)
-    if evict is not None:
-        return Place(hive, device, backend, need, slots, kv_type, evict)
+
+    def place(
+        evict: list[Worker] | None = None,
+        leaving: list[Worker] | None = None,
+        claim: list[Worker] | None = None,
+        until: str = "",
+    ) -> Place:
+        return Place(
+            hive,
+            device,
+            backend,
+            need,
+            slots,
+            kv_type,
+            evict or [],
+            leaving or [],
+            claim or [],
+            until,
+        )
+
+    if need <= free:
+        return place()
+    spot = fleet.spot(hive.name, device.name)
+    if spot is not None:
+        there = spot.workers.values()
+        leaving = [w for w in there if w.state in _ENDING]
+        settling = spot.settling if spot.settles_with is hive.devices else 0
+        missing = need - free - settling - sum(w.held_bytes for w in leaving)
+        if missing <= 0:
+            until = "" if leaving else f"the memory of what has just stopped on {hive.name}"
+            return place(leaving=leaving, until=until)
+        evict = evict_for(missing, there, room)
+        if evict is not None:
+            return place(evict=evict, leaving=leaving)
+        if room.later:
+            claim = claim_for(missing, there, room)
+            if claim is not None:
+                return place(claim=claim, leaving=leaving)
+            # A loading worker will hold what is not counted as free already.
+            coming = sum(max(0, w.need_bytes - w.rss_bytes) for w in spot.loading.values())
+            if could_ever(missing - coming, there, room):
+                others = [w.id for w in there if w.state is WorkerState.LOADING or w.claimed_for]
+                return place(until=f"the memory of {', '.join(others)}")
     kind = InsufficientRam if device.kind == "cpu" else InsufficientVram
     return kind(
         f"{model.id} needs {need / GIB:.1f} GiB on {hive.name} {device.name}"

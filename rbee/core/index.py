@@ -11,8 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rbee.core.speeds import bucket, prior_speeds
+from rbee.core.states import WORKER_LIVE, WORKER_READY
+from rbee.protocol.workers import WorkerState
+
 if TYPE_CHECKING:
     from rbee.core.fleet import Worker
+
+ModelKey = tuple[str, str]
+"""Id and path: names alone may be shared by different files."""
 
 MOST_SHARERS = 3
 """More busy workers on a device are counted as so many when workers are sorted into lanes."""
@@ -104,4 +111,188 @@ class Seat:
     computes: bool = False
     loads: bool = False
     idle_bytes: int = 0
+    drains: bool = False
     claimed_for: str | None = None
+
+
+class Index:
+    """All groups. A worker is regarded as it was at its last `add` or `touch`."""
+
+    def __init__(self) -> None:
+        self.pools: dict[ModelKey, Pool] = {}
+        self.spots: dict[tuple[str, str], Spot] = {}
+        """By hive and device."""
+        self.claims: dict[str, dict[str, Worker]] = {}
+        """Model id → workers that make room for it."""
+        self.draining: dict[str, Worker] = {}
+        self.live: dict[str, int] = {}
+        """Model id → live workers."""
+        self.live_on: dict[str, int] = {}
+        """Hive → live workers."""
+        self._seats: dict[str, Seat] = {}
+
+    def add(self, worker: Worker) -> None:
+        """Regard it from now on."""
+        spot = self.spots.setdefault((worker.hive, worker.spec.device), Spot())
+        spot.workers[worker.id] = worker
+        worker.sharers = spot.busy
+        self._seats[worker.id] = Seat()
+        self.touch(worker)
+
+    def touch(self, worker: Worker) -> None:
+        """Regard it as it is now."""
+        seat = self._seats.get(worker.id)
+        if seat is not None:
+            self._regard(worker, seat, self.spots[worker.hive, worker.spec.device])
+            self._file(worker, seat)
+
+    def remove(self, worker: Worker, told: object) -> None:
+        """Forget it. `told`: its hive's last telemetry, which still counts its memory as used."""
+        where = (worker.hive, worker.spec.device)
+        spot = self.spots[where]
+        self._leave(worker, self._seats.pop(worker.id), spot)
+        del spot.workers[worker.id]
+        if told is not None:
+            if spot.settles_with is not told:
+                spot.settling, spot.settles_with = 0, told
+            spot.settling += worker.held_bytes
+        elif not spot.workers:
+            del self.spots[where]
+
+    def _leave(self, worker: Worker, seat: Seat, spot: Spot) -> None:
+        """Take it out of everything."""
+        self._count(worker, seat, spot, Seat())
+        if seat.pool is not None:
+            self._unpool(worker, seat)
+        self._claim(worker, seat, None)
+
+    def _regard(self, worker: Worker, seat: Seat, spot: Spot) -> None:
+        """Count it on its device and among its model's workers as it is now."""
+        state = worker.state
+        ready = state in WORKER_READY
+        usable = ready and not (worker.suspect or worker.draining or worker.claimed_for)
+        idle = ready and not worker.jobs and not worker.pinned
+        fresh = Seat(
+            ready=ready,
+            slots=worker.slots_total if usable else 0,
+            busy=min(len(worker.jobs), worker.slots_total) if usable else 0,
+            computes=bool(worker.jobs) and state in WORKER_LIVE,
+            loads=state is WorkerState.LOADING,
+            drains=ready and worker.draining,
+            idle_bytes=worker.held_bytes if idle else 0,
+        )
+        if state not in WORKER_LIVE:
+            if seat.pool is not None:
+                self._unpool(worker, seat)
+        elif seat.pool is None:
+            key = (worker.spec.model_id, worker.spec.model_path)
+            seat.pool = self.pools.setdefault(key, Pool())
+            seat.pool.workers[worker.id] = worker
+            seat.pool.hives.setdefault(worker.hive, {})[worker.id] = worker
+            for table, name in ((self.live, key[0]), (self.live_on, worker.hive)):
+                table[name] = table.get(name, 0) + 1
+        self._count(worker, seat, spot, fresh)
+        self._claim(worker, seat, worker.claimed_for if ready else None)
+
+    def _count(self, worker: Worker, seat: Seat, spot: Spot, fresh: Seat) -> None:
+        pool = seat.pool
+        if pool is not None:
+            pool.ready += fresh.ready - seat.ready
+            pool.slots += fresh.slots - seat.slots
+            pool.busy += fresh.busy - seat.busy
+            seat.ready, seat.slots, seat.busy = fresh.ready, fresh.slots, fresh.busy
+        spot.idle_bytes += fresh.idle_bytes - seat.idle_bytes
+        seat.idle_bytes = fresh.idle_bytes
+        if fresh.loads != seat.loads:
+            seat.loads = fresh.loads
+            if fresh.loads:
+                spot.loading[worker.id] = worker
+            else:
+                del spot.loading[worker.id]
+        if fresh.drains != seat.drains:
+            seat.drains = fresh.drains
+            if fresh.drains:
+                self.draining[worker.id] = worker
+            else:
+                del self.draining[worker.id]
+        if fresh.computes != seat.computes:
+            seat.computes = fresh.computes
+            self._share(worker, spot, 1 if fresh.computes else -1)
+
+    def _share(self, worker: Worker, spot: Spot, change: int) -> None:
+        """One more, or one fewer, computes there: its neighbours go at another speed."""
+        spot.busy += change
+        for other in spot.workers.values():
+            if other is not worker:
+                other.sharers += change
+                # Beyond the cap the lane stays the same.
+                if other.sharers + min(0, -change) < MOST_SHARERS:
+                    self._file(other, self._seats[other.id])
+
+    def _claim(self, worker: Worker, seat: Seat, claimed_for: str | None) -> None:
+        if claimed_for == seat.claimed_for:
+            return
+        if seat.claimed_for is not None:
+            claimed = self.claims[seat.claimed_for]
+            del claimed[worker.id]
+            if not claimed:
+                del self.claims[seat.claimed_for]
+        if claimed_for is not None:
+            self.claims.setdefault(claimed_for, {})[worker.id] = worker
+        seat.claimed_for = claimed_for
+
+    def _unpool(self, worker: Worker, seat: Seat) -> None:
+        pool = seat.pool
+        assert pool is not None
+        self._move(worker, seat, None, None)
+        pool.ready -= seat.ready
+        pool.slots -= seat.slots
+        pool.busy -= seat.busy
+        seat.pool, seat.ready, seat.slots, seat.busy = None, False, 0, 0
+        del pool.workers[worker.id]
+        there = pool.hives[worker.hive]
+        del there[worker.id]
+        if not there:
+            del pool.hives[worker.hive]
+        if not pool.workers:
+            del self.pools[worker.spec.model_id, worker.spec.model_path]
+        for table, name in ((self.live, worker.spec.model_id), (self.live_on, worker.hive)):
+            table[name] -= 1
+            if not table[name]:
+                del table[name]
+
+    def _file(self, worker: Worker, seat: Seat) -> None:
+        """Put it into the lane it belongs to now."""
+        pool = seat.pool
+        if pool is None:
+            return
+        key: LaneKey | None = None
+        if worker.free_slots:
+            speeds = worker.speeds or prior_speeds(worker.kind, worker.model.weights_bytes)
+            at = bucket(len(worker.jobs) + 1)
+            decode, prefill = speeds.shape[at]
+            shared = min(worker.sharers, MOST_SHARERS)
+            key = (worker.spec.device, decode, prefill, shared)
+            lane = pool.free.get(key)
+            if lane is None:
+                share = 1 + shared
+                lane = Lane(speeds.decode[at] / share, speeds.prefill[at] / share)
+                pool.free[key] = lane
+        elif worker.state is WorkerState.LOADING:
+            lane = pool.loading
+        elif seat.slots:
+            lane = pool.full
+        else:
+            lane = pool.barred
+        self._move(worker, seat, lane, key)
+
+    def _move(self, worker: Worker, seat: Seat, lane: Lane | None, key: LaneKey | None) -> None:
+        if lane is seat.lane:
+            return
+        if seat.lane is not None:
+            seat.lane.remove(worker)
+            if seat.key is not None and not seat.lane.members and seat.pool is not None:
+                del seat.pool.free[seat.key]
+        if lane is not None:
+            lane.add(worker)
+        seat.lane, seat.key = lane, key

@@ -64,10 +64,10 @@ class Shares:
             self._settle()
 
     def leave(self, client: str) -> None:
-        """One of its jobs ended or left. Raises ValueError when none was there."""
-        left = self._open.get(client, 0) - 1
-        if left < 0:
-            raise ValueError(f"{client!r} has no job that could leave")
+        """One of its jobs ended or left. Of a client with none, refused at the door: nothing."""
+        if client not in self._open:
+            return
+        left = self._open[client] - 1
         if self._since_leave > 0:
             self._typical += TYPICAL_WEIGHT * (self._since_leave - self._typical)
             self._typical = max(1.0, self._typical)
@@ -77,15 +77,11 @@ class Shares:
             return
         del self._open[client]
         heappush(self._absent, (self._counters[client], client))
-        if not self._open:  # as in the paper: whoever comes next is level with the last that left
-            self._floor = max(self._floor, self._counters[client])
         self._settle()
 
     def charge(self, client: str, *, input_tokens: float = 0.0, output_tokens: float = 0.0) -> None:
-        """Add what was done for it. Raises ValueError for a negative amount: no refunds."""
-        if input_tokens < 0 or output_tokens < 0:
-            raise ValueError("a charge is not negative")
-        cost = INPUT_WEIGHT * input_tokens + OUTPUT_WEIGHT * output_tokens
+        """Add what was done for it. A negative amount counts as none: nothing is given back."""
+        cost = INPUT_WEIGHT * max(0.0, input_tokens) + OUTPUT_WEIGHT * max(0.0, output_tokens)
         if cost == 0:
             return
         self._since_leave += cost
@@ -95,7 +91,10 @@ class Shares:
         self._settle()
 
     def _settle(self) -> None:
-        """Raise the floor to the smallest active counter and forget whom it has overtaken."""
+        """Raise the floor to the smallest active counter and forget whom it has overtaken.
+
+        With nobody active it stays where the last one left it, as in the paper.
+        """
         if len(self._active) > 2 * len(self._open) + 64:
             self._active = [(self._counters[client], client) for client in self._open]
             heapify(self._active)

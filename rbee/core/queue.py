@@ -61,6 +61,10 @@ class _Group:
         for line in self.lines.values():
             yield from line
 
+    def __len__(self) -> int:
+        lines = sum(len(line) for line in self.lines.values())
+        return len(self.fronts) + len(self.promoted) + lines
+
 
 @dataclass(slots=True)
 class _Standing:
@@ -138,13 +142,22 @@ class JobQueue:
     def heads(self, now: float) -> list[Job]:
         """The job of every group that goes first there, the most urgent first."""
         self._promote(now)
-        found = [self._head(group, now) for group in self._groups.values()]
+        found = [self._head(group) for group in self._groups.values()]
         return [entry.job for _, entry in sorted(found, key=lambda pair: pair[0])]
 
     def members(self, demand: Demand) -> list[Job]:
         """All waiting jobs with this demand, interactive first."""
         groups = (self._groups.get((demand, p)) for p in Priority)
         return [entry.job for group in groups if group is not None for entry in group]
+
+    def waiting(self, demand: Demand) -> int:
+        """How many wait with this demand; costs the number of their clients."""
+        groups = (self._groups.get((demand, p)) for p in Priority)
+        return sum(len(group) for group in groups if group is not None)
+
+    def wants(self, model_id: str) -> bool:
+        """Whether any job waits for a model of that name."""
+        return any(demand.model_id == model_id for demand, _ in self._groups)
 
     def position(self, job: Job, now: float) -> int:
         """How many are expected to be served before it, plus one, if nothing else came.
@@ -277,21 +290,18 @@ class JobQueue:
 
     # ---- choosing ------------------------------------------------------------------------------
 
-    def _head(self, group: _Group, now: float) -> tuple[_Urgency, _Entry]:
-        """Of a group that is not empty. One held back after a failure does not hold up others."""
+    def _head(self, group: _Group) -> tuple[_Urgency, _Entry]:
+        """Of a group that is not empty: who ran already, was promoted, or was served least."""
         found: list[_Entry] = []
-        for entry in group.fronts:
-            if entry.job.not_before <= now:
-                found.append(entry)
-                break
+        if group.fronts:
+            found.append(group.fronts.first())
         if group.promoted:
             found.append(group.promoted.first())
         if group.lines:
             of = self.shares.of
             tops = ((of(client), line.first()) for client, line in group.lines.items())
             found.append(min(tops, key=lambda top: (top[0], top[1].arrival))[1])
-        head = min(found or [group.fronts.first()], key=self._urgency)
-        return self._urgency(head), head
+        return min(((self._urgency(entry), entry) for entry in found), key=lambda pair: pair[0])
 
     def _urgency(self, entry: _Entry) -> _Urgency:
         counter = 0.0 if entry.front else self.shares.of(entry.client)

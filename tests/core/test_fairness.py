@@ -109,14 +109,25 @@ def test_a_late_charge_of_who_has_left_is_not_lost() -> None:
     assert shares.of("b") == 20
 
 
-def test_wrong_use_is_refused() -> None:
+def test_a_job_refused_before_it_entered_leaves_without_a_trace() -> None:
     shares = Shares()
-    with pytest.raises(ValueError, match="no job"):
-        shares.leave("a")
-    with pytest.raises(ValueError, match="not negative"):
-        shares.charge("a", output_tokens=-1)
-    shares.charge("a", input_tokens=0)
-    assert shares.counters == {}
+    shares.leave("a")
+    shares.enter("a")
+    shares.enter("b")
+    shares.charge("b", input_tokens=5)
+    assert shares.counters == {"a": 0, "b": 5}
+    shares.leave("a")
+    assert shares.counters == {"b": 5}
+
+
+def test_nothing_is_given_back() -> None:
+    shares = Shares()
+    shares.enter("a")
+    shares.charge("a", input_tokens=10, output_tokens=-3)
+    shares.charge("a", output_tokens=-100)
+    assert shares.of("a") == 10
+    shares.charge("nobody", input_tokens=0)
+    assert "nobody" not in shares.counters
 
 
 def test_what_a_job_typically_costs_follows_what_jobs_cost() -> None:

@@ -25,9 +25,8 @@ def job(
     at: float = 0.0,
     priority: Priority = LIVE,
     model: str = "tiny",
-    not_before: float = 0.0,
 ) -> Job:
-    made = Job(
+    return Job(
         job_id=name or f"j-{next(NUMBERS)}",
         request=Infer(model=model, prompt="hi", priority=priority),
         created_at=at,
@@ -37,8 +36,6 @@ def job(
             id=model, ref=f"file:/{model}.gguf", path=f"/{model}.gguf", format="gguf", size=1
         ),
     )
-    made.not_before = not_before
-    return made
 
 
 def filled(*jobs: Job) -> JobQueue:
@@ -129,15 +126,6 @@ def test_jobs_of_a_worker_that_died_keep_their_order() -> None:
     for n in (2, 1, 3):
         queue.push_front(job(f"r{n}", at=n))
     assert names(drain(queue, 10)) == "r1 r2 r3 waits"
-
-
-def test_a_job_held_back_after_a_failure_does_not_hold_up_others() -> None:
-    queue = filled(job("next", at=5))
-    queue.push_front(job("held", at=1, not_before=20))
-    assert names(queue.heads(10)) == "next"
-    assert names(queue.heads(20)) == "held"
-    queue.remove(queue.heads(10)[0])
-    assert names(queue.heads(11)) == "held"  # alone, it still is what its group waits for
 
 
 def test_batch_is_promoted_by_its_age() -> None:

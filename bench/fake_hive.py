@@ -72,8 +72,6 @@ class FakeHive:
         self._follower: Connection | None = None
         self._beats = b""
         self.url = ""
-        self.sent = 0
-        """Events told so far."""
 
     async def start(self, port: int, workers_url: str | None) -> None:
         """Listen, and begin to tell."""
@@ -136,7 +134,7 @@ class FakeHive:
     def _tell(self, data: bytes, events: int) -> None:
         if self._follower is not None and data:
             self._follower.transport.write(data)
-            self.sent += events
+            self._workers.told += events
 
     def _handle(self, connection: Connection, method: str, path: str, body: bytes) -> None:
         if self._workers.handle(connection, method, path, body):

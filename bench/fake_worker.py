@@ -41,6 +41,8 @@ class Pace(msgspec.Struct):
 
     first: float = 0.0
     gap: float = 0.0
+    hold: bool = False
+    """Nothing after the first token, until a pace without it is set."""
 
 
 class Words:
@@ -123,8 +125,11 @@ class FakeWorkers:
         self.pace = pace
         self.busy = 0
         self.served = 0
+        self.told = 0
+        """Events that the hives have told, all together."""
         self._ours, self._theirs = Words(openai=False), Words(openai=True)
         self._by_key: dict[str, Answer] = {}
+        self._held: list[Answer] = []
         self._wheel: list[list[Answer]] = []
         self._turn = 0
         self._ticking = False
@@ -144,13 +149,21 @@ class FakeWorkers:
                 found.end("cancelled")
             connection.reply({}, 204)
         elif path == "/fake/pace":
-            self.pace = msgspec.json.decode(body, type=Pace)
+            self.set(msgspec.json.decode(body, type=Pace))
             connection.reply({})
         elif path == "/fake/stats":
-            connection.reply({"busy": self.busy, "served": self.served})
+            connection.reply({"busy": self.busy, "served": self.served, "told": self.told})
         else:
             return False
         return True
+
+    def set(self, pace: Pace) -> None:
+        """From now on; those that were held go on."""
+        self.pace = pace
+        if not pace.hold:
+            held, self._held = self._held, []
+            for answer in held:
+                self._join(answer)
 
     def forget(self, answer: Answer) -> None:
         """It has ended."""
@@ -192,6 +205,12 @@ class FakeWorkers:
 
     def _begin(self, answer: Answer) -> None:
         answer.begin()
+        if self.pace.hold:
+            self._held.append(answer)
+        else:
+            self._join(answer)
+
+    def _join(self, answer: Answer) -> None:
         if not self.pace.gap:
             asyncio.get_running_loop().call_soon(self._hurry, answer)
             return

@@ -22,20 +22,27 @@ BUSY = "the machine was busy with other work: the figures are worth little"
 
 def facts(llama_server: Path | None) -> dict[str, str]:
     """Name → value, in the order of showing."""
+    known = common()
+    load = known.pop("load before")
+    known["llama-cpp-python"] = importlib.metadata.version("llama-cpp-python")
+    known["compiled for"] = library_features()
+    known["load before"] = load
+    if llama_server is not None:
+        known["llama-server"] = _first_line([str(llama_server), "--version"])
+    return known
+
+
+def common() -> dict[str, str]:
+    """What holds for every measurement."""
     total = psutil.virtual_memory().total / (1 << 30)
-    known = {
+    load = psutil.getloadavg()[0]
+    return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{cpu_model()}, {physical_cores()} cores used, {total:.0f} GiB memory,"
         f" {platform.system()} {platform.machine()}",
         "rbee": f"{__version__} ({_commit()}), Python {platform.python_version()}",
-        "llama-cpp-python": importlib.metadata.version("llama-cpp-python"),
-        "compiled for": library_features(),
+        "load before": f"{load:.1f}" + (f" ({BUSY})" if load > BUSY_LOAD else ""),
     }
-    load = psutil.getloadavg()[0]
-    known["load before"] = f"{load:.1f}" + (f" ({BUSY})" if load > BUSY_LOAD else "")
-    if llama_server is not None:
-        known["llama-server"] = _first_line([str(llama_server), "--version"])
-    return known
 
 
 def mismatch(llama_server: Path) -> str | None:

@@ -16,6 +16,7 @@ from bench.cases import Figure
 from bench.figures import Spread, ratio, spread
 from bench.session import Measured
 
+Marks = tuple[str, str]
 BEGIN, END = "<!-- engine: begin -->", "<!-- engine: end -->"
 SKELETON = f"""# Speed
 
@@ -62,13 +63,11 @@ def table(measured: Sequence[Measured]) -> str:
     if beside:
         head = ["", "what", "model", "unit", "rbee", "llama-server", "llama_cpp.server",
                 "ratio", "by rounds", "target", "met"]  # fmt: skip
-        parts.append(
-            _markdown(head, [row(m, f, head[4:7]) for m in beside for f in m.case.figures])
-        )
+        parts.append(markdown(head, [row(m, f, head[4:7]) for m in beside for f in m.case.figures]))
     if queen:
         head = ["", "what", "model", "unit", *queen[0].case.servers, "ratio", "by rounds"]
         rows = [row(m, f, head[4:6])[:8] for m in queen for f in m.case.figures]
-        parts.append("### Through the queen\n\n" + _markdown(head, rows))
+        parts.append("### Through the queen\n\n" + markdown(head, rows))
     if said := remarks(measured):
         parts.append("\n".join(f"- {line}" for line in said))
     return "\n\n".join(parts)
@@ -171,21 +170,22 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def write_page(path: Path, inside: str) -> None:
+def write_page(path: Path, inside: str, marks: Marks = (BEGIN, END)) -> None:
     """Put `inside` between the page's markers; the page is made when it is not there."""
     page = path.read_text("utf-8") if path.exists() else SKELETON
-    path.write_text(replaced(page, inside), "utf-8")
+    path.write_text(replaced(page, inside, marks), "utf-8")
 
 
-def replaced(page: str, inside: str) -> str:
+def replaced(page: str, inside: str, marks: Marks = (BEGIN, END)) -> str:
     """The page with other text between the markers. Raises ValueError when they are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n{inside.strip()}\n{END}{after}"
+        raise ValueError(f"the page has no {marks[0]} … {marks[1]}")
+    return f"{before}{begin}\n{inside.strip()}\n{end}{after}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
     lines = [list(head), ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

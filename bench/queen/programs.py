@@ -85,6 +85,12 @@ class Program:
             return False
         return True
 
+    def unpin(self, cores: list[int]) -> None:
+        """Let it run on all of these again."""
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(OSError):
+                os.sched_setaffinity(int(task.name), set(cores))
+
     async def get(self, path: str) -> Any:
         """JSON of a GET."""
         reply = await fetch(HOST, self.port, Request(path, method="GET", headers=self.headers))
@@ -165,9 +171,9 @@ class StandIn(Program):
         await started(program, "/v1/health")
         return program
 
-    async def pace(self, *, first: float = 0.0, gap: float = 0.0) -> None:
-        """Seconds to the first token and from one to the next."""
-        await self.post("/fake/pace", {"first": first, "gap": gap})
+    async def pace(self, *, first: float = 0.0, gap: float = 0.0, hold: bool = False) -> None:
+        """See fake_worker.Pace."""
+        await self.post("/fake/pace", {"first": first, "gap": gap, "hold": hold})
 
 
 class Queen(Program):

@@ -10,21 +10,28 @@ from rbee.core.events import (
     HiveJoined,
     HiveSaid,
     JobSubmitted,
+    Loss,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunStarted,
     StartWorker,
 )
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
+from rbee.errors import RbeeError, WorkerCrashed
 from rbee.protocol.hives import (
     BackendStatus,
     Capabilities,
     Device,
     HiveHeartbeat,
+    HiveWorkerExited,
     HiveWorkerReady,
     ModelInfo,
 )
 from rbee.protocol.operations import Infer, Operation
-from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerState
+from rbee.protocol.workers import Heartbeat, Usage, WorkerReady, WorkerState
 
 GIB = 1 << 30
 
@@ -115,6 +122,43 @@ class World:
 
     def stream(self, job_id: str) -> list[str]:
         return [str(e.type) for e in self.all if isinstance(e, Append) and e.job_id == job_id]
+
+
+def started(job_id: str, attempt: int = 1) -> RunStarted:
+    return RunStarted(job_id=job_id, attempt=attempt, tokens_out=1, ttft_ms=12.0)
+
+
+def done(
+    job_id: str, attempt: int = 1, *, tokens: int = 20, usage: Usage | None = None
+) -> RunCompleted:
+    used = usage or Usage(
+        prompt_tokens=5, completion_tokens=tokens, cached_tokens=2, decode_ms=50.0 * tokens
+    )
+    return RunCompleted(
+        job_id=job_id, attempt=attempt, tokens_out=tokens, finish_reason="stop",
+        duration_ms=1200.0, usage=used,
+    )  # fmt: skip
+
+
+def broke(job_id: str, attempt: int = 1, *, tokens: int = 3) -> RunFailed:
+    return failed(job_id, WorkerCrashed("broke"), attempt, tokens=tokens, loss=Loss.BROKEN)
+
+
+def failed(
+    job_id: str, error: RbeeError, attempt: int = 1, *, tokens: int = 0, loss: Loss | None = None
+) -> RunFailed:
+    return RunFailed(job_id=job_id, attempt=attempt, tokens_out=tokens, error=error, loss=loss)
+
+
+def let_go(job_id: str, attempt: int = 1, *, tokens: int = 0, wasted: int = 0) -> RunCancelled:
+    return RunCancelled(job_id=job_id, attempt=attempt, tokens_out=tokens, wasted=wasted)
+
+
+def exited(worker_id: str, code: int = -9, *, expected: bool = False) -> HiveSaid:
+    event = HiveWorkerExited(
+        worker_id=worker_id, exit_code=code, expected=expected, log_tail=["boom"]
+    )
+    return HiveSaid("home", event)
 
 
 def of(effects: list[Effect], kind: type) -> list[Effect]:

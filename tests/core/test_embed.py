@@ -9,7 +9,6 @@ from rbee.core.events import (
     Dispatch,
     JobCancelAsked,
     RunCompleted,
-    RunFailed,
     StartWorker,
     Tick,
 )
@@ -17,15 +16,16 @@ from rbee.errors import AllSlotsBusy, ModelIncompatible, ValidationFailed
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState
 from rbee.protocol.operations import Embed, Priority
 from rbee.protocol.workers import Usage, WorkerState
-from tests.core.builders import World, device, of
+from tests.core.builders import World, device, done, failed, of
 
 
 def embed(**more: object) -> Embed:
     return Embed(model="tiny", input=["a", "b"], **more)  # type: ignore[arg-type]
 
 
-def done(job_id: str) -> RunCompleted:
-    return RunCompleted(job_id, "stop", 0, 50.0, Usage(prompt_tokens=9, completion_tokens=0))
+def made(job_id: str) -> RunCompleted:
+    usage = Usage(prompt_tokens=9, completion_tokens=0)
+    return done(job_id, tokens=0, usage=usage)
 
 
 def test_it_starts_a_worker_runs_in_its_slot_and_ends() -> None:
@@ -34,7 +34,7 @@ def test_it_starts_a_worker_runs_in_its_slot_and_ends() -> None:
     assert of(world.bring_up("w-01"), Dispatch)
     assert world.colony.fleet.workers["w-01"].state is WorkerState.BUSY
     job = world.jobs["e"]
-    world.tell(done("e"))
+    world.tell(made("e"))
     assert (job.state, job.prompt_tokens, job.tokens_out) == (JobState.COMPLETED, 9, 0)
     assert job.info().operation == "embed"
     assert world.colony.fleet.workers["w-01"].state is WorkerState.IDLE
@@ -50,7 +50,7 @@ def test_it_waits_for_a_slot_in_one_line_with_other_work_for_the_model() -> None
     world.submit("e", embed())
     world.submit("b")
     assert [job.job_id for job in world.colony.queue.ordered(world.now)] == ["e", "b", "late"]
-    world.tell(RunCompleted("a", "stop", 1, 5.0, Usage(prompt_tokens=1, completion_tokens=1)))
+    world.tell(done("a", tokens=1))
     assert world.jobs["e"].state is JobState.DISPATCHED
 
 
@@ -85,7 +85,7 @@ def test_a_refusal_by_the_worker_is_not_repeated_and_no_failure_of_the_worker(
     world = World()
     world.submit("e", embed())
     world.bring_up("w-01")
-    effects = world.tell(RunFailed("e", error))
+    effects = world.tell(failed("e", error))
     assert world.jobs["e"].error_code == error.code
     assert not of(effects, Dispatch)
     worker = world.colony.fleet.workers["w-01"]

@@ -18,11 +18,11 @@ from rbee.protocol.operations import Embed, Infer, Operation
 from rbee.protocol.workers import Execute
 
 
-def asked(operation: Operation) -> Execute:
+def asked(operation: Operation, stream: JobStream | None = None) -> Execute:
     """What arrives at the worker."""
     job = Job(job_id="j-1", request=operation, created_at=0.0, queued_mono=0.0)
-    dispatch = Dispatch(job, "w-01", "http://127.0.0.1:9300", "cpu", None, 0)
-    return decode(encode(execute_of(dispatch)), Execute)
+    dispatch = Dispatch(job, 1, "home", "w-01", "http://127.0.0.1:9300", "llamacpp")
+    return decode(encode(execute_of(dispatch, stream or JobStream(), "j-1.1", ids=True)), Execute)
 
 
 def test_everything_a_user_can_say_arrives() -> None:
@@ -70,6 +70,17 @@ def test_texts_are_asked_for_as_one_json_reply() -> None:
     order = asked(Embed(model="m", input="x", normalize=False))
     assert not order.stream
     assert request_of(order) == Embedding(("x",), normalize=False)
+
+
+def test_a_later_run_is_told_what_the_readers_have() -> None:
+    stream = JobStream()
+    stream.append(EventType.TOKEN, b'{"t":"It","i":0}', b"[11]")
+    stream.append(EventType.TOKEN, b'{"t":" is \\u00e9","i":1}', b"[12,13]")
+    order = asked(Infer(model="m", prompt="x"), stream)
+    assert (order.emitted, order.emitted_ids, order.emitted_tokens) == ("It is é", [11, 12, 13], 3)
+    stream.append(EventType.TOKEN, b'{"t":"!","i":3}')
+    order = asked(Infer(model="m", prompt="x"), stream)
+    assert (order.emitted, order.emitted_ids, order.emitted_tokens) == ("It is é!", [], 4)
 
 
 @pytest.mark.anyio

@@ -58,7 +58,7 @@ class OpenAI:
         """POST /v1/chat/completions"""
         try:
             asked = openai_params.chat_of(await request.body())
-            runs = await self._submit(openai_params.infers_of(asked))
+            runs = await self._submit(request, openai_params.infers_of(asked))
         except RbeeError as exc:
             return openai_error(exc)
         if not asked.stream:
@@ -70,7 +70,7 @@ class OpenAI:
         """POST /v1/embeddings"""
         try:
             asked = openai_params.embedding_of(await request.body())
-            runs = await self._submit([openai_params.embed_of(asked)])
+            runs = await self._submit(request, [openai_params.embed_of(asked)])
             refused = await self._ended(request, runs)
             if refused is not None:
                 return refused
@@ -80,12 +80,15 @@ class OpenAI:
         except RbeeError as exc:
             return openai_error(exc)
 
-    async def _submit(self, operations: Sequence[Operation]) -> list[Run]:
+    async def _submit(self, request: Request, operations: Sequence[Operation]) -> list[Run]:
         """All of them or none."""
+        client, correlation_id = client_of(request, "openai"), request.state.correlation_id
         runs: list[Run] = []
         try:
             for operation in operations:
-                job = await self._queen.admission.submit(operation, client="openai", durable=False)
+                job = await self._queen.admission.submit(
+                    operation, client=client, durable=False, correlation_id=correlation_id
+                )
                 runs.append(Run(job, await self._queen.streams.get(job.job_id)))
         except RbeeError:
             self._cancel(runs, NO_USE)

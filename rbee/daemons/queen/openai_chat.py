@@ -96,6 +96,7 @@ def usage_of(runs: Sequence[Run]) -> dict[str, Any]:
         "completion_tokens": made,
         "total_tokens": prompt + made,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "x_rbee_resumed": sum(m.resumed for m in metrics if m),
     }
 
 

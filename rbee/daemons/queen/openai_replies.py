@@ -84,15 +84,18 @@ def first_failure(runs: Sequence[Run]) -> RbeeError | None:
 
 
 def find(stream: JobStream, kind: EventType, shape: type[Any]) -> Any:
-    """The first event of a kind, None when there is none."""
-    for name, data in stream.events:
+    """The last event of a kind, None when there is none."""
+    for name, data in reversed(stream.events):
         if name == kind:
             return msgspec.json.decode(data, type=shape)
     return None
 
 
 def served_by(queen: Queen, runs: Sequence[Run]) -> dict[str, str]:
-    """Headers that say who does it; of several answers, who does the first that has begun."""
+    """Headers that say who does it; of several answers, who does the first that has begun.
+
+    A worker that is lost later is told of in the last chunk only.
+    """
     for run in runs:
         started: StartedData | None = find(run.stream, EventType.STARTED, StartedData)
         if started is not None:
@@ -104,6 +107,7 @@ def served_by(queen: Queen, runs: Sequence[Run]) -> dict[str, str]:
                 "X-Rbee-Quant": started.quant or "unknown",
                 "X-Rbee-Device": started.device,
                 "X-Rbee-Queue-Ms": str(started.queued_ms),
+                "X-Rbee-Resumed": str(sum(one.job.resumes for one in runs)),
                 "X-Rbee-Overhead-Ms": str(queen.overhead_ms(run.job)),
             }
     return {}

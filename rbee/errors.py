@@ -20,6 +20,7 @@
     │                      └─ ModelLoadFailed
     ├── BadGateway 502
     ├── Unavailable 503 ─┬─ AllSlotsBusy
+    │                    ├─ CircuitBreakerOpen
     │                    ├─ NoWorkers
     │                    ├─ HiveOffline
     │                    ├─ WorkerNotReady
@@ -295,6 +296,13 @@ class AllSlotsBusy(Unavailable):
 
     code = "ALL_SLOTS_BUSY"
     hint = "Wait for a slot, or leave out --no-wait to queue."
+
+
+class CircuitBreakerOpen(Unavailable):
+    """All that could serve it failed lately and is left alone (`details.retry_after`, seconds)."""
+
+    code = "CIRCUIT_BREAKER_OPEN"
+    hint = "Wait and send the request again; `rbee worker list` shows what failed."
 
 
 class NoWorkers(Unavailable):

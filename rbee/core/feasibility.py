@@ -229,7 +229,8 @@ def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place
                 return place(claim=claim, leaving=leaving)
             # A loading worker will hold what is not counted as free already.
             coming = sum(max(0, w.need_bytes - w.rss_bytes) for w in spot.loading.values())
-            if could_ever(missing - coming, there, room):
+            staying = [w for w in there if w.state not in _ENDING]
+            if could_ever(missing - coming, staying, room):
                 others = [w.id for w in there if w.state is WorkerState.LOADING or w.claimed_for]
                 return place(until=f"the memory of {', '.join(others)}")
     kind = InsufficientRam if device.kind == "cpu" else InsufficientVram

@@ -1,30 +1,34 @@
 """The built-in policy: the smallest expected completion time (ECT) wins.
 
-ECT(w) = wait(w) + load(w) + prefill + decode, in seconds. Rates are the worker's own moving average
-once it has been measured, before that a prior from the memory bandwidth of its kind of device: each
-generated token reads all weights once, so tokens/s ≈ bandwidth / bytes of weights.
+Owns the order of the questions: may it run on a live worker, is a start cheaper than waiting, may
+others be displaced, and if nothing of it, is that for now or for ever. The terms are in
+rbee.core.costs, the filters in rbee.core.bars and rbee.core.feasibility.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rbee.core.feasibility import Place, Wish, places
-from rbee.core.fleet import Fleet, Worker
+from rbee.core import explaining, refusing
+from rbee.core.bars import Bar, busy_sentence, check_context, unable
+from rbee.core.choosing import Choice, choose
+from rbee.core.costs import Facts, Terms, of_worker
+from rbee.core.experience import INIT
+from rbee.core.feasibility import Place, Wish
+from rbee.core.fleet import Worker
 from rbee.core.jobs import Job
-from rbee.core.policy import Refuse, Run, Spawn, Verdict, Wait
+from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, View, Wait
 from rbee.core.states import WORKER_READY
-from rbee.errors import AllSlotsBusy, ContextLengthExceeded, NotFound, RbeeError
-from rbee.protocol.operations import Embed, Infer, ModelWork
+from rbee.core.surveying import Survey, survey
+from rbee.core.swapping import swap
+from rbee.errors import QueueFull, RbeeError
+from rbee.protocol.decisions import Decision
+from rbee.protocol.operations import Infer
 
-BANDWIDTH = {"cpu": 30e9, "metal": 200e9, "vulkan": 200e9, "cuda": 500e9}
-"""Bytes per second, typical of a home machine's DDR4, an M-series chip, and an RTX 3060–4090."""
-DISK_RATE = 1e9
-"""Bytes per second when a model is loaded from an NVMe disk; with INIT seconds of start-up."""
-INIT = 2.0
-PREFILL_FACTOR = 10.0
-"""Prompt tokens are about this much cheaper than generated ones (batched, compute-bound)."""
-EXPECTED_TOKENS = 256
+MARGIN = 1.25
+"""What is not there yet must be so much better than what is: estimates err, and a start is paid
+at once."""
 
 
 @dataclass(frozen=True)
@@ -34,150 +38,210 @@ class Ect:
     ctx: int
     slots: int | None = None
     kv_type: str = "f16"
+    charge: bool = True
+    """What others lose by an eviction is part of the cost, and has to be waited for."""
 
-    def route(self, job: Job, fleet: Fleet, now: float) -> Verdict:
-        """Run where it is soonest done, else wait for a live worker, else start one."""
-        request = job.request
-        assert isinstance(request, ModelWork)
-        demand = job.demand()
-        live = [
-            w for w in fleet.of_model(demand.model_id, demand.model_path) if _matches(w, request)
-        ]
-        if demand.worker_id is not None and not live:
-            return Refuse(_pinned_away(demand.worker_id, demand.model_id, fleet))
-        free = [w for w in live if w.free_slots > 0]
-        if free:
-            best = min(free, key=lambda w: (self.cost(job, w, now), w.id))
-            return Run(best, f"{best.id} has a free slot and is soonest done")
-        ready = [w for w in live if w.state in WORKER_READY]
-        if ready and not request.wait:
-            total = sum(w.slots_total for w in ready)
-            return Refuse(
-                AllSlotsBusy(
-                    f"all {total} slot(s) of {len(ready)} worker(s) with"
-                    f" {demand.model_id} are busy",
-                    slots_total=total,
-                    slots_busy=sum(len(w.jobs) for w in ready),
-                )
-            )
-        if live:
-            best = min(live, key=lambda w: (self.cost(job, w, now), w.id))
-            return Wait(_waiting(best), best)
-        return self._start(job, request, fleet)
+    @property
+    def name(self) -> str:
+        """As decisions call it."""
+        return "ect" if self.charge else "own-load"
 
-    def cost(self, job: Job, worker: Worker, now: float) -> float:
-        """Seconds; see the module."""
-        kind = worker.spec.device.partition(":")[0]
-        rate = worker.decode_rate or prior_rate(kind, worker.model.weights_bytes)
-        wait = 0.0 if worker.free_slots else EXPECTED_TOKENS / rate
-        load = 0.0 if worker.state in WORKER_READY else INIT + worker.model.size / DISK_RATE
-        return wait + load + _prompt_tokens(job) / (rate * PREFILL_FACTOR) + _out_tokens(job) / rate
+    def admit(self, job: Job, view: View) -> RbeeError | None:
+        """Ability, context, deadline."""
+        facts = Facts(job, view.experience)
+        request, model = facts.request, job.model
+        assert model is not None
+        refused = unable(request, model)
+        if refused is None and isinstance(request, Infer):
+            refused = check_context(request, min(self.ctx, model.context or self.ctx))
+        if refused is not None or request.deadline_ms is None:
+            return refused
+        first = self.first_token(job, view)
+        if first is None or first * 1000 <= request.deadline_ms:
+            return None
+        return QueueFull(
+            f"the first token is expected in {first:.1f} s,"
+            f" the deadline is {request.deadline_ms / 1000:g} s",
+            action="Allow more time, or send it again later.",
+            retry_after=max(1, round(first)),
+            predicted_ms=round(first * 1000),
+            deadline_ms=request.deadline_ms,
+        )
 
-    def _start(self, job: Job, request: ModelWork, fleet: Fleet) -> Verdict:
+    def route(self, job: Job, view: View) -> Verdict:
+        """See the module."""
+        facts = Facts(job, view.experience)
         assert job.model is not None
-        ctx = min(self.ctx, job.model.context or self.ctx)
+        lacking = unable(facts.request, job.model)
+        if lacking is not None:
+            return Refuse(lacking)
+        choice = self.choose(facts, view)
+        if choice.free is not None:
+            return self._run(facts, choice, choice.free, view)
+        if choice.soon is not None:
+            return self._wait_or_start(facts, choice, choice.soon, view)
+        if facts.request.worker_id is not None:
+            return refusing.pinned(facts, choice.bars, view)
+        return self._start(facts, choice.bars, self.survey(facts, view), view)
+
+    def explain(self, job: Job, view: View, verdict: Verdict) -> Decision:
+        """The verdict with everything that was looked at."""
+        facts = Facts(job, view.experience)
+        return explaining.explain(facts, verdict, view, self.survey(facts, view), self.name)
+
+    def cost(self, job: Job, worker: Worker, view: View) -> float:
+        """Seconds; see rbee.core.costs."""
+        return of_worker(Facts(job, view.experience), worker, view).total
+
+    def first_token(self, job: Job, view: View) -> float | None:
+        """By the same terms, the jobs before it in the queue included."""
+        facts = Facts(job, view.experience)
+        choice = self.choose(facts, view)
+        if choice.free is not None:
+            return choice.free_terms.until_start + choice.free_terms.prefill
+        if choice.soon is not None:
+            terms = choice.soon_terms
+            before = min(view.queue.position(job, view.now) - 1, view.queue.waiting(facts.demand))
+            turn = _backlog(facts, terms, before, view)
+            return terms.until_start + turn + terms.prefill
+        found = self.survey(facts, view).places
+        if not found:
+            return None
+        _, place, terms = found[0]
+        patience = 0.0 if place.ready else min(terms.ext, view.limits.swap_patience)
+        return terms.until_start + patience + terms.prefill
+
+    def choose(self, facts: Facts, view: View) -> Choice:
+        """The best live worker."""
+        pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+        return choose(facts, pool, view)
+
+    def survey(self, facts: Facts, view: View) -> Survey:
+        """The places for it, by the policy's settings."""
+        model = facts.job.model
+        assert model is not None
         wish = Wish(
-            model=job.model,
-            ctx=ctx,
+            model=model,
+            ctx=min(self.ctx, model.context or self.ctx),
             slots=self.slots,
             clamp=True,
             kv_type=self.kv_type,
-            hive=request.hive,
-            device=request.device,
+            hive=facts.request.hive,
+            device=facts.request.device,
         )
-        good, bad = places(wish, fleet)
-        if not good:
-            return Refuse(_choose_error(bad), bad)
-        best = min(good, key=lambda p: self._start_cost(job, p))
-        if best.leaving:
-            names = ", ".join(w.id for w in best.leaving)
-            return Wait(f"waiting for the memory of {names}, which is stopping")
-        why = f"no worker has {job.model.id}; {best.hive.name} {best.device.name} is soonest ready"
-        if best.evict:
-            why += f" after stopping idle {', '.join(w.id for w in best.evict)}"
-        return Spawn(best, why)
+        return survey(facts, wish, view, charge=self.charge)
 
-    def _start_cost(self, job: Job, place: Place) -> float:
-        assert job.model is not None
-        rate = prior_rate(place.device.kind, job.model.weights_bytes)
-        reload_others = sum(INIT + w.model.size / DISK_RATE for w in place.evict)
-        return INIT + job.model.size / DISK_RATE + reload_others + _out_tokens(job) / rate
+    def _run(self, facts: Facts, choice: Choice, free: Worker, view: View) -> Verdict:
+        now, soon, later = choice.free_terms.total, choice.soon, choice.soon_terms
+        if soon is not None and facts.request.wait and later.total * MARGIN < now:
+            others = view.queue.waiting(facts.demand) - 1
+            turn = later.total + _backlog(facts, later, others, view)
+            if turn * MARGIN < now:
+                # Amounts would change with every look; `rbee why` has them.
+                return Wait(f"{soon.id} is soonest done, although {free.id} is free", soon)
+        return Run(free, f"{free.id} has a free slot and is soonest done, in about {now:.1f} s")
+
+    def _wait_or_start(self, facts: Facts, choice: Choice, soon: Worker, view: View) -> Verdict:
+        if not facts.request.wait and soon.state in WORKER_READY:
+            return refusing.busy(facts, view)
+        wait = Wait(busy_sentence(soon), soon)
+        demand, terms = facts.demand, choice.soon_terms
+        if demand.worker_id is not None or not facts.request.wait:
+            return wait
+        waiting = max(1, view.queue.waiting(demand))
+        turn = terms.until_start + _backlog(facts, terms, waiting - 1, view)
+        if turn <= MARGIN * INIT or self._enough(facts, waiting, view):
+            return wait
+        for _, place, start in self.survey(facts, view).places:
+            until = start.until_start + start.ext + start.prefill + start.decode
+            if place.leaving or place.claim or place.until:
+                continue
+            if until * MARGIN >= turn + terms.prefill + terms.decode:
+                break
+            if place.evict and self.charge and not swap(facts, place.evict, view).allowed:
+                continue
+            where = f"{place.hive.name} {place.device.name}"
+            return Spawn(
+                place,
+                f"{waiting} wait for {demand.model_id}, the last for about {turn:.0f} s;"
+                f" {where} is ready in about {start.until_start + start.ext:.0f} s",
+            )
+        return wait
+
+    def _enough(self, facts: Facts, waiting: int, view: View) -> bool:
+        """Whether those that load will take all who wait, or no more workers may be started."""
+        demand = facts.demand
+        if view.fleet.live_count(demand.model_id) >= view.limits.most_workers(demand.model_id):
+            return True
+        pool = view.fleet.pool(demand.model_id, demand.model_path)
+        coming = 0
+        for worker in pool.loading.members if pool is not None else ():
+            coming += worker.spec.slots
+            if coming >= waiting:
+                return True
+        return False
+
+    def _start(self, facts: Facts, bars: list[Bar], found: Survey, view: View) -> Verdict:
+        demand, model_id = facts.demand, facts.demand.model_id
+        if view.fleet.live_count(model_id) >= view.limits.most_workers(model_id):
+            return refusing.later_or_never(facts, bars, Survey(never=found.never), view)
+        if not found.places:
+            return refusing.later_or_never(facts, bars, found, view)
+        claimed = view.fleet.claimed_for(model_id)
+        _, place, terms = found.places[0]
+        if claimed:  # no second set
+            ours = {w.id for w in claimed}
+            for _, other, _ in found.places:
+                if other.ready or (other.evict and ours & {w.id for w in other.evict}):
+                    return Spawn(other, self._why(facts, other, view))
+            busy = [w for w in claimed if w.jobs] or claimed
+            return Wait(f"waiting for {_ending(busy)}, which makes room for {model_id}")
+        if place.ready:
+            return Spawn(place, self._why(facts, place, view, terms))
+        if place.evict or place.claim:
+            return self._displace(facts, place, view)
+        names = place.until or f"the memory of {_names(place.leaving)}, which is stopping"
+        if not demand.worker_id and not facts.request.wait and place.until:
+            return refusing.displaced(facts, names)
+        return Wait(f"waiting for {names}")
+
+    def _displace(self, facts: Facts, place: Place, view: View) -> Verdict:
+        victims = place.evict or place.claim
+        verdict = swap(facts, victims, view)
+        if self.charge and not verdict.allowed:
+            if not facts.request.wait:
+                return refusing.displaced(facts, f"the place of {_names(victims)}", victims)
+            return Wait(verdict.why)
+        if place.evict:
+            why = f" ({verdict.why})" if self.charge else ""
+            return Spawn(place, self._why(facts, place, view) + why)
+        if not facts.request.wait:
+            return refusing.displaced(facts, f"the place of {_names(victims)}", victims)
+        model_id = facts.demand.model_id
+        return Claim(victims, f"{_ending(victims)} makes room for {model_id}: {verdict.why}")
+
+    def _why(self, facts: Facts, place: Place, view: View, terms: Terms | None = None) -> str:
+        where = f"{place.hive.name} {place.device.name}"
+        why = f"no worker has {facts.demand.model_id} to offer; {where} is soonest ready"
+        if place.evict:
+            return f"{why} after stopping idle {_names(place.evict)}"
+        return f"{why}, in about {terms.until_start:.0f} s" if terms is not None else why
 
 
-def prior_rate(kind: str, weights_bytes: int) -> float:
-    """Tokens per second expected of a device kind before anything was measured."""
-    return BANDWIDTH.get(kind, BANDWIDTH["cpu"]) / max(weights_bytes, 1 << 26)
+def _backlog(facts: Facts, terms: Terms, before: int, view: View) -> float:
+    """Seconds until so many others of the same demand have been served, over all its slots."""
+    if before <= 0:
+        return 0.0
+    pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+    slots = 1
+    if pool is not None:
+        slots = max(1, pool.slots + sum(w.spec.slots for w in pool.loading.around(0, 32)))
+    return before * (terms.prefill + terms.decode) / slots
 
 
-def check_context(request: Infer, ctx: int) -> RbeeError | None:
-    """A cheap early refusal: max_tokens alone exceeds the context. The worker counts exactly."""
-    if request.max_tokens is not None and request.max_tokens > ctx:
-        return ContextLengthExceeded(
-            f"max_tokens {request.max_tokens} does not fit the context of {ctx} tokens",
-            required=request.max_tokens,
-            available=ctx,
-        )
-    return None
+def _names(workers: Sequence[Worker]) -> str:
+    return ", ".join(w.id for w in workers)
 
 
-def _matches(worker: Worker, request: ModelWork) -> bool:
-    device = worker.spec.device
-    return (
-        request.hive in (None, worker.hive)
-        and request.worker_id in (None, worker.id)
-        and request.device in (None, device, device.partition(":")[0])
-    )
-
-
-def _prompt_tokens(job: Job) -> float:
-    request = job.request
-    if isinstance(request, Embed):
-        return sum(map(len, request.texts())) / 4
-    assert isinstance(request, Infer)
-    chars = len(request.prompt or "") + sum(len(m.text()) for m in request.messages or ())
-    return chars / 4
-
-
-def _out_tokens(job: Job) -> int:
-    request = job.request
-    if isinstance(request, Embed):
-        return 0
-    assert isinstance(request, Infer)
-    return min(request.max_tokens or EXPECTED_TOKENS, EXPECTED_TOKENS)
-
-
-def _waiting(worker: Worker) -> str:
-    if worker.state not in WORKER_READY:
-        percent = f" {worker.progress:.0%}" if worker.progress is not None else ""
-        return f"{worker.id} is loading {worker.spec.model_id}{percent}"
-    if worker.suspect:
-        return f"{worker.id} does not answer"
-    return f"all {worker.slots_total} slot(s) of {worker.id} are busy"
-
-
-def _pinned_away(worker_id: str, model_id: str, fleet: Fleet) -> RbeeError:
-    worker = fleet.workers.get(worker_id)
-    if worker is None:
-        return NotFound(f"no worker {worker_id}", action="rbee worker list shows the workers.")
-    if worker.spec.model_id == model_id:
-        where = f"{worker.hive} {worker.spec.device}"
-        return NotFound(
-            f"worker {worker_id} is {worker.state} on {where}, which is not what was asked for",
-            action="Leave out the worker, the hive or the device.",
-        )
-    return NotFound(
-        f"worker {worker_id} has {worker.spec.model_id}, not {model_id}",
-        action="Leave the worker out, or name one that has the model.",
-    )
-
-
-def _choose_error(errors: list[RbeeError]) -> RbeeError:
-    """The most telling one; among amounts, those of the place that was nearest to fitting."""
-    order = {"INSUFFICIENT_VRAM": 0, "INSUFFICIENT_RAM": 0, "HIVE_NOT_FOUND": 0, "HIVE_OFFLINE": 2}
-    return min(
-        errors,
-        key=lambda e: (
-            order.get(e.code, 1),
-            e.details.get("required", 0) - e.details.get("available", 0),
-        ),
-    )
+def _ending(workers: Sequence[Worker]) -> str:
+    return ", ".join(f"{w.id} ({w.spec.model_id})" for w in workers)

@@ -1,0 +1,91 @@
+"""Where a worker could be started for a job, what each place would cost, and what rules others out.
+
+Owns the ranking of places. Of a colony with many hives it looks at some that have room, beginning
+at one that depends on the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
+
+from rbee.core.bars import Bar, of_site
+from rbee.core.costs import Facts, Terms, losing, of_place
+from rbee.core.eviction import Room, spare_of
+from rbee.core.feasibility import Place, Wish, fit, sites
+from rbee.core.fleet import HiveState
+from rbee.core.policy import View
+from rbee.errors import RbeeError
+
+MANY = 32
+"""Hives that are all looked at."""
+ENOUGH = 16
+"""Places found among more."""
+
+
+@dataclass
+class Survey:
+    """What was found, the best place first."""
+
+    places: list[tuple[float, Place, Terms]] = field(
+        default_factory=list[tuple[float, Place, Terms]]
+    )
+    bars: list[tuple[str, str, Bar]] = field(default_factory=list[tuple[str, str, Bar]])
+    """Hive, device, and what stands against it at present."""
+    never: list[RbeeError] = field(default_factory=list[RbeeError])
+    """What rules a place out for good."""
+
+
+def survey(facts: Facts, wish: Wish, view: View, *, charge: bool = True) -> Survey:
+    """All places, or enough of them; `charge`: what others would lose is part of the cost."""
+    found = Survey()
+    fleet = view.fleet
+    pool = fleet.pool(facts.demand.model_id, facts.demand.model_path)
+    room = Room(
+        losing=partial(losing, view=view),
+        spare=spare_of(fleet, view.limits),
+        later=True,
+        model_id=facts.demand.model_id,
+    )
+    many = len(fleet.hives) > MANY and wish.hive is None
+    for site in sites(wish, fleet, _some(facts, wish, view) if many else None):
+        if isinstance(site, RbeeError):
+            found.never.append(site)
+            continue
+        bar = of_site(facts, site, pool, view)
+        if bar is not None:
+            found.bars.append((site[0].name, site[1].name, bar))
+            if bar.error is not None:
+                found.never.append(bar.error)
+            continue
+        place = fit(wish, fleet, site, room)
+        if isinstance(place, RbeeError):
+            found.never.append(place)
+            continue
+        terms = of_place(facts, place, view)
+        if not charge:
+            terms.ext = 0.0
+        found.places.append((terms.total, place, terms))
+        if many and len(found.places) >= ENOUGH:
+            break
+    found.places.sort(key=lambda scored: (scored[0], len(scored[1].evict)))
+    return found
+
+
+def _some(facts: Facts, wish: Wish, view: View) -> Iterator[HiveState]:
+    """Hives with room for one slot, idle workers' memory counted as room; some others if none."""
+    hives = view.fleet.hives
+    start = facts.seed % len(hives)
+    need = wish.model.memory_needed(ctx=wish.ctx, slots=wish.slots or 1, kv_type=wish.kv_type)
+    any_room = False
+    for hive in chain(islice(hives.values(), start, None), islice(hives.values(), start)):
+        for device in hive.devices:
+            spot = view.fleet.spot(hive.name, device.name)
+            if device.memory_free + (spot.idle_bytes if spot else 0) >= need:
+                any_room = True
+                yield hive
+                break
+    if not any_room:
+        yield from islice(hives.values(), MANY)

@@ -32,6 +32,17 @@ MIGRATIONS = (
     CREATE INDEX jobs_by_time ON jobs (created_at);
     CREATE INDEX jobs_unfinished ON jobs (created_at) WHERE finished_at IS NULL;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_dead ON jobs (created_at) WHERE dead;
+    CREATE TABLE decisions (
+        number INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL,
+        at REAL NOT NULL,
+        body BLOB NOT NULL
+    );
+    CREATE INDEX decisions_of ON decisions (job_id, number);
+    """,
 )
 """Step n brings a database from version n to n + 1 (`PRAGMA user_version`)."""
 

@@ -1,4 +1,4 @@
-"""The queen's memory on disk: jobs and their streams, in SQLite behind one batching writer.
+"""The queen's memory on disk: jobs, their streams and decisions, in SQLite behind one writer.
 
 Owns what is read and written. Writes are queued to one thread that commits whatever has gathered in
 one transaction; nothing on the token path waits for it. Never interprets a job.
@@ -7,7 +7,6 @@ one transaction; nothing on the token path waits for it. Never interprets a job.
 from __future__ import annotations
 
 import logging
-import queue
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -15,41 +14,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.from_thread
-import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from rbee.daemons.queen.database import PATIENCE, is_busy, open_database, unusable
-from rbee.errors import InternalError, ValidationFailed
+from rbee.daemons.queen.database import PATIENCE, open_database
+from rbee.daemons.queen.writer import Write, Writer
+from rbee.errors import ValidationFailed
 from rbee.protocol.base import decode, encode
 from rbee.protocol.jobs import JobInfo
 
 log = logging.getLogger("rbee.store")
 
-TRIES = 3
-"""So often is a batch tried while another process holds the lock."""
-CLEANING_LIMIT = 1.0
-"""Seconds that overwriting the log of changes waits for readers; the next purge tries again."""
+FLUSH_LIMIT = 5.0
+"""Seconds that anybody waits for a write."""
+DECIDED_JOBS = 10_000
+"""Of so many jobs the decisions are kept, the latest."""
+DECISIONS_EACH = 8
+PRUNE_EVERY = 1000
+"""So many more decisions may be there before those in excess are dropped."""
 
-Told = Callable[[Exception | None], object]
-
-
-@dataclass(frozen=True)
-class _Write:
-    """One statement. `erases`: what it deletes must not stay in the log of changes either."""
-
-    sql: str
-    args: tuple[Any, ...]
-    erases: bool = False
-
-
-@dataclass(frozen=True)
-class _Flush:
-    """A mark in the queue: `told` hears whether all before it is on disk."""
-
-    told: Told
+_SAVE_JOB = (
+    "INSERT INTO jobs (job_id, created_at, finished_at, state, dead, durable, request, info)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE"
+    " SET finished_at = excluded.finished_at, state = excluded.state, dead = excluded.dead,"
+    " info = excluded.info"
+)
+_WITHDRAW = "DELETE FROM jobs WHERE job_id = ?"
+_PRUNE_JOBS = (
+    "DELETE FROM decisions WHERE job_id NOT IN (SELECT job_id FROM decisions"
+    " GROUP BY job_id ORDER BY max(number) DESC LIMIT ?)"
+)
+_PRUNE_EACH = (
+    "DELETE FROM decisions WHERE number IN (SELECT number FROM (SELECT number, row_number() OVER"
+    " (PARTITION BY job_id ORDER BY number DESC) AS back FROM decisions) WHERE back > ?)"
+)
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,10 @@ class Store:
         self.path = path
         self.set_aside = set_aside
         """Where a damaged database was moved to; None normally."""
-        self._queue: queue.SimpleQueue[_Write | _Flush | None] = queue.SimpleQueue()
         self._reader = reader
-        self._writer = writer
         self._read_lock = threading.Lock()
-        self._lost: Exception | None = None
-        """Why a write was lost since the last flush; only the writer's thread uses it."""
-        self._uncleaned = False
-        self._thread = threading.Thread(target=self._write_all, name="store", daemon=True)
-        self._thread.start()
+        self._writer = Writer(path, writer)
+        self._decisions = 0
 
     @staticmethod
     def open(path: Path, *, patience: float = PATIENCE) -> Store:
@@ -94,33 +87,51 @@ class Store:
         reader, writer, aside = open_database(path, patience)
         return Store(path, reader, writer, aside)
 
+    @property
+    def losses(self) -> int:
+        """How often writes were lost; grows before anybody is told of a later write."""
+        return self._writer.losses
+
+    async def accept(self, info: JobInfo, request: bytes, *, limit: float = FLUSH_LIMIT) -> None:
+        """Write a new durable job and return when it is on disk.
+
+        Raises InternalError when that fails or takes longer than `limit` seconds; then, as when
+        this is cancelled, no later queen will find the job.
+        """
+        undo = Write(_WITHDRAW, (info.job_id,), erases=True)
+        row = _row(info, request, durable=True)
+        await self._writer.confirmed(_SAVE_JOB, row, undo=undo, limit=limit)
+
+    def withdraw(self, job_id: str) -> None:
+        """Forget a job that was written and then not accepted after all."""
+        self._writer.put(Write(_WITHDRAW, (job_id,), erases=True))
+
     def save_job(self, info: JobInfo, request: bytes, *, durable: bool) -> None:
         """Write a job's present state, soon."""
-        row = (
-            info.job_id, info.created_at, info.finished_at, info.state, durable, request,
-            encode(info),
-        )  # fmt: skip
-        self._queue.put(
-            _Write(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT (job_id) DO UPDATE"
-                " SET finished_at = excluded.finished_at, state = excluded.state,"
-                " info = excluded.info",
-                row,
-            )
-        )
+        self._writer.put(Write(_SAVE_JOB, _row(info, request, durable=durable)))
 
     def save_stream(self, job_id: str, events: list[tuple[str, bytes]]) -> None:
         """Write a finished job's whole stream, soon."""
         blob = encode([(kind, msgspec.Raw(data)) for kind, data in events])
-        self._queue.put(_Write("UPDATE jobs SET stream = ? WHERE job_id = ?", (blob, job_id)))
+        self._writer.put(Write("UPDATE jobs SET stream = ? WHERE job_id = ?", (blob, job_id)))
+
+    def save_decision(self, job_id: str, at: float, body: bytes) -> None:
+        """Keep a decision about a job, soon; `at` is UTC seconds."""
+        if self._decisions % PRUNE_EVERY == 0:
+            self._writer.put(Write(_PRUNE_JOBS, (DECIDED_JOBS,)))
+            self._writer.put(Write(_PRUNE_EACH, (DECISIONS_EACH,)))
+        self._decisions += 1
+        self._writer.put(
+            Write("INSERT INTO decisions (job_id, at, body) VALUES (?, ?, ?)", (job_id, at, body))
+        )
 
     def purge(self, *, before: float, keep: int) -> None:
         """Drop finished jobs that ended before a UTC time or are not among the newest `keep`.
 
-        With a `keep` of 0 nothing of their text stays in any file.
+        With a `keep` of 0 nothing of their text stays in any file, and no decision about them.
         """
-        self._queue.put(
-            _Write(
+        self._writer.put(
+            Write(
                 "DELETE FROM jobs WHERE finished_at IS NOT NULL AND (finished_at < ? OR job_id NOT"
                 " IN (SELECT job_id FROM jobs WHERE finished_at IS NOT NULL"
                 " ORDER BY created_at DESC LIMIT ?))",
@@ -128,42 +139,57 @@ class Store:
                 erases=keep == 0,
             )
         )
+        if keep == 0:
+            gone = "DELETE FROM decisions WHERE job_id NOT IN (SELECT job_id FROM jobs)"
+            self._writer.put(Write(gone, (), erases=True))
 
-    async def flush(self) -> None:
+    async def flush(self, *, limit: float = FLUSH_LIMIT) -> None:
         """Return when everything written so far is on disk.
 
-        Raises InternalError when any write since the last flush was lost.
+        Raises InternalError when any write since the last flush was lost, or after `limit` seconds.
         """
-        done = anyio.Event()
-        token = anyio.lowlevel.current_token()
-        failed: list[Exception] = []
+        await self._writer.flush(limit)
 
-        def told(error: Exception | None) -> None:
-            if error is not None:
-                failed.append(error)
-            anyio.from_thread.run_sync(done.set, token=token)
-
-        if not self._thread.is_alive():
-            raise InternalError(f"{self.path} is closed")
-        self._queue.put(_Flush(told))
-        await done.wait()
-        if failed:
-            raise unusable(self.path, failed[0])
+    def after(self, told: Callable[[], None]) -> None:
+        """Call in this loop when everything written so far is on disk or lost, see `losses`."""
+        self._writer.after(told)
 
     async def job(self, job_id: str) -> JobInfo | None:
         """One job, None when it is not (or no longer) known."""
         rows = await self._read("SELECT info FROM jobs WHERE job_id = ?", (job_id,))
         return next(iter(_infos(rows)), None)
 
-    async def jobs(self, *, state: str | None, limit: int) -> list[JobInfo]:
-        """Jobs, newest first."""
-        where = "WHERE state = ?" if state else ""
-        args: tuple[Any, ...] = (state, limit) if state else (limit,)
+    async def request(self, job_id: str) -> tuple[bytes, JobInfo] | None:
+        """What a job was asked, unchecked JSON, and its state; None when it is not known."""
         rows = await self._read(
-            f"SELECT info FROM jobs {where} ORDER BY created_at DESC LIMIT ?",
-            args,
+            "SELECT info, CAST(request AS BLOB) FROM jobs WHERE job_id = ?", (job_id,)
+        )
+        return next(((row[1], info) for row in rows for info in _infos([row])), None)
+
+    async def jobs(
+        self, *, state: str | None = None, dead: bool | None = None, limit: int
+    ) -> list[JobInfo]:
+        """Jobs, newest first. `dead`: only those that were given up, or none of those."""
+        tests: list[str] = []
+        args: list[object] = []
+        if state is not None:
+            tests.append("state = ?")
+            args.append(state)
+        if dead is not None:
+            tests.append("dead" if dead else "NOT dead")
+        where = f"WHERE {' AND '.join(tests)}" if tests else ""
+        rows = await self._read(
+            f"SELECT info FROM jobs {where} ORDER BY created_at DESC LIMIT ?", (*args, limit)
         )
         return _infos(rows)
+
+    async def decisions(self, job_id: str) -> list[bytes]:
+        """The last decisions about a job, the oldest first."""
+        rows = await self._read(
+            "SELECT body FROM decisions WHERE job_id = ? ORDER BY number DESC LIMIT ?",
+            (job_id, DECISIONS_EACH),
+        )
+        return [row[0] for row in reversed(rows)]
 
     async def stream(self, job_id: str) -> list[tuple[str, bytes]] | None:
         """A finished job's stream as (event type, JSON), None when there is none to read."""
@@ -181,7 +207,7 @@ class Store:
         """Jobs that had not ended, oldest first; `request` is as it was written, unchecked."""
         rows = await self._read(
             "SELECT info, CAST(request AS BLOB), durable FROM jobs WHERE finished_at IS NULL"
-            " ORDER BY created_at",
+            " ORDER BY created_at, job_id",
             (),
         )
         return [
@@ -192,8 +218,7 @@ class Store:
 
     def close(self) -> None:
         """Write what is left and close; blocks for at most 5 s."""
-        self._queue.put(None)
-        self._thread.join(5.0)
+        self._writer.close(5.0)
         self._reader.close()
 
     async def _read(self, sql: str, args: tuple[Any, ...]) -> list[Any]:
@@ -203,101 +228,14 @@ class Store:
 
         return await anyio.to_thread.run_sync(run)
 
-    def _write_all(self) -> None:
-        try:
-            end = False
-            while not end:
-                writes, flushes, end = self._gather()
-                if writes:
-                    self._commit(writes)
-                    self._clean()
-                if flushes:
-                    lost, self._lost = self._lost, None
-                    for flush in flushes:
-                        try:
-                            flush.told(lost)
-                        except RuntimeError:  # the loop that waited is gone
-                            log.debug("a flush was given up")
-        finally:
-            self._writer.close()
 
-    def _gather(self) -> tuple[list[_Write], list[_Flush], bool]:
-        """All that waits, at least one; True when the end mark was among it."""
-        writes: list[_Write] = []
-        flushes: list[_Flush] = []
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return writes, flushes, True
-            if isinstance(item, _Write):
-                writes.append(item)
-            else:
-                flushes.append(item)
-            if self._queue.empty():
-                return writes, flushes, False
-
-    def _commit(self, writes: list[_Write]) -> None:
-        """One transaction of all; when one write is at fault, one for each, to lose only that."""
-        try:
-            self._transaction(writes)
-        except sqlite3.Error as exc:
-            if len(writes) == 1 or is_busy(exc):
-                self._lose(writes, exc)
-                return
-            log.warning("writing to %s failed (%s); one by one now", self.path, exc)
-        except Exception as exc:
-            self._lose(writes, exc)
-            return
-        else:
-            return
-        for number, write in enumerate(writes):
-            try:
-                self._transaction([write])
-            except Exception as exc:
-                if isinstance(exc, sqlite3.Error) and is_busy(exc):
-                    self._lose(writes[number:], exc)
-                    return
-                self._lose([write], exc)
-
-    def _transaction(self, writes: list[_Write]) -> None:
-        """Raises sqlite3.Error when nothing of it is written; a held lock only after TRIES."""
-        db = self._writer
-        for left in reversed(range(TRIES)):
-            erased = False
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                for write in writes:
-                    count = db.execute(write.sql, write.args).rowcount
-                    erased |= write.erases and count > 0
-                db.execute("COMMIT")
-            except BaseException as exc:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                if not left or not isinstance(exc, sqlite3.Error) or not is_busy(exc):
-                    raise
-                log.warning("%s is locked by another process; trying again", self.path)
-            else:
-                self._uncleaned |= erased
-                return
-
-    def _lose(self, writes: list[_Write], exc: Exception) -> None:
-        log.error("%d writes to %s were lost", len(writes), self.path, exc_info=exc)
-        self._lost = exc
-
-    def _clean(self) -> None:
-        """Empty the log of changes after an erasure: it holds older copies of what was deleted."""
-        if not self._uncleaned:
-            return
-        db = self._writer
-        try:
-            usual = db.execute("PRAGMA busy_timeout").fetchone()[0]
-            db.execute(f"PRAGMA busy_timeout = {round(CLEANING_LIMIT * 1000)}")
-            try:
-                self._uncleaned = bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-            finally:
-                db.execute(f"PRAGMA busy_timeout = {usual}")
-        except sqlite3.Error as exc:
-            log.warning("the log of %s was not emptied: %s", self.path, exc)
+def _row(info: JobInfo, request: bytes, *, durable: bool) -> tuple[Any, ...]:
+    if info.queue_position is not None or info.eta_ms is not None:  # true for a moment only
+        info = msgspec.structs.replace(info, queue_position=None, eta_ms=None)
+    return (
+        info.job_id, info.created_at, info.finished_at, info.state, info.dead, durable, request,
+        encode(info),
+    )  # fmt: skip
 
 
 def _infos(rows: list[Any]) -> list[JobInfo]:

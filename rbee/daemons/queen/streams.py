@@ -1,22 +1,29 @@
 """Job streams: one append-only list of events per job, any number of readers at their own pace.
 
 A reader is an index into the list, so a slow one costs nothing and holds nobody up. Ids count
-from 1 without gaps; nothing follows a terminal event. Streams of ended jobs come from the store.
+from 1 without gaps; nothing follows a terminal event. What a reader of a durable job's stream sees
+is in the journal before. Streams of ended jobs come from the store.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
 
-from rbee.errors import NotFound
-from rbee.protocol.jobs import TERMINAL_EVENTS, EventType
+from rbee.daemons.queen.joblog import Emitted, JobLog
+from rbee.errors import NotFound, RbeeError
+from rbee.protocol.jobs import EventType
 
 if TYPE_CHECKING:
+    from rbee.daemons.queen.journal import Journal
     from rbee.daemons.queen.store import Store
+
+log = logging.getLogger("rbee.streams")
 
 KEEPALIVE = 5.0
 """Seconds of silence after which a reader gets an empty batch."""
@@ -26,41 +33,93 @@ ENDED_BYTES = 64 << 20
 
 
 class JobStream:
-    """One job's events as (type, JSON)."""
+    """One job's events as (type, JSON). With a journal, events are written before they are seen."""
 
-    def __init__(
-        self, events: list[tuple[str, bytes]] | None = None, *, ended: bool = False
-    ) -> None:
-        self.events = events or []
-        self.ended = ended
+    __slots__ = ("_journal", "closed", "log", "wakers")
+
+    def __init__(self, job_log: JobLog | None = None, journal: Journal | None = None) -> None:
+        self.log = job_log or JobLog()
+        self._journal = journal
         self.closed = False
-        self.tokens = 0
-        self.size = sum(len(data) for _, data in self.events)
         self.wakers: set[anyio.Event] = set()
 
-    def append(self, kind: EventType, data: bytes) -> None:
-        """Add one event; ignored after a terminal one, so that there is exactly one of those."""
-        if self.ended or self.closed:
+    @staticmethod
+    def of_ended(events: list[tuple[str, bytes]]) -> JobStream:
+        """A whole stream."""
+        stream = JobStream()
+        stream.log.events = events
+        stream.log.size = sum(len(data) for _, data in events)
+        stream.log.tokens = sum(kind == EventType.TOKEN for kind, _ in events)
+        stream.log.ids = None
+        stream.log.ended = True
+        return stream
+
+    @property
+    def events(self) -> list[tuple[str, bytes]]:
+        """All there are; not to be changed."""
+        self._flush()
+        return self.log.events
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event is there."""
+        return self.log.ended
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the answer has so far: the next token event's `i`."""
+        return self.log.tokens
+
+    @property
+    def durable(self) -> bool:
+        """Whether a later queen will know it."""
+        return self._journal is not None
+
+    @property
+    def ids_of(self) -> str | None:
+        """The backend that the token ids mean something to, when that was noted."""
+        return self.log.ids_of
+
+    def append(self, kind: EventType, data: bytes, ids: bytes = b"") -> None:
+        """Add one event; ignored after a terminal one, so that there is exactly one of those.
+
+        `ids`: of a token event, the JSON list of the ids of the tokens that it stands for; empty
+        when they are not known, then it counts as one token. Readers never get them.
+        """
+        mine = self.log
+        if mine.ended or self.closed:
             return
-        self.events.append((kind, data))
-        self.size += len(data)
-        if kind is EventType.TOKEN:
-            self.tokens += 1
-        elif kind in TERMINAL_EVENTS:
-            self.ended = True
-        self._wake()
+        mine.append(kind, data, ids)
+        if self._journal is not None:
+            self._journal.add(mine.number, kind, data, ids)
+        if self.wakers:
+            self._wake()
+
+    def note_ids_of(self, backend: str) -> None:
+        """Say whose token ids come from now on; to be called before the first of them."""
+        mine = self.log
+        if mine.ids_of == backend or mine.ended or self.closed:
+            return
+        mine.ids_of = backend
+        if self._journal is not None:
+            self._journal.note_ids_of(mine.number, backend)
+
+    def emitted(self) -> Emitted:
+        """What the answer has so far, for a continuation on another worker."""
+        return self.log.emitted()
 
     async def read(self, after: int = 0) -> AsyncIterator[tuple[int, list[tuple[str, bytes]]]]:
         """Batches (id of the first, events) of all that is there, then as it comes, to the end.
 
         An empty batch after KEEPALIVE seconds of silence.
         """
-        # A job that runs again after its queen died has a new stream: a reader who is ahead of it
-        # starts over rather than miss what comes.
+        # A stream that could not be kept begins again: a reader who is ahead of it starts over
+        # rather than miss what comes.
         at = after if 0 <= after <= len(self.events) else 0
         while True:
-            if at < len(self.events):
-                batch = self.events[at:]
+            events = self.events
+            if at < len(events):
+                batch = events[at:]
                 yield at + 1, batch
                 at += len(batch)
             elif self.ended or self.closed:
@@ -73,6 +132,10 @@ class JobStream:
         """Let readers go without a terminal event: the queen leaves, the job will go on later."""
         self.closed = True
         self._wake()
+
+    def _flush(self) -> None:
+        if self._journal is not None:
+            self._journal.flush()
 
     def _wake(self) -> None:
         for wake in self.wakers:
@@ -120,41 +183,81 @@ async def _news(streams: Sequence[JobStream]) -> bool:
 class Streams:
     """The streams of all jobs that are retained."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, journal: Journal | None = None) -> None:
         self._store = store
+        self._journal = journal
         self._live: dict[str, JobStream] = {}
         self._ended: OrderedDict[str, JobStream] = OrderedDict()
         self._ended_size = 0
+        self._leaving: list[JobLog] = []
+        self._losses = 0
 
-    def create(self, job_id: str) -> JobStream:
-        """A new, empty one."""
-        return self._live.setdefault(job_id, JobStream())
+    def create(self, job_id: str, *, durable: bool = False) -> JobStream:
+        """A new, empty one, or the one there is. `durable`: a later queen will know it."""
+        stream = self._live.get(job_id)
+        if stream is None:
+            if durable and self._journal is not None:
+                stream = JobStream(self._journal.begin(job_id), self._journal)
+            else:
+                stream = JobStream()
+            self._live[job_id] = stream
+        return stream
+
+    def restore(self, job_id: str) -> JobStream | None:
+        """A durable job's stream as an earlier queen left it; None when nothing of it is known."""
+        kept = self._journal.adopt(job_id) if self._journal is not None else None
+        if kept is None:
+            return None
+        stream = self._live[job_id] = JobStream(kept, self._journal)
+        return stream
+
+    def left_over(self) -> list[JobLog]:
+        """What an earlier queen left of jobs that were not restored."""
+        return list(self._journal.found.values()) if self._journal is not None else []
+
+    async def settled(self) -> None:
+        """All that are to be restored are: what else an earlier queen left may be forgotten."""
+        if self._journal is not None:
+            await self._journal.settled()
 
     def live(self, job_id: str) -> JobStream | None:
         """The stream of a job that has not ended."""
         return self._live.get(job_id)
 
+    def drop(self, job_id: str) -> None:
+        """The job was not accepted after all."""
+        stream = self._live.pop(job_id, None)
+        if stream is not None and self._journal is not None:
+            stream.close()
+            self._journal.release(stream.log)
+
     def retire(self, job_id: str, *, results: bool = True) -> list[tuple[str, bytes]]:
         """The job has ended: its events, for the store; kept in memory a while for readers.
 
-        Without `results` those are left out; who follows the stream already still gets them.
+        Without `results` those are left out; who follows the stream already still gets them. The
+        journal lets go of it when what the caller gives to the store right after this is on disk.
         """
         stream = self._live.pop(job_id)
+        if stream.durable:
+            if not self._leaving:
+                self._losses = self._store.losses
+                asyncio.get_running_loop().call_soon(self._leave)
+            self._leaving.append(stream.log)
         if not results:
             kept = [event for event in stream.events if event[0] != EventType.RESULT]
-            stream = JobStream(kept, ended=True)
+            stream = JobStream.of_ended(kept)
         self._ended[job_id] = stream
-        self._ended_size += stream.size
+        self._ended_size += stream.log.size
         while len(self._ended) > ENDED_IN_MEMORY or (
             len(self._ended) > 1 and self._ended_size > ENDED_BYTES
         ):
-            self._ended_size -= self._ended.popitem(last=False)[1].size
+            self._ended_size -= self._ended.popitem(last=False)[1].log.size
         return stream.events
 
     def forget(self, job_id: str) -> None:
         """Drop an ended one."""
         gone = self._ended.pop(job_id, None)
-        self._ended_size -= gone.size if gone is not None else 0
+        self._ended_size -= gone.log.size if gone is not None else 0
 
     async def get(self, job_id: str) -> JobStream:
         """Live, remembered or from the store. Raises NotFound."""
@@ -164,7 +267,7 @@ class Streams:
             events = await self._store.stream(job_id)
             if events is None:
                 raise NotFound(f"no job {job_id}", action="rbee job list shows the jobs.")
-            stream = JobStream(events, ended=True)
+            stream = JobStream.of_ended(events)
         return stream
 
     def counts(self) -> dict[str, int]:
@@ -175,3 +278,27 @@ class Streams:
         """End all readers."""
         for stream in self._live.values():
             stream.close()
+
+    async def settle(self) -> None:
+        """Return when the journal holds nothing that the store has; before both are closed."""
+        self._leave()
+        try:
+            await self._store.flush()
+        except RbeeError as exc:
+            log.warning("ended jobs stay in the journal: %s", exc.message)
+
+    def _leave(self) -> None:
+        """Ended jobs leave the journal once the store has written what it was given of them."""
+        journal, logs, losses = self._journal, self._leaving, self._losses
+        self._leaving = []
+        if journal is None or not logs:
+            return
+
+        def written() -> None:
+            if self._store.losses == losses:
+                for one in logs:
+                    journal.release(one)
+            else:
+                log.warning("%d ended jobs stay in the journal: writes were lost", len(logs))
+
+        self._store.after(written)

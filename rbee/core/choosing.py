@@ -105,8 +105,8 @@ def _sorted(facts: Facts, pool: Pool, view: View) -> Choice:
         sample += pool.loading.around(facts.seed, SAMPLE)
     full = list(pool.full.around(facts.seed, SAMPLE))
     choice = _exact(facts, {w.id: w for w in (*sample, *full, *known)}.values(), view)
-    if choice.soon in full and choice.soon_terms.wait:
-        # The first of n to end, from the first of a sample: the mean of the least of n equal chances.
+    if choice.soon is not None and choice.soon_terms.wait:
+        # From the first of a sample to end to the first of all: means of the least of n chances.
         choice.soon_terms.wait *= (len(full) + 1) / (len(pool.full) + 1)
     if choice.free is None and choice.soon is None and not choice.bars:
         barred = pool.barred.around(facts.seed, SAMPLE)

@@ -55,7 +55,7 @@ def explain(facts: Facts, verdict: Verdict, view: View, found: Survey, policy: s
         reason=reason,
         waited_ms=max(0, round((view.now - job.queued_mono) * 1000)),
         options=options[:MOST],
-        left_out=max(0, len(options) - MOST) + unseen,
+        left_out=max(0, len(options) - MOST) + unseen + found.unseen,
         evicted=evicted,
     )
 

@@ -13,7 +13,7 @@ from rbee.protocol.hives import Capabilities, Device, HiveInfo, ModelInfo
 from rbee.protocol.workers import WorkerInfo, WorkerSpec, WorkerState
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Worker:
     """One worker. Busy slots are the queen's own ledger (`jobs`), never read from a heartbeat."""
 
@@ -123,7 +123,7 @@ class Worker:
         )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class HiveState:
     """One hive. `devices` is replaced by every telemetry."""
 

@@ -29,6 +29,8 @@ from rbee.protocol.operations import Infer
 MARGIN = 1.25
 """What is not there yet must be so much better than what is: estimates err, and a start is paid
 at once."""
+LOOKS = 64
+"""Devices, of many hives, that are looked at while a live worker could be waited for."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class Ect:
     def explain(self, job: Job, view: View, verdict: Verdict) -> Decision:
         """The verdict with everything that was looked at."""
         facts = Facts(job, view.experience)
-        return explaining.explain(facts, verdict, view, self.survey(facts, view), self.name)
+        return explaining.explain(
+            facts, verdict, view, self.survey(facts, view, explaining.MOST), self.name
+        )
 
     def cost(self, job: Job, worker: Worker, view: View) -> float:
         """Seconds; see rbee.core.costs."""
@@ -116,8 +120,8 @@ class Ect:
         pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
         return choose(facts, pool, view)
 
-    def survey(self, facts: Facts, view: View) -> Survey:
-        """The places for it, by the policy's settings."""
+    def survey(self, facts: Facts, view: View, looks: int | None = None) -> Survey:
+        """The places for it, by the policy's settings; `looks`: see rbee.core.surveying."""
         model = facts.job.model
         assert model is not None
         wish = Wish(
@@ -129,7 +133,7 @@ class Ect:
             hive=facts.request.hive,
             device=facts.request.device,
         )
-        return survey(facts, wish, view, charge=self.charge)
+        return survey(facts, wish, view, charge=self.charge, looks=looks)
 
     def _run(self, facts: Facts, choice: Choice, free: Worker, view: View) -> Verdict:
         now, soon, later = choice.free_terms.total, choice.soon, choice.soon_terms
@@ -152,7 +156,7 @@ class Ect:
         turn = terms.until_start + _backlog(facts, terms, waiting - 1, view)
         if turn <= MARGIN * INIT or self._enough(facts, waiting, view):
             return wait
-        for _, place, start in self.survey(facts, view).places:
+        for _, place, start in self.survey(facts, view, LOOKS).places:
             until = start.until_start + start.ext + start.prefill + start.decode
             if place.leaving or place.claim or place.until:
                 continue

@@ -36,10 +36,18 @@ class Survey:
     """Hive, device, and what stands against it at present."""
     never: list[RbeeError] = field(default_factory=list[RbeeError])
     """What rules a place out for good."""
+    unseen: int = 0
+    """Hives that were not looked at."""
 
 
-def survey(facts: Facts, wish: Wish, view: View, *, charge: bool = True) -> Survey:
-    """All places, or enough of them; `charge`: what others would lose is part of the cost."""
+def survey(
+    facts: Facts, wish: Wish, view: View, *, charge: bool = True, looks: int | None = None
+) -> Survey:
+    """All places, or enough of them.
+
+    `charge`: what others would lose is part of the cost; `looks`: devices looked at, at most, in a
+    colony with many hives.
+    """
     found = Survey()
     fleet = view.fleet
     pool = fleet.pool(facts.demand.model_id, facts.demand.model_path)
@@ -50,7 +58,12 @@ def survey(facts: Facts, wish: Wish, view: View, *, charge: bool = True) -> Surv
         model_id=facts.demand.model_id,
     )
     many = len(fleet.hives) > MANY and wish.hive is None
+    looked = 0
     for site in sites(wish, fleet, _some(facts, wish, view) if many else None):
+        if many and (looked == looks or len(found.places) >= ENOUGH):
+            found.unseen = max(0, len(fleet.hives) - looked)
+            break
+        looked += 1
         if isinstance(site, RbeeError):
             found.never.append(site)
             continue
@@ -68,8 +81,6 @@ def survey(facts: Facts, wish: Wish, view: View, *, charge: bool = True) -> Surv
         if not charge:
             terms.ext = 0.0
         found.places.append((terms.total, place, terms))
-        if many and len(found.places) >= ENOUGH:
-            break
     found.places.sort(key=lambda scored: (scored[0], len(scored[1].evict)))
     return found
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee import naming
 from rbee.daemons.direct import WireProtocol
+from rbee.daemons.logs import correlation as current
 from rbee.errors import (
     BindRefused,
     Forbidden,
@@ -138,8 +139,11 @@ class Door:
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
         limit: int = BODY_LIMIT,
+        on_error: Callable[[RbeeError], None] | None = None,
     ) -> None:
+        """`on_error` hears of every error that is answered here."""
         self._app = app
+        self._on_error = on_error
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
         self._limit = limit
@@ -151,6 +155,7 @@ class Door:
         headers = dict(scope["headers"])
         correlation = naming.correlation_id(_text(headers.get(b"x-correlation-id")))
         scope.setdefault("state", {})["correlation_id"] = correlation
+        current.set(correlation)  # the server has a task of its own for each request
         scope["app"] = self  # makes the router raise its 404 and 405 instead of answering in text
         started = False
 
@@ -170,20 +175,25 @@ class Door:
         except RbeeError as exc:
             if started:
                 raise
-            await error_response(exc)(scope, receive, tagged)
+            await self._refuse(exc)(scope, receive, tagged)
         except HTTPException as exc:
-            await error_response(_routing_error(scope, exc.status_code))(scope, receive, tagged)
+            await self._refuse(_routing_error(scope, exc.status_code))(scope, receive, tagged)
         except ClientDisconnect:  # in the middle of its upload: nobody is left to answer
-            log.debug("caller left correlation_id=%s path=%s", correlation, scope["path"])
+            log.debug("caller left", extra={"path": scope["path"]})
         except Exception:
-            log.exception("request failed correlation_id=%s path=%s", correlation, scope["path"])
+            log.exception("request failed", extra={"path": scope["path"]})
             if started:
                 raise
             error = InternalError(
                 f"a defect; the log has it under correlation id {correlation}",
                 action="See `rbee queen logs` and report it.",
             )
-            await error_response(error)(scope, receive, tagged)
+            await self._refuse(error)(scope, receive, tagged)
+
+    def _refuse(self, error: RbeeError) -> Response:
+        if self._on_error is not None:
+            self._on_error(error)
+        return error_response(error)
 
     def _check(self, headers: dict[bytes, bytes]) -> None:
         host = (_text(headers.get(b"host")) or "").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from rbee.sse import encode_event
 if TYPE_CHECKING:
     from rbee.daemons.hive.hive import Hive
 
+log = logging.getLogger("rbee.hive")
 MAX_BEHIND = 2000
 
 
@@ -136,6 +138,7 @@ class Routes:
     async def spawn(self, request: Request) -> Response:
         """POST /v1/workers/spawn"""
         spec = decode(await request.body(), WorkerSpec)
+        log.info("spawn asked", extra={"worker": spec.worker_id, "model": spec.model_id})
         await self._hive.spawn(spec)
         return json_response({"worker_id": spec.worker_id}, 202)
 
@@ -156,7 +159,9 @@ class Routes:
     async def stop(self, request: Request) -> Response:
         """POST /v1/workers/{id}/stop"""
         body = decode(await request.body() or b"{}", StopBody)
-        await self._hive.stop(request.path_params["worker_id"], force=body.force)
+        worker_id = request.path_params["worker_id"]
+        log.info("stop asked", extra={"worker": worker_id, "force": body.force})
+        await self._hive.stop(worker_id, force=body.force)
         return json_response({}, 202)
 
     async def logs(self, request: Request) -> Response:

@@ -21,6 +21,7 @@ import anyio
 
 from rbee import __version__
 from rbee.daemons.base import first_error, listen, make_server, serve, url_of
+from rbee.daemons.logs import handler_of
 from rbee.errors import RbeeError, SettingsError
 from rbee.paths import Paths
 from rbee.protocol import PROTOCOL
@@ -123,9 +124,8 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
 
 
 def _log(settings: Settings) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log.level.upper(), format="%(levelname)s %(message)s"
-    )
+    handler = handler_of(settings.log.format, "%(levelname)s %(message)s")
+    logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

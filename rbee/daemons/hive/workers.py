@@ -129,6 +129,7 @@ class Workers:
                 "--fd", str(sock.fileno()),
                 "--callback-url", self._callback_url,
                 "--beat", str(self._settings.worker.heartbeat),
+                "--log-format", self._settings.log.format,
             )  # fmt: skip
             env = clean_environment(
                 {

@@ -14,8 +14,10 @@ import anyio
 import httpx
 import msgspec
 
+from rbee import naming
 from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
 from rbee.daemons.hive.hive import Hive
+from rbee.daemons.logs import correlation
 from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode, encode
@@ -130,11 +132,12 @@ class HttpLink:
 
     async def spawn(self, spec: WorkerSpec) -> None:
         """See Hive.spawn."""
-        await self._post("/v1/workers/spawn", encode(spec))
+        await self._asked("spawn", spec.worker_id, "/v1/workers/spawn", encode(spec))
 
     async def stop(self, worker_id: str, *, force: bool) -> None:
         """See Hive.stop."""
-        await self._post(f"/v1/workers/{worker_id}/stop", encode({"force": force}), limit=30.0)
+        path, body = f"/v1/workers/{worker_id}/stop", encode({"force": force})
+        await self._asked("stop", worker_id, path, body, limit=30.0)
 
     async def resolve(self, ref: str) -> ModelInfo:
         """See Hive.resolve."""
@@ -162,9 +165,21 @@ class HttpLink:
                 await anyio.sleep(pause)
         raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({len(RETRIES)} tries)")
 
-    async def _post(self, path: str, body: bytes, *, limit: float = 10.0) -> bytes:
+    async def _asked(
+        self, what: str, worker_id: str, path: str, body: bytes, *, limit: float = 10.0
+    ) -> None:
+        """Under an id of its own, which stands in the hive's log as well: no request asked."""
+        call = naming.correlation_id(None)
+        told = {"hive": self.name, "worker": worker_id, "correlation_id": call}
+        log.info("hive asked to %s", what, extra=told)
+        await self._post(path, body, limit=limit, call=call)
+
+    async def _post(self, path: str, body: bytes, *, limit: float = 10.0, call: str = "") -> bytes:
+        headers = {"X-Correlation-Id": call or naming.correlation_id(correlation.get())}
         try:
-            return self._checked(await self._http.post(path, content=body, timeout=limit))
+            return self._checked(
+                await self._http.post(path, content=body, timeout=limit, headers=headers)
+            )
         except httpx.HTTPError as exc:
             kind = type(exc).__name__
             raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({kind})") from exc

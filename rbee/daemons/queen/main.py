@@ -23,6 +23,7 @@ import anyio.abc
 from rbee import __version__
 from rbee.clock import SystemClock
 from rbee.daemons.base import first_error, listen, url_of
+from rbee.daemons.logs import handler_of
 from rbee.daemons.state import QueenState, locked, read_state, remove_state, write_state
 from rbee.errors import QueenRunning, RbeeError
 from rbee.paths import Paths
@@ -164,11 +165,8 @@ def _already(paths: Paths) -> QueenRunning:
 
 def setup_logging(settings: Settings) -> None:
     """Log to stderr, as text for people or one JSON object a line."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter()
-        if settings.log.format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    handler = handler_of(
+        settings.log.format, "%(asctime)s %(levelname)-7s %(message)s", dates="%H:%M:%S"
     )
     root = logging.getLogger("rbee")
     root.handlers[:] = [handler]
@@ -176,24 +174,6 @@ def setup_logging(settings: Settings) -> None:
     root.propagate = False
     logging.getLogger("uvicorn").handlers[:] = [handler]
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: at, level, logger, message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        from rbee.protocol.base import encode
-
-        line: dict[str, object] = {
-            "at": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return encode(line).decode()
 
 
 def _notify_ready() -> None:

@@ -24,6 +24,7 @@ import anyio
 import anyio.abc
 
 from rbee.daemons import base
+from rbee.daemons.logs import handler_of
 from rbee.daemons.worker.app import make_app
 from rbee.daemons.worker.report import Reporter
 from rbee.daemons.worker.runner import Runner
@@ -172,11 +173,8 @@ async def _serve(server: Server, sock: socket.socket, served: anyio.Event) -> No
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Never returns: the process ends here, even when native code is still at work in a thread."""
     options = _arguments(argv)
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    handler = handler_of(options.log_format, "%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for chatty in ("httpx", "uvicorn"):  # one logs each heartbeat, the other its own life
         logging.getLogger(chatty).setLevel(logging.WARNING)
     token = os.environ.pop(TOKEN_VARIABLE, "")
@@ -227,6 +225,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fd", required=True, type=int, help="an inherited listening TCP socket")
     parser.add_argument("--callback-url", required=True, help="the hive's base URL")
     parser.add_argument("--beat", type=float, default=2.0, help="seconds between heartbeats")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
     return parser.parse_args(argv)
 
 

@@ -20,7 +20,16 @@ import anyio.abc
 import anyio.to_thread
 
 from rbee import registry
-from rbee.backend_api import Item, LoadedModel, LoadOptions, ModelFile, Piece, Prefill, Request
+from rbee.backend_api import (
+    Done,
+    Item,
+    LoadedModel,
+    LoadOptions,
+    ModelFile,
+    Piece,
+    Prefill,
+    Request,
+)
 from rbee.daemons.worker.requests import check_can, request_of
 from rbee.daemons.worker.running import Running
 from rbee.errors import (
@@ -115,6 +124,7 @@ class Runner:
         check_can(order, self._capabilities, model=self.spec.model_id, continues=self._continues)
         running = Running(request.request_id, model.cancel, lambda: self._delivered)
         self._running[running.id] = running
+        log.info("request begins", extra=_names(running))
         self._settle()
         self._tasks.start_soon(self._submit, model, running, order)
         return running
@@ -257,6 +267,7 @@ class Runner:
                 del self._running[request_id]
                 self._idle_since = time.monotonic()
                 self._settle()
+                log.info("request ended", extra=_names(running) | _end_of(running, item))
             running.put(item)
         for running in touched.values():
             running.flush()
@@ -302,6 +313,20 @@ class Runner:
 
     def _idle_seconds(self) -> float:
         return time.monotonic() - self._idle_since if self.state is WorkerState.IDLE else 0.0
+
+
+def _names(running: Running) -> dict[str, object]:
+    return {"request_id": running.id, "correlation_id": running.correlation_id}
+
+
+def _end_of(running: Running, last: Item) -> dict[str, object]:
+    """What the log tells of an end: counts, times and codes, nothing of what was said."""
+    ms = round((time.monotonic() - running.began) * 1000)
+    if isinstance(last, RbeeError):
+        return {"tokens": running.tokens, "finish_reason": "error", "error": last.code, "ms": ms}
+    if isinstance(last, Done):
+        return {"tokens": last.completion_tokens, "finish_reason": last.finish_reason, "ms": ms}
+    return {"tokens": 0, "finish_reason": "stop", "ms": ms}
 
 
 def progress_event(runner: Runner) -> dict[str, Any]:

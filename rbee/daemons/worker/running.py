@@ -8,12 +8,14 @@ request at once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import anyio
 
 from rbee.backend_api import Item, Piece, Prefill
+from rbee.daemons.logs import correlation
 
 Pour: TypeAlias = Callable[[Sequence[Item]], bool]
 """Take items that are not the last; False when they must be kept for `take`."""
@@ -27,6 +29,10 @@ class Running:
     ) -> None:
         """`others`: a count that grows with whatever the backend delivers for any request."""
         self.id = request_id
+        self.correlation_id = correlation.get()
+        self.began = time.monotonic()
+        self.tokens = 0
+        """How many were made."""
         self.cancelled = False
         self.pour: Pour | None = None
         """Set by the reader for as long as it waits in `take`."""
@@ -55,6 +61,8 @@ class Running:
         """One item more; `flush` after the last of a step."""
         self._items.append(item)
         self._count += 1
+        if isinstance(item, Piece):
+            self.tokens += item.tokens
         self._ended = not isinstance(item, Piece | Prefill)
 
     def flush(self) -> None:

@@ -4,6 +4,7 @@
 #   make run PROMPT="Why …?"      one answer on stdout, nothing left running
 #   make setup                    only install, into .venv
 #   make test                     the whole test suite          make lint    style, types, layers
+#   make bench                    what the queen costs beside a bare proxy: 10 minutes, or --quick
 #   make bench-engine             speed beside llama-server: 25 minutes, 4 with ARGS=--quick
 #   make screenshots              draw the pictures in docs/ again
 #   make reference                write docs/cli.md and docs/configuration.md again
@@ -15,7 +16,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup run test lint bench-engine screenshots reference clean
+.PHONY: help setup run test lint bench bench-engine screenshots reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ export ASKED
 unexport PROMPT
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,10p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,11p' Makefile
 
 # The first Python that is new enough and can make a virtual environment.
 $(VENV)/.created:
@@ -75,6 +76,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	@$(BIN)/python -m bench.queen $(ARGS)
 
 bench-engine: $(VENV)/.installed
 	@$(BIN)/python -m bench $(ARGS)

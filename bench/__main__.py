@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from bench import build_llama_server, llama_cpp_venv, machine, models, report
+from bench import build_llama_server, llama_cpp_venv, machine, models, page, report
 from bench.cases import CASES, LLAMA_CPP, LLAMA_SERVER, QUICK, Size, chosen
 from bench.places import PAGE, RESULTS
 from bench.session import Measured, Plan, Session, Tools
@@ -85,7 +85,7 @@ def write(
     report.write_json(path, report.as_json(facts, size, measured))
     say(f"written: {path}")
     if full:
-        report.write_page(PAGE, text)
+        page.write_page(PAGE, text, page.ENGINE)
         say(f"written: {PAGE}")
 
 

@@ -75,7 +75,7 @@ class FakeHive:
 
     async def start(self, port: int, workers_url: str | None) -> None:
         """Listen, and begin to tell."""
-        self.url = f"http://127.0.0.1:{await listen(self._handle, port)}"
+        _, self.url = await listen(self._handle, port)
         url = workers_url or self.url
         for number in range(self._shape.workers):
             spec = WorkerSpec(

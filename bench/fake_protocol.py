@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._body: list[bytes] = []
+        self._kept = True
         self.transport: asyncio.Transport
         self.stream: Leaver | None = None
         """What is being written here; it hears when the client leaves."""
@@ -80,6 +81,7 @@ class Connection(asyncio.Protocol):
         """httptools: the request is whole."""
         path = self._url.partition(b"?")[0].decode("latin-1")
         method = self._parser.get_method().decode("ascii")
+        self._kept = self._parser.should_keep_alive()
         self._handler(self, method, path, b"".join(self._body))
 
     def reply(self, value: Any, status: int = 200) -> None:
@@ -87,7 +89,7 @@ class Connection(asyncio.Protocol):
         body = b"" if status == 204 else msgspec.json.encode(value)
         head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         self.transport.write(head % (status, _REASONS[status], len(body)) + body)
-        if not self._parser.should_keep_alive():
+        if not self._kept:
             self.transport.close()
 
 
@@ -101,9 +103,9 @@ def event(data: Any) -> bytes:
     return chunk(b"data: " + msgspec.json.encode(data) + b"\n\n")
 
 
-async def listen(handler: Handler, port: int = 0) -> int:
-    """Serve on loopback until the loop ends; returns the port."""
+async def listen(handler: Handler, port: int = 0) -> tuple[asyncio.Server, str]:
+    """Serve on loopback; returns the server and its `http://` address."""
     sock = socket.create_server(("127.0.0.1", port), backlog=4096)
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: Connection(handler), sock=sock, backlog=4096)
-    return int(sock.getsockname()[1])
+    server = await loop.create_server(lambda: Connection(handler), sock=sock, backlog=4096)
+    return server, f"http://127.0.0.1:{sock.getsockname()[1]}"

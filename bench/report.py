@@ -1,8 +1,4 @@
-"""Tables and JSON out of what was measured. Pure but for `write_page` and `write_json`.
-
-docs/performance.md is made here whole when it is not there; in one that is there only what stands
-between the markers is replaced.
-"""
+"""Tables and JSON out of what was measured. Pure but for `write_json`."""
 
 from __future__ import annotations
 
@@ -15,44 +11,6 @@ from typing import Any
 from bench.cases import Figure
 from bench.figures import Spread, ratio, spread
 from bench.session import Measured
-
-Marks = tuple[str, str]
-BEGIN, END = "<!-- engine: begin -->", "<!-- engine: end -->"
-SKELETON = f"""# Speed
-
-How fast the llama.cpp worker is beside other programs that run the same model with the same
-llama.cpp on the same machine. An absolute figure says little about another machine: read the
-ratios. Those with a target are the promises of this version.
-
-`make bench-engine` makes this page's tables again: it builds `llama-server` from the sources inside
-the installed llama-cpp-python (once, about 8 minutes on 2 cores), makes the two model files, starts
-everything on loopback, and takes about 25 minutes. `make bench-engine ARGS=--quick` gives an
-impression in 4 minutes and leaves this page alone; `ARGS=--help` names the rest.
-
-## How it is measured
-
-- Each row is measured in rounds, one server after the other in each round (A B A B …), so that what
-  slows the machine slows both. A cell is the median, with the least and the greatest of the rounds.
-  *Ratio* is rbee's median by llama-server's; *by rounds* is the median of the ratios of each round.
-- The model is SmolLM2-135M-Instruct, quantised to Q4_0 (which llama.cpp repacks for the CPU) and
-  Q4_1 (which it does not). All servers have the same number of threads, slots, tokens of context
-  for each slot, flash attention, f16 keys and values, prompt caching of one size, and a warm-up.
-- Requests go over HTTP and stream, each over a connection made before the clock starts. The client
-  notes when bytes come and reads them afterwards. Answers have a fixed length (the end of the text
-  is ignored, where the server knows how). *Tokens/s* is all tokens by the time from the first
-  request to the last token, the prompts' time included.
-- Prompts are made of words drawn anew in each round, so no cache of an earlier round has them.
-- llama_cpp.server serves one request at a time and cannot ignore the end of the text: its answers
-  may be shorter, which does not raise its rate.
-- Memory is that of the server's processes after the same work. PSS divides shared pages, such as
-  those of the model file, by their users; RSS counts them whole in each.
-
-## Figures
-
-{BEGIN}
-Nothing is recorded here yet: `make bench-engine` writes it.
-{END}
-"""
 
 
 def table(measured: Sequence[Measured]) -> str:
@@ -168,21 +126,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Pretty, for people and diffs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def write_page(path: Path, inside: str, marks: Marks = (BEGIN, END)) -> None:
-    """Put `inside` between the page's markers; the page is made when it is not there."""
-    page = path.read_text("utf-8") if path.exists() else SKELETON
-    path.write_text(replaced(page, inside, marks), "utf-8")
-
-
-def replaced(page: str, inside: str, marks: Marks = (BEGIN, END)) -> str:
-    """The page with other text between the markers. Raises ValueError when they are not there."""
-    before, begin, rest = page.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not begin or not end:
-        raise ValueError(f"the page has no {marks[0]} … {marks[1]}")
-    return f"{before}{begin}\n{inside.strip()}\n{end}{after}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

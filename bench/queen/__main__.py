@@ -18,13 +18,13 @@ import anyio
 
 from bench import litellm_venv, machine
 from bench.__main__ import positive, say
+from bench.page import QUEEN as MARKS
+from bench.page import write_page
 from bench.places import PAGE, RESULTS
 from bench.queen.book import QUEEN, QUICK, Size, as_json, table
 from bench.queen.cases import CASES, Case, chosen, name_of, rows_of
 from bench.queen.context import FAILURES, Context
-from bench.report import about, write_json, write_page
-
-MARKS = ("<!-- queen: begin -->", "<!-- queen: end -->")
+from bench.report import about, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,18 +9,14 @@ import pytest
 
 from bench.cases import Case, Figure, Figures, Round
 from bench.figures import Target, spread
+from bench.page import ENGINE, QUEEN, SKELETON, replaced, write_page
 from bench.places import PAGE
 from bench.report import (
-    BEGIN,
-    END,
-    SKELETON,
     as_json,
     cell,
     number,
-    replaced,
     table,
     write_json,
-    write_page,
 )
 from bench.session import Measured
 
@@ -82,12 +78,13 @@ def test_numbers():
 
 def test_the_page_keeps_what_people_wrote(tmp_path: Path):
     page = tmp_path / "performance.md"
-    write_page(page, "1st figures")
+    write_page(page, "1st figures", ENGINE)
     page.write_text(page.read_text("utf-8").replace("# Speed", "# Speed, edited"), "utf-8")
-    write_page(page, "second\n")
+    write_page(page, "second\n", ENGINE)
     text = page.read_text("utf-8")
     assert text.startswith("# Speed, edited\n")
-    assert text.endswith(f"{BEGIN}\nsecond\n{END}\n")
+    assert f"{ENGINE[0]}\nsecond\n{ENGINE[1]}\n" in text
+    assert text.count(QUEEN[0]) == text.count(QUEEN[1]) == 1
     assert "1st figures" not in text
 
 
@@ -95,13 +92,17 @@ def test_a_page_without_markers_is_left_alone(tmp_path: Path):
     page = tmp_path / "performance.md"
     page.write_text("mine", "utf-8")
     with pytest.raises(ValueError, match="the page has no"):
-        write_page(page, "figures")
+        write_page(page, "figures", ENGINE)
     assert page.read_text("utf-8") == "mine"
 
 
 def test_the_page_in_the_repository_is_the_harness_own():
-    """When this fails: bring the page in docs/ and the skeleton in bench/report.py together."""
-    assert replaced(PAGE.read_text("utf-8"), "") == replaced(SKELETON, "")
+    """When this fails: bring the page in docs/ and the skeleton in bench/page.py together."""
+
+    def emptied(text: str) -> str:
+        return replaced(replaced(text, "", ENGINE), "", QUEEN)
+
+    assert emptied(PAGE.read_text("utf-8")) == emptied(SKELETON)
 
 
 def test_json_holds_each_round(tmp_path: Path):

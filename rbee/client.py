@@ -24,9 +24,11 @@ from rbee.errors import (
 )
 from rbee.protocol.base import Wire, convert, decode, encode
 from rbee.protocol.colony import EVENTS, Health, Info
+from rbee.protocol.decisions import Why
 from rbee.protocol.hives import HiveInfo, ModelInfo
 from rbee.protocol.jobs import JobAccepted, JobInfo
 from rbee.protocol.operations import Operation
+from rbee.protocol.queue import QueueInfo
 from rbee.protocol.workers import WorkerInfo
 from rbee.sse import Decoder, ServerEvent
 
@@ -74,9 +76,13 @@ class QueenClient:
     answers, and otherwise the error the queen named.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, name: str | None = None) -> None:
+        """`name`: whose jobs these are when clients take turns; None: the queen's usual."""
         self.url = url
-        self._http = httpx.AsyncClient(base_url=url, timeout=_CONTROL, trust_env=False)
+        headers = {"X-Rbee-Client": name} if name is not None else None
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=_CONTROL, trust_env=False, headers=headers
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,9 +103,15 @@ class QueenClient:
         body = msgspec.to_builtins(operation)
         return decode(await self._call("POST", "/v1/jobs", content=encode(body)), JobAccepted)
 
-    async def jobs(self, *, state: str | None = None, limit: int = 100) -> list[JobInfo]:
-        """Jobs, newest first."""
-        params: dict[str, str | int] = {"limit": limit} | ({"state": state} if state else {})
+    async def jobs(
+        self, *, state: str | None = None, dead: bool = False, limit: int = 100
+    ) -> list[JobInfo]:
+        """Jobs, newest first. `dead`: only those that were given up after every try."""
+        params: dict[str, str | int] = {"limit": limit}
+        if state is not None:
+            params["state"] = state
+        if dead:
+            params["dead"] = "true"
         return await self._list("/v1/jobs", "jobs", JobInfo, params=params)
 
     async def job(self, job_id: str) -> JobInfo:
@@ -109,6 +121,18 @@ class QueenClient:
     async def cancel(self, job_id: str) -> None:
         """Cancel a job; JobFinished when it has already ended."""
         await self._call("DELETE", f"/v1/jobs/{_part(job_id)}")
+
+    async def retry(self, job_id: str) -> JobAccepted:
+        """Ask again what failed or was cancelled: a new job. Conflict when it is neither."""
+        return decode(await self._call("POST", f"/v1/jobs/{_part(job_id)}/retry"), JobAccepted)
+
+    async def why(self, job_id: str) -> Why:
+        """What was decided about a job, the oldest first."""
+        return await self._get(f"/v1/jobs/{_part(job_id)}/decision", Why)
+
+    async def queue(self) -> QueueInfo:
+        """Who waits."""
+        return await self._get("/v1/queue", QueueInfo)
 
     async def workers(self) -> list[WorkerInfo]:
         """All workers of the colony."""
@@ -134,15 +158,24 @@ class QueenClient:
         """Ask the queen to take everything down; returns when it has agreed."""
         await self._call("POST", "/v1/shutdown")
 
-    async def job_stream(self, job_id: str, *, after: int = 0) -> AsyncIterator[ServerEvent]:
-        """Events of a job from `after` on, to its terminal event; reconnects are the caller's."""
+    async def job_stream(
+        self, job_id: str, *, after: int = 0, follow: bool = True
+    ) -> AsyncIterator[ServerEvent]:
+        """Events of a job from `after` on, to its terminal event; reconnects are the caller's.
+
+        Without `follow`: those that are there.
+        """
         path = f"/v1/jobs/{_part(job_id)}/stream"
-        async with self._stream(path, params={"after": after}) as events:
+        params: dict[str, str | int] = {"after": after} | ({} if follow else {"follow": "false"})
+        async with self._stream(path, params=params) as events:
             async for event in events:
                 if event.data == "[DONE]":
                     return
                 yield event
-        raise BadGateway(f"the stream of job {job_id} broke off", action=f"rbee job show {job_id}")
+        if follow:
+            raise BadGateway(
+                f"the stream of job {job_id} broke off", action=f"rbee job show {job_id}"
+            )
 
     async def events(self) -> AsyncIterator[tuple[str, Wire]]:
         """Colony events: ("snapshot", Snapshot) first, then deltas; ends only by an exception."""

@@ -7,6 +7,7 @@ answer). Exit codes are the errors' own.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 from rbee.errors import RbeeError
@@ -21,7 +22,12 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """Aligned columns; when there is nothing, what to do next (on stderr: stdout stays data)."""
+    """Aligned columns; when there is nothing, what to do next (on stderr: stdout stays data).
+
+    On a terminal a line that does not fit ends with `…`; a pipe gets all of it.
+    """
+    import shutil  # 10 ms
+
     from rbee.narration import printable
 
     if not rows:
@@ -29,9 +35,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
         return
     clean = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *clean, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for line in ([c.upper() for c in columns], *clean):
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        text = "  ".join(cells).rstrip()
+        if room and len(text) > room:
+            text = text[: room - 1] + "…"
+        sys.stdout.write(text + "\n")
 
 
 def print_error(error: RbeeError, *, as_json: bool = False) -> None:
@@ -60,3 +70,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = int(seconds // 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(utc: float) -> str:
+    """A UTC time for people: local, with the date when that is not today."""
+    then = time.localtime(utc)
+    today = time.localtime()[:3] == then[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)

@@ -44,7 +44,7 @@ async def client(narrator: Narrator, *, ephemeral: bool = False) -> AsyncGenerat
     settings, paths = settings_and_paths()
     async with (
         launch.queen(settings, paths, ephemeral=ephemeral, narrate=narrator.say) as url,
-        QueenClient(url) as it,
+        QueenClient(url, name="cli") as it,
     ):
         yield it
 

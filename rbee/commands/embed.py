@@ -6,11 +6,12 @@ For people one line per text: how many numbers, and the first of them. For progr
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rbee.client import QueenClient
-from rbee.commands.following import Manner, follow, piped
+from rbee.commands.following import Course, Manner, Take, follow, piped
 from rbee.commands.following import run as run_job
 from rbee.errors import BadGateway, InvalidRequest
 from rbee.narration import Narrator
@@ -30,33 +31,42 @@ class Ask:
     model: str
     texts: Sequence[str]
     """None at all, or `-`: each line of stdin is one."""
-    hive: str | None
-    device: str | None
-    normalize: bool
+    options: dict[str, Any]
+    """Fields of the operation, by their names."""
     manner: Manner
 
 
 def run(ask: Ask) -> int:
     """Embed, print, return the exit code."""
     fields = {
-        "operation": "embed", "model": ask.model, "input": _texts(ask.texts),
-        "normalize": ask.normalize, "hive": ask.hive, "device": ask.device,
+        "operation": "embed", "model": ask.model, "input": _texts(ask.texts), **ask.options,
     }  # fmt: skip
     operation = convert(fields, Embed)
     encode(operation)  # refuses broken text before a queen is started for it
+
+    async def work(queen: QueenClient, narrator: Narrator) -> None:
+        def read(take: Take) -> Awaitable[Course]:
+            return follow(operation, queen, narrator, take)
+
+        await tell(read, narrator, as_json=ask.manner.as_json)
+
+    return run_job(ask.manner, work)
+
+
+async def tell(
+    read: Callable[[Take], Awaitable[Course]], narrator: Narrator, *, as_json: bool
+) -> None:
+    """Print the vectors of a job that is read. Raises the error that it ended with."""
     results: list[EmbedData] = []
 
     def take(event: ServerEvent) -> None:
         results.append(decode(event.data, EmbedData))
 
-    async def work(queen: QueenClient, narrator: Narrator) -> None:
-        course = await follow(operation, queen, narrator, take)
-        if not results:
-            raise BadGateway(f"{course.job_id} ended without vectors")
-        _print(results[-1], as_json=ask.manner.as_json)
-        narrator.say(f"↑{results[-1].usage.prompt_tokens} tokens")
-
-    return run_job(ask.manner, work)
+    course = await read(take)
+    if not results:
+        raise BadGateway(f"{course.job_id} ended without vectors")
+    _print(results[-1], as_json=as_json)
+    narrator.say(f"↑{results[-1].usage.prompt_tokens} tokens")
 
 
 def _texts(given: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ stream that is taken up again by event id while the queen comes back. Prints no 
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ from rbee.errors import (
     ValidationFailed,
 )
 from rbee.narration import Narrator
+from rbee.output import duration
 from rbee.protocol.base import decode, encode
 from rbee.protocol.jobs import (
     CancelledData,
@@ -47,6 +49,8 @@ RECONNECT = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 Take = Callable[[ServerEvent], None]
 """Is given the events that are data: tokens and results."""
+_PLACE = re.compile(r"position=(?P<position>\d+)(?: eta_ms=(?P<eta>\d+))?")
+"""In the comments that keep the stream of a waiting job alive."""
 
 
 @dataclass
@@ -55,6 +59,10 @@ class Course:
 
     job_id: str
     last_id: int = 0
+    before: int = 0
+    """How many were told to be before it in the queue."""
+    lost: bool = False
+    """Whether its worker was lost and no other has taken it up yet."""
     started: StartedData | None = None
     metrics: MetricsData | None = None
     end: EndData | None = None
@@ -79,8 +87,12 @@ async def follow(
 ) -> Course:
     """Submit and read to the end. Raises the error that the job ended with."""
     encode(operation)
-    accepted = await queen.submit(operation)
-    course = Course(accepted.job_id)
+    return await attend((await queen.submit(operation)).job_id, queen, narrator, take)
+
+
+async def attend(job_id: str, queen: QueenClient, narrator: Narrator, take: Take) -> Course:
+    """Read a job of ours to its end; it ends with us. Raises the error that it ended with."""
+    course = Course(job_id)
     try:
         await _read(course, queen, narrator, take)
     except anyio.get_cancelled_exc_class():
@@ -178,6 +190,9 @@ async def _read(course: Course, queen: QueenClient, narrator: Narrator, take: Ta
             async for event in queen.job_stream(course.job_id, after=course.last_id):
                 if event.data:
                     _note(course, event, narrator, take)
+                elif event.comment is not None and (place := _PLACE.search(event.comment)):
+                    eta_ms = int(place["eta"]) if place["eta"] else None
+                    _tell_place(course, int(place["position"]), eta_ms, narrator)
             if course.end is None:
                 raise BadGateway(f"the stream of {course.job_id} ended without an end")
         except (BadGateway, QueenUnreachable, ConnectionTimeout):
@@ -195,18 +210,19 @@ def _note(course: Course, event: ServerEvent, narrator: Narrator, take: Take) ->
         case EventType.TOKEN | EventType.RESULT:
             take(event)
         case EventType.QUEUED:
-            position = decode(event.data, QueuedData).position
-            if position > 1:
-                narrator.say(f"queued, {position - 1} before you")
+            queued = decode(event.data, QueuedData)
+            _tell_place(course, queued.position, queued.eta_ms, narrator)
         case EventType.STATUS:
             status = decode(event.data, StatusData)
+            course.lost = course.lost or status.stage == "resuming"
             if status.progress is not None:
                 narrator.progress(status.message, status.progress)
             else:
                 narrator.say(status.message)
         case EventType.STARTED:
-            started = course.started = decode(event.data, StartedData)
-            narrator.say(f"{started.model} on {started.worker_id}@{started.hive} {started.device}")
+            started = decode(event.data, StartedData)
+            narrator.say(_who(course, started))
+            course.started, course.lost = started, False
         case EventType.METRICS:
             course.metrics = decode(event.data, MetricsData)
         case EventType.END:
@@ -219,3 +235,25 @@ def _note(course: Course, event: ServerEvent, narrator: Narrator, take: Take) ->
             raise Cancelled(f"the job was cancelled: {reason}")
         case _:
             pass
+
+
+def _who(course: Course, now: StartedData) -> str:
+    """Who answers, and after whom."""
+    here = f"{now.worker_id}@{now.hive} {now.device}"
+    if not now.tokens_before:
+        again = f" (try {now.attempt})" if now.attempt > 1 else ""
+        return f"{now.model} on {here}{again}"
+    tokens = f"after {now.tokens_before} tokens"
+    if course.lost and course.started is not None:
+        return f"{course.started.worker_id} was lost {tokens}; {here} goes on"
+    return f"{here} goes on {tokens}"
+
+
+def _tell_place(course: Course, position: int, eta_ms: int | None, narrator: Narrator) -> None:
+    before = position - 1
+    if before == course.before:
+        return
+    course.before = before
+    place = f"{before} before you" if before else "you are next"
+    when = f", about {duration(eta_ms / 1000)}" if eta_ms is not None else ""
+    narrator.say(f"queued, {place}{when}")

@@ -7,11 +7,12 @@ the exit code.
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from rbee.client import QueenClient
-from rbee.commands.following import Course, Manner, content_of, follow, piped
+from rbee.commands.following import Course, Manner, Take, content_of, follow, piped
 from rbee.commands.following import run as run_job
 from rbee.errors import InvalidRequest, RbeeError, ValidationFailed
 from rbee.narration import Narrator
@@ -53,7 +54,20 @@ def run(ask: Ask) -> int:
         raise InvalidRequest("--logprobs: only JSON has a place for them", action="Add --json.")
     operation = _operation(ask, _prompt(ask.prompt))
     encode(operation)  # refuses broken text before a queen is started for it
-    as_json = ask.manner.as_json
+
+    async def work(queen: QueenClient, narrator: Narrator) -> None:
+        def read(take: Take) -> Awaitable[Course]:
+            return follow(operation, queen, narrator, take)
+
+        await tell(read, narrator, as_json=ask.manner.as_json)
+
+    return run_job(ask.manner, work)
+
+
+async def tell(
+    read: Callable[[Take], Awaitable[Course]], narrator: Narrator, *, as_json: bool
+) -> None:
+    """Print an answer as it is read. Raises the error that its job ended with."""
     answer = Answer()
 
     def take(event: ServerEvent) -> None:
@@ -64,20 +78,17 @@ def run(ask: Ask) -> int:
         if not as_json:
             _write(token.t)
 
-    async def work(queen: QueenClient, narrator: Narrator) -> None:
-        try:
-            course = await follow(operation, queen, narrator, take)
-        except RbeeError:
-            if answer.text and not as_json:
-                _write("\n")
-            raise
-        if as_json:
-            print_json(_object(answer, course))
-        else:
-            _write("" if answer.text and answer.text[-1].endswith("\n") else "\n")
-        _tell_speed(course, narrator)
-
-    return run_job(ask.manner, work)
+    try:
+        course = await read(take)
+    except RbeeError:
+        if answer.text and not as_json:
+            _write("\n")
+        raise
+    if as_json:
+        print_json(_object(answer, course))
+    else:
+        _write("" if answer.text and answer.text[-1].endswith("\n") else "\n")
+    _tell_speed(course, narrator)
 
 
 def _prompt(given: str | None) -> str:
@@ -138,6 +149,7 @@ def _object(answer: Answer, course: Course) -> dict[str, Any]:
         "ttft_ms": metrics.ttft_ms if metrics else None,
         "tokens_per_second": metrics.tokens_per_second if metrics else None,
         "duration_ms": course.end.duration_ms,
+        "resumed": metrics.resumed if metrics else 0,
     }
     return found | ({"logprobs": answer.logprobs} if answer.logprobs else {})
 

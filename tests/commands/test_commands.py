@@ -197,7 +197,7 @@ def test_ctrl_c_at_the_very_start_is_130_without_a_trace(home: Home) -> None:
         "from rbee.cli import main\n"
         "main(['job', 'show', 'j-1'])\n"
     )
-    for module in ("typer", "rbee.commands.listings", "httpx"):
+    for module in ("typer", "rbee.commands.jobs", "httpx"):
         done = subprocess.run(
             [sys.executable, "-c", code, module], env=home.env, capture_output=True, text=True,
             timeout=60, check=False,

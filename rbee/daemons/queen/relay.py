@@ -137,6 +137,11 @@ class Relay:
         else:
             run.scope.cancel()
 
+    def told(self, job_id: str, attempt: int) -> str:
+        """A worker's last comment on a run (`prefill 3/10`); empty when there is none."""
+        run = self._runs.get((job_id, attempt))
+        return run.events.comment if run is not None else ""
+
     async def close(self) -> None:
         """Close the upstream connections."""
         await self._upstream.close()

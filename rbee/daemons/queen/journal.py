@@ -217,6 +217,7 @@ class Journal:
             except OSError as exc:
                 self._keep_old(exc)
         os.close(self._fd)
+        self._fd, self.broken = -1, "closed"
 
     # ---- the file ------------------------------------------------------------------------------
 

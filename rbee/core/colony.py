@@ -31,7 +31,7 @@ from rbee.core.events import (
 )
 from rbee.core.experience import Experience
 from rbee.core.fleet import Fleet
-from rbee.core.jobs import Job
+from rbee.core.jobs import Demand, Job
 from rbee.core.limits import Limits
 from rbee.core.policy import Policy, View
 from rbee.core.queue import JobQueue
@@ -39,6 +39,7 @@ from rbee.core.setbacks import Setbacks
 from rbee.core.states import JOB_ACTIVE
 from rbee.protocol.colony import Totals
 from rbee.protocol.hives import ModelInfo
+from rbee.protocol.jobs import StatusData
 from rbee.protocol.operations import ModelWork, WorkerSpawn
 
 
@@ -63,6 +64,10 @@ class Colony:
     """Queued jobs that are not placed before a pause is over."""
     experience: Experience = field(default_factory=Experience)
     setbacks: Setbacks = field(default_factory=Setbacks)
+    told: dict[Demand, tuple[StatusData, str | None]] = field(
+        default_factory=dict[Demand, tuple[StatusData, str | None]]
+    )
+    """Why those with a demand wait, and for which worker."""
     waiting_spawns: dict[str, Job] = field(default_factory=dict[str, Job])
     """Starts that were asked for and wait for room."""
     missing: list[tuple[WorkerSpawn, ModelInfo]] = field(

@@ -37,6 +37,7 @@ def _carry_out(colony: Colony, job: Job, verdict: Verdict) -> bool:
         case Run(worker):
             _record(colony, job, verdict)
             colony.queue.remove(job)
+            colony.told.pop(job.demand(), None)
             _dispatch(colony, job, worker)
             return True
         case Wait(reason, worker):
@@ -126,25 +127,23 @@ def _dispatch(colony: Colony, job: Job, worker: Worker) -> None:
 def _tell_group(colony: Colony, head: Job, reason: str, worker: Worker | None) -> None:
     """Tell every job of the group once why it waits, and again only when that changes."""
     loading = worker is not None and worker.state is WorkerState.LOADING
-    waits_on = worker.id if worker is not None else None
-    if head.waiting_for == reason and head.waits_on == waits_on:
-        return
-    data = StatusData(
+    status = StatusData(
         stage="loading" if loading else "waiting",
         message=reason,
         progress=worker.progress if worker is not None and loading else None,
     )
+    told = (status, worker.id if worker is not None else None)
+    if colony.told.get(head.demand()) == told and head.waiting_for == reason:
+        return
+    colony.told[head.demand()] = told
     for job in colony.queue.members(head.demand()):
-        job.waits_on = waits_on
-        if job.waiting_for == reason:
-            continue
-        job.waiting_for = reason
-        telling.append(colony, job, EventType.STATUS, data)
-        telling.publish_job(colony, job)
+        telling.waits(colony, job, *told)
 
 
 def _unclaim(colony: Colony) -> None:
     """Let workers take others' work again when nobody waits for their room any more."""
+    if not colony.queue:
+        colony.told.clear()
     claimed = colony.fleet.claimed()
     if not claimed:
         return

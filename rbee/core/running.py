@@ -83,6 +83,9 @@ def _queue(colony: Colony, job: Job, *, recovered: bool) -> None:
         eta_ms = round(eta * 1000) if eta is not None else None
         data = QueuedData(position=position, eta_ms=eta_ms)
         telling.append(colony, job, EventType.QUEUED, data)
+    told = colony.told.get(job.demand())
+    if told is not None:  # why its group waits, which is only told again when it changes
+        telling.waits(colony, job, *told)
     colony.effects.append(SaveJob(job))
     telling.publish_job(colony, job)
 
@@ -191,11 +194,7 @@ def end_overdue(colony: Colony) -> None:
         request = job.request
         assert isinstance(request, ModelWork)
         waited = (colony.now - job.queued_mono) * 1000
-        if (
-            request.deadline_ms is not None
-            and waited > request.deadline_ms
-            and not job.tokens_out
-        ):
+        if request.deadline_ms is not None and waited > request.deadline_ms and not job.tokens_out:
             moving.unqueue(colony, job)
             error = DeadlineUnmet(
                 f"waited {waited:.0f} ms, the deadline was {request.deadline_ms} ms"
@@ -283,7 +282,7 @@ def _charge(colony: Colony, job: Job, prompt_tokens: int) -> None:
 
 def progressed(colony: Colony, job: Job, tokens: int) -> None:
     """What a tick says of a running job."""
-    if tokens == job.tokens_out:
+    if tokens <= job.tokens_out:
         return
     job.tokens_out, job.moved_mono = tokens, colony.now
     colony.queue.shares.charge(job.client, output_tokens=tokens - job.tokens_charged)

@@ -222,6 +222,7 @@ def _loading(colony: Colony, worker: Worker, beat: Heartbeat) -> None:
         colony.narrate(f"{worker.id} ready in {took:.1f} s", source=worker.hive)
         ending.worker_ready(colony, worker.id)
     else:
+        colony.dirty = True  # those who wait for it are told how far it is
         percent = f" {beat.progress:.0%}" if beat.progress is not None else ""
         message = f"{worker.id} is loading {worker.spec.model_id}{percent}"
         ending.worker_progress(colony, worker.id, message, beat.progress)

@@ -9,7 +9,7 @@ from rbee.core.events import Append, Publish
 from rbee.core.fleet import Worker
 from rbee.core.jobs import Job
 from rbee.protocol.base import Wire
-from rbee.protocol.jobs import EventType, JobState
+from rbee.protocol.jobs import EventType, JobState, StatusData
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
@@ -25,9 +25,22 @@ def append(colony: Colony, job: Job, kind: EventType, data: Wire | Mapping[str, 
 
 def publish_job(colony: Colony, job: Job) -> None:
     """The job to the dashboards."""
-    waits = job.state is JobState.QUEUED and len(colony.queue) <= POSITIONS_UP_TO
+    waits = (
+        job.state is JobState.QUEUED
+        and job.job_id not in colony.later
+        and len(colony.queue) <= POSITIONS_UP_TO
+    )
     position = colony.queue.position(job, colony.now) if waits else None
     colony.effects.append(Publish("job", job.info(position)))
+
+
+def waits(colony: Colony, job: Job, status: StatusData, waits_on: str | None) -> None:
+    """Tell a job once why it does not run yet."""
+    job.waits_on = waits_on
+    if job.waiting_for != status.message:
+        job.waiting_for = status.message
+        append(colony, job, EventType.STATUS, status)
+        publish_job(colony, job)
 
 
 def publish_worker(colony: Colony, worker: Worker) -> None:

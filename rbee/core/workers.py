@@ -51,9 +51,7 @@ def spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
     )
     job.worker_id, job.hive, job.waiting_for = worker.id, worker.hive, None
     status = f"starting {worker.id} on {worker.hive} {worker.spec.device}"
-    telling.append(
-        colony, job, EventType.STATUS, StatusData(stage="starting", message=status)
-    )
+    telling.append(colony, job, EventType.STATUS, StatusData(stage="starting", message=status))
     telling.publish_job(colony, job)
 
 

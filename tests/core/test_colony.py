@@ -216,24 +216,33 @@ def test_too_little_memory_is_refused_with_both_amounts_before_anything_starts()
     assert error.data.details["required"] > error.data.details["available"]  # type: ignore[union-attr]
 
 
-def test_idle_workers_make_room_and_busy_ones_do_not() -> None:
+def test_idle_workers_make_room_and_busy_ones_are_waited_for() -> None:
     world = World(device(free_gib=2.5), limits=Limits(stale_after=1e9, remove_after=1e9))
     world.submit("a")
     world.bring_up("w-01")
     fleet = world.colony.fleet
-    fleet.workers["w-01"].rss_bytes = 2 << 30
+    worker = fleet.workers["w-01"]
+    worker.rss_bytes = 2 << 30
+    fleet.touch(worker)
     fleet.hives["home"].devices = [device(free_gib=0.5)]
     world.submit("other", model_name="other")
-    assert world.jobs["other"].error_code == "INSUFFICIENT_RAM"
-    world.tell(done("a"))
-    effects = world.submit("other2", model_name="other")
+    assert world.jobs["other"].state is JobState.QUEUED
+    assert "w-01" in (world.jobs["other"].waiting_for or "")
+    assert not of(world.all, StopWorker)
+    effects = world.tell(done("a"))
+    for _ in range(40):
+        effects += world.tell(Tick(), after=1.0)
     assert [e.worker_id for e in effects if isinstance(e, StopWorker)] == ["w-01"]
     assert not of(effects, StartWorker)
     assert not of(world.tell(Tick()), StopWorker)
+    world.tell(exited("w-01", 0))
     fleet.hives["home"].devices = [device(free_gib=2.5)]
-    (start,) = of(world.tell(exited("w-01", 0)), StartWorker)
-    assert isinstance(start, StartWorker)
-    assert start.spec.model_id == "other"
+    start = next(
+        e
+        for e in (*world.all, *world.tell(Tick()))
+        if isinstance(e, StartWorker) and e.spec.model_id == "other"
+    )
+    assert start.spec.worker_id == "w-02"
 
 
 def test_a_missing_device_or_hive_is_named() -> None:

@@ -98,10 +98,9 @@ class Admission:
             "accepted",
             extra={"job": job.job_id, "operation": job.operation, "correlation_id": correlation_id},
         )
-        self._streams.create(job.job_id, durable=durable)
         if durable:
-            self._store.save_job(job.info(), encode(operation), durable=True)
-            await self._store.flush()
+            await self._store.accept(job.info(), encode(operation))
+        self._streams.create(job.job_id, durable=durable)
         await self._brain.call(JobSubmitted(job))
         return job
 

@@ -26,6 +26,7 @@ from rbee.daemons.queen.openai_replies import (
     until_begun,
     until_ended,
 )
+from rbee.daemons.queen.params import client_of
 from rbee.errors import ModelNotFound, RbeeError
 from rbee.protocol.operations import Operation
 

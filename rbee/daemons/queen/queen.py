@@ -37,7 +37,9 @@ from rbee.daemons.queen.admission import Admission
 from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.effects import Effects
+from rbee.daemons.queen.journal import Journal
 from rbee.daemons.queen.links import HttpLink, LocalLink
+from rbee.daemons.queen.metrics import Metrics
 from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.relay import Relay
 from rbee.daemons.queen.store import Store
@@ -49,6 +51,7 @@ from rbee.errors import (
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
+from rbee.protocol.operations import ModelWork
 from rbee.protocol.workers import WorkerInfo
 
 if TYPE_CHECKING:
@@ -113,7 +116,10 @@ class Queen:
         self._hive_scope = anyio.CancelScope()
         self._http_links: dict[str, anyio.CancelScope] = {}
         self.store = Store.open(paths.database)
-        self.streams = Streams(self.store)
+        self.journal = Journal.open(paths.database.with_suffix(".journal"))
+        self.journal.erases = settings.job.retention <= 0
+        self.streams = Streams(self.store, self.journal)
+        self.metrics = Metrics()
         self.board = Board(self.snapshot)
         policy, limits = decide_by(settings)
         self.colony = Colony(
@@ -127,6 +133,7 @@ class Queen:
             streams=self.streams,
             board=self.board,
             store=self.store,
+            metrics=self.metrics,
             post=lambda event: self.brain.post(event),
             retention=settings.job.retention,
         )
@@ -156,11 +163,15 @@ class Queen:
 
     def job_info(self, job: Job, positions: Mapping[str, int] | None = None) -> JobInfo:
         """A live job's wire form, with its position when it waits; for many hand in `positions`."""
-        if job.state is not JobState.QUEUED:
+        if job.state is not JobState.QUEUED or not isinstance(job.request, ModelWork):
             return job.info()
+        now = self.clock.monotonic()
         if positions is not None:
             return job.info(positions.get(job.job_id))
-        return job.info(self.colony.queue.position(job, self.clock.monotonic()))
+        if job.job_id in self.colony.later:
+            return job.info()
+        eta = self.colony.policy.first_token(job, self.colony.view(now=now))
+        return job.info(self.colony.queue.position(job, now), eta)
 
     def positions(self) -> dict[str, int]:
         """Job id → place in the queue, in order, worked out once for all."""
@@ -227,6 +238,7 @@ class Queen:
         self.settings = settings
         self.admission.settings = settings
         self.effects.retention = settings.job.retention
+        self.journal.erases = settings.job.retention <= 0
         self.brain.post(SettingsChanged(*decide_by(settings)))
 
     def ask_to_stop(self, reason: str) -> None:
@@ -268,12 +280,13 @@ class Queen:
                 tasks.start_soon(serve_http)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
                 tasks.start_soon(self._purge)
+                tasks.start_soon(self.journal.run)
                 if self.lifetime == "linger":
                     tasks.start_soon(self._linger)
-                if self.store.set_aside is not None:
-                    self.effects.narrate(
-                        "queen", f"the database was unreadable: {self.store.set_aside}", "error"
-                    )
+                for kept in (self.store, self.journal):
+                    if kept.set_aside is not None:
+                        what = f"{kept.path.name} was unreadable and set aside: {kept.set_aside}"
+                        self.effects.narrate("queen", what, "error")
                 self.effects.narrate("queen", f"listening on {self.url}")
                 task_status.started(self.url)
                 await self._stop.wait()
@@ -289,6 +302,8 @@ class Queen:
         finally:
             with anyio.CancelScope(shield=True):
                 await self.effects.relay.close()
+                await self.streams.settle()
+                self.journal.close()
                 await anyio.to_thread.run_sync(self.store.close)
             log.info("stopped: %s", self._stop_reason or "cancelled")
 

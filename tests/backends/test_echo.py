@@ -8,14 +8,24 @@ from pathlib import Path
 import pytest
 
 from rbee import registry
-from rbee.backend_api import Done, Generation, LoadedModel, LoadOptions, ModelFile, Piece
+from rbee.backend_api import (
+    Done,
+    Generation,
+    LoadedModel,
+    LoadOptions,
+    ModelFile,
+    Piece,
+    Prefill,
+)
 from rbee.errors import (
     BackendUnavailable,
     Cancelled,
     ContextLengthExceeded,
     InternalError,
     ModelLoadFailed,
+    ValidationFailed,
 )
+from tests.support.backends import Driver
 
 OPTIONS = LoadOptions(device="cpu", slots=1, ctx=4096, threads=1)
 
@@ -91,6 +101,45 @@ def test_waiting_ends_at_once_when_cancelled(text):
     items = list(load().run(Generation(prompt=text), cancelled))
     timer.join()
     assert items[-1].finish_reason == "cancelled"
+
+
+@pytest.mark.parametrize("by_text", [True, False])
+def test_an_answer_goes_on_behind_what_was_said(by_text):
+    options = {"max_tokens": 5, "stop": ("f",)}
+    text = "a bb c d e f g"
+    pieces, whole = answer(text, **options)
+    for at in range(1, len(pieces) + 1):
+        said = "".join(pieces[:at])
+        rest, done = answer(text, **options, emitted=said, emitted_tokens=0 if by_text else at)
+        assert pieces[:at] + rest == pieces
+        assert (done.finish_reason, done.completion_tokens) == ("length", 5)
+        assert done.prompt_tokens == whole.prompt_tokens
+    assert answer(text, emitted="a b")[0] == ["b ", "c ", "d ", "e ", "f ", "g"]
+    with pytest.raises(ValidationFailed, match="something else"):
+        answer(text, emitted="b")
+    with pytest.raises(ContextLengthExceeded):
+        answer("@repeat=9 a", ctx=8, emitted_tokens=7)
+
+
+@pytest.mark.parametrize("order", ["fail", "hang", "exit"])
+def test_what_happened_in_one_run_does_not_happen_again_in_the_next(order):
+    text = f"@{order}_after=2 a b c d"
+    for begin in (2, 3):
+        assert answer(text, emitted_tokens=begin)[0] == ["a ", "b ", "c ", "d"][begin:]
+    with pytest.raises(InternalError):
+        answer("@fail_after=2 a b c d", emitted_tokens=1)
+
+
+def test_a_slow_answer_tells_that_it_lives_and_one_that_hangs_does_not():
+    items = list(load().run(Generation(prompt="@delay=1200 a b"), threading.Event()))
+    assert items[:-1] == [Prefill(0, 0), Piece("a "), Piece("", tokens=0), Piece("b")]
+    driver = Driver(load())
+    waiting = driver.submit(Generation(prompt="@hang_after=1 a b"))
+    waiting.wait_for_pieces(1)
+    waiting.cancel()
+    assert waiting.done().finish_reason == "cancelled"
+    assert waiting.items[:-1] == [Prefill(0, 0), Piece("a ")]  # the first: its turn has come
+    driver.close()
 
 
 def test_loading_slowly_shows_progress():

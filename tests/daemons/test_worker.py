@@ -10,8 +10,9 @@ import httpx
 import pytest
 from worker_process import TOKEN, HiveStandIn, WorkerProcess, decoded
 
-from rbee.backend_api import Done, Piece
-from rbee.daemons.worker.answer import Streamed
+from rbee.backend_api import Done, Piece, Prefill
+from rbee.daemons.worker.answer import Pulse, Streamed
+from rbee.daemons.worker.running import Running
 
 
 @pytest.fixture
@@ -364,6 +365,75 @@ async def test_no_comment_waits_behind_the_end_for_a_slow_client():
     await reply.say([Piece("more")])
     await reply.alive()
     assert sent[-1]["body"].startswith(b":")
+
+
+@pytest.mark.anyio
+async def test_a_comment_comes_only_when_the_backend_got_on():
+    sent: list[bytes] = []
+    others = 0
+
+    async def send(message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def beats(count: int = 1) -> bytes:
+        sent.clear()
+        for _ in range(count):
+            await pulse.beat()
+        return b"".join(sent)
+
+    running = Running("r", lambda _: None, lambda: others)
+    reply = Streamed(send)
+    pulse = Pulse(reply, running)
+    assert await beats(3) == b""  # it waits for its turn, and the others hang
+    others += 1
+    assert await beats(3) == b": prefill\n\n"
+    running.put(Prefill(16, 64))
+    await reply.say(await running.take())
+    assert await beats(3) == b": prefill 16/64\n\n"
+    others += 1
+    assert await beats(3) == b""  # that its neighbours get on is no sign of its own life
+    running.put(Piece("a"))
+    await reply.say(await running.take())
+    assert await beats(3) == b""  # something was said
+    running.put(Piece(""))
+    await reply.say(await running.take())
+    assert await beats(3) == b": keepalive\n\n"
+    assert await beats(3) == b""
+
+
+@pytest.mark.anyio
+async def test_ids_are_told_with_the_text_that_they_complete():
+    sent: list[bytes] = []
+
+    async def send(message) -> None:
+        sent.append(message.get("body", b""))
+
+    reply = Streamed(send, ids=True, index=7)
+    pieces = [Piece("", ids=(1,)), Piece("é", ids=(2,)), Piece("a", ids=(3,)), Piece("", ids=(4,))]
+    await reply.say(pieces)
+    await reply.say([Piece("b", tokens=0), Done("length", 1, 11)])
+    assert [line for line in b"".join(sent).decode().split("\n\n") if 'token"' in line] == [
+        'data: {"token":"é","index":8,"ids":[1,2]}',
+        'data: {"token":"a","index":9,"ids":[3]}',
+        'data: {"token":"b","index":11,"ids":[4]}',
+    ]
+
+
+def test_an_answer_goes_on_in_another_worker(start):
+    words = "@exit_after=2 one two three four"
+    first = start()
+    with first.stream(words) as events:
+        said = [next(events), next(events)]
+    assert first.exit_code() == 3
+    text = "".join(event["token"] for event in said)
+    other = start(wait="")
+    with other.http.stream("GET", "/v1/loading/progress") as stream:
+        assert list(decoded(stream))[-1]["stage"] == "ready"
+    rest = other.answer(words, ids=True, emitted=text, emitted_tokens=2, max_tokens=9)
+    assert text + rest.text == "one two three four"
+    assert [event["index"] for event in rest.events[:-1]] == [2, 3]
+    assert not any("ids" in event for event in rest.events)
+    assert (rest.done["total_tokens"], rest.done["usage"]["prompt_tokens"]) == (4, 5)
 
 
 def test_a_backend_that_ends_the_process(start):

@@ -64,6 +64,31 @@ def test_an_answer_streams_and_is_repeatable_by_seed(running):
     assert indexes == sorted(set(indexes))
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1, "seed": 3}])
+def test_an_answer_that_was_cut_goes_on_by_its_ids(running, options):
+    worker, _ = running
+    options = {"messages": STORY, "max_tokens": 30, "deterministic": True, "ids": True} | options
+    whole = worker.answer(None, **options)
+    for cut in (1, 8, 25):
+        said = whole.events[:cut]
+        ids = [token for event in said for token in event["ids"]]
+        text = "".join(event["token"] for event in said)
+        rest = worker.answer(None, **options, emitted=text, emitted_ids=ids)
+        assert text + rest.text == whole.text
+        assert said + rest.events[:-1] == whole.events[:-1]
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert rest.done["usage"][name] == whole.done["usage"][name]
+        assert rest.done["finish_reason"] == whole.done["finish_reason"]
+
+
+def test_ids_are_told_only_when_asked_for(running):
+    worker, _ = running
+    answer = worker.answer("The capital of France is", temperature=0, max_tokens=3)
+    assert not any("ids" in event for event in answer.events)
+    error = worker.execute("x", emitted_ids=[1 << 30]).json()["error"]
+    assert (error["code"], error["details"]["field"]) == ("VALIDATION_ERROR", "emitted_ids")
+
+
 def test_stop_strings(running):
     worker, _ = running
     answer = worker.answer("1, 2, 3, 4, 5, 6, 7,", temperature=0, max_tokens=60, stop=[" 10, 1"])

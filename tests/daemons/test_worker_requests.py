@@ -39,12 +39,14 @@ def test_everything_a_request_can_say_reaches_the_backend() -> None:
             request_id="r", messages=messages, tools=[tool], presence_penalty=-2.0,
             frequency_penalty=2.0, logit_bias={"0": 1.5, "2147483647": -100.0}, ignore_eos=True,
             logprobs=20, json_schema={}, cache=False, deterministic=True, max_tokens=3,
+            ids=True, emitted="so", emitted_ids=[5, 6], emitted_tokens=9,
         )
     )  # fmt: skip
     assert made == Generation(
         messages=tuple(messages), tools=(tool,), presence_penalty=-2.0, frequency_penalty=2.0,
         logit_bias={0: 1.5, 2147483647: -100.0}, ignore_eos=True, logprobs=20, json_schema={},
-        cache=False, deterministic=True, max_tokens=3,
+        cache=False, deterministic=True, max_tokens=3, emitted="so", emitted_ids=(5, 6),
+        emitted_tokens=2,
     )  # fmt: skip
 
 
@@ -87,6 +89,11 @@ def test_the_defaults_of_the_wire_are_those_of_the_backend() -> None:
         ({"input": ["a", ""]}, "input"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": ["a"], "prompt": "b"}, "input"),
+        ({"input": ["a"], "emitted_tokens": 1}, "emitted"),
+        ({"prompt": "x", "emitted_tokens": -1}, "emitted_tokens"),
+        ({"prompt": "x", "emitted_ids": [1 << 31]}, "emitted_ids"),
+        ({"prompt": "x", "emitted_ids": [7, -1]}, "emitted_ids"),
+        ({"prompt": "x", "emitted": "é" * (1 << 21) + "x"}, "emitted"),
         ({"input": ["a"], "messages": [USER]}, "input"),
     ],
 )
@@ -136,6 +143,17 @@ def test_a_model_is_asked_only_for_what_it_can(
             assert caught.value.details["field"] == "model"
 
 
+@pytest.mark.parametrize("said", [{"emitted": "a"}, {"emitted_ids": [1]}, {"emitted_tokens": 1}])
+def test_a_backend_that_cannot_go_on_is_not_asked_to(said: dict[str, Any]) -> None:
+    request = request_of(Execute(request_id="r", prompt="x", **said))
+    check_can(request, ("text-gen",), model="tiny", continues=True)
+    with pytest.raises(ValidationFailed, match="tiny cannot go on") as caught:
+        check_can(request, ("text-gen",), model="tiny", continues=False)
+    assert caught.value.details["field"] == "emitted"
+    fresh = request_of(Execute(request_id="r", prompt="x"))
+    check_can(fresh, ("text-gen",), model="tiny", continues=False)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below),
@@ -166,7 +184,14 @@ def test_whatever_comes_is_bounded_or_named(
 
 
 def test_a_plain_token_carries_nothing_more() -> None:
-    assert encode(text_event(Piece("a"), 3)) == b'{"token":"a","index":3}'
+    assert encode(text_event(Piece("a", ids=(7,)), 3)) == b'{"token":"a","index":3}'
+
+
+def test_ids_come_last() -> None:
+    piece = Piece("a", logprob=Logprob(6, "a", b"a", -1.5))
+    told = encode(text_event(piece, 3, [5, 6]))
+    assert told.startswith(b'{"token":"a","index":3,"logprob":{')
+    assert told.endswith(b',"ids":[5,6]}')
 
 
 def test_log_probabilities_keep_bytes_that_are_no_text() -> None:

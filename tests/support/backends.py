@@ -52,8 +52,10 @@ def load(
 class Answer:
     """What was delivered for one request so far."""
 
-    def __init__(self, model: LoadedModel, name: str) -> None:
+    def __init__(self, model: LoadedModel, name: str, before: int = 0) -> None:
+        """`before`: how many tokens of the answer another run has said."""
         self.name = name
+        self._before = before
         self.items: list[Item] = []
         self._model = model
         self._changed = threading.Condition()
@@ -87,7 +89,8 @@ class Answer:
         if isinstance(last, RbeeError):
             raise last
         assert isinstance(last, Done)
-        assert sum(piece.tokens for piece in self.pieces) == last.completion_tokens
+        made = sum(piece.tokens for piece in self.pieces)
+        assert self._before + made == last.completion_tokens
         return last
 
     @property
@@ -114,7 +117,8 @@ class Driver:
 
     def submit(self, request: Request) -> Answer:
         """Hand a request over; raises what the model raises."""
-        answer = Answer(self.model, f"r{next(self._names)}")
+        before = request.emitted_tokens if isinstance(request, Generation) else 0
+        answer = Answer(self.model, f"r{next(self._names)}", before)
         self._answers[answer.name] = answer
         self.model.submit(answer.name, request)
         return answer

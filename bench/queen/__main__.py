@@ -63,9 +63,8 @@ async def run(context: Context, cases: Sequence[Case]) -> None:
             try:
                 await case.measure(context)
             except FAILURES as exc:
-                text = " ".join(str(exc).split()) or type(exc).__name__
-                context.book.drop(name_of(case), QUEEN, text[:300])
-                context.tell(f"  not measured: {text[:300]}")
+                context.book.drop(name_of(case), QUEEN, str(exc) or type(exc).__name__)
+                context.tell(f"  not measured: {context.book.absent[name_of(case), QUEEN]}")
     finally:
         with anyio.CancelScope(shield=True):
             await context.close()

@@ -13,6 +13,8 @@ from bench.figures import Ratio, Target, ratio, spread
 from bench.report import cell, markdown
 
 QUEEN, FLOOR, LITELLM, DIRECT = "queen", "bare proxy", "LiteLLM", "direct"
+LONGEST = 200
+"""Characters of a reason."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Book:
 
     def drop(self, case: str, program: str, why: str) -> None:
         """It failed: rounds are paired, half a series would mislead."""
-        self.absent[case, program] = why
+        text = " ".join(why.split())
+        self.absent[case, program] = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
         for known in [known for known in self._series if known[:2] == (case, program)]:
             del self._series[known]
 

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -37,7 +37,7 @@ SILENCE = 90.0
 
 
 @asynccontextmanager
-async def echo_queen(**extra: str) -> AsyncIterator[Queen]:
+async def echo_queen(**extra: str) -> AsyncGenerator[Queen]:
     """A queen with a hive of her own and two echo workers."""
     queen = await Queen.start(RBEE_QUEEN_LOCAL_HIVE="true", RBEE_HIVE_NAME="bench", **extra)
     try:

@@ -81,7 +81,10 @@ def timed(count: int, decisions: int = DECISIONS) -> tuple[list[float], list[flo
             done = running.pop(draw.randrange(len(running)))
             if done.state in JOB_ACTIVE:
                 usage = Usage(prompt_tokens=40, completion_tokens=64)
-                over = RunCompleted(done.job_id, "length", 64, 900.0, usage)
+                over = RunCompleted(
+                    job_id=done.job_id, attempt=done.attempt, tokens_out=64, finish_reason="length",
+                    duration_ms=900.0, usage=usage,
+                )  # fmt: skip
                 colony.handle(over, now=now, utc=now)
     return verdicts, wholes
 

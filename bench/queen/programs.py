@@ -6,6 +6,7 @@ workers. Owns starting, asking and ending them, never what is measured.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ TREE = "RBEE_BENCH_TREE"
 PROFILE = "RBEE_BENCH_PROFILE"
 """Environment: a file for what cProfile sees in the queen; her figures are then worth nothing."""
 HOST = "127.0.0.1"
+_NUMBERS = itertools.count(1)
 
 
 class Program:
@@ -255,7 +257,9 @@ class Queen(Program):
             command += ["-m", "cProfile", "-o", profile]
         command += ["-m", "rbee.daemons.queen.main"]
         return await processes.start(
-            [*command, "--lifetime", "persistent"], log=LOGS / "queen.log", env=env
+            [*command, "--lifetime", "persistent"],
+            log=LOGS / f"queen-{next(_NUMBERS)}.log",
+            env=env,
         )
 
 

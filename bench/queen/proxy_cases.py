@@ -38,7 +38,7 @@ async def per_request(context: Context, case: str, *, tokens: int, stream: bool)
                 cost = await answers(program, count=counts[program.name], clients=CLIENTS,
                                      tokens=tokens, stream=stream)  # fmt: skip
             except FAILURES as exc:
-                context.book.drop(case, program.name, str(exc)[:200])
+                context.book.drop(case, program.name, str(exc) or type(exc).__name__)
                 continue
             context.book.add(case, program.name, {"cpu": cost.each * 1e6})
 
@@ -70,7 +70,7 @@ async def events(context: Context) -> None:
                 long_ones = await answers(program, count=clients, clients=clients,
                                           tokens=many, stream=True)  # fmt: skip
             except FAILURES as exc:
-                context.book.drop("events", program.name, str(exc)[:200])
+                context.book.drop("events", program.name, str(exc) or type(exc).__name__)
                 continue
             passed = clients * (many - few)
             cost = (long_ones.cpu - short_ones.cpu) / passed
@@ -92,7 +92,7 @@ async def latency(context: Context) -> None:
             try:
                 found = await _waits(program, context.size.latencies)
             except FAILURES as exc:
-                context.book.drop("latency", program.name, str(exc)[:200])
+                context.book.drop("latency", program.name, str(exc) or type(exc).__name__)
                 continue
             added = {f"added_{key}": found[key] - base[key] for key in base}
             context.book.add("latency", program.name, found | added)
@@ -145,7 +145,7 @@ async def _throughput(context: Context, program: Program, counts: dict[str, int]
         cost = await answers(program, count=counts[program.name], clients=CLIENTS,
                              tokens=tokens, stream=stream)  # fmt: skip
     except FAILURES as exc:
-        context.book.drop(case, program.name, str(exc)[:200])
+        context.book.drop(case, program.name, str(exc) or type(exc).__name__)
         return
     context.book.add(case, program.name, {
         "rate": cost.requests / cost.seconds,

@@ -30,7 +30,6 @@ from rbee.core.events import (
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
-from rbee.core.states import JOB_TERMINAL
 from rbee.daemons.queen.admission import Admission
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.journal import Journal
@@ -135,7 +134,8 @@ class Reign:
                 stream.append(kind, encode(data))
             case SaveJob(job):
                 self.store.save_job(job.info(), encode(job.request), durable=job.durable)
-                if job.state in JOB_TERMINAL:
+                stream = self.streams.live(job.job_id)
+                if stream is not None and stream.ended:
                     self.store.save_stream(job.job_id, self.streams.retire(job.job_id))
             case _:
                 pass
@@ -509,8 +509,7 @@ async def test_ten_thousand_jobs_come_back_in_order_with_each_model_looked_for_o
             stream.append(EventType.QUEUED, b"{}")
         await queen.store.flush(limit=60)
         queen.journal.flush()
-    async with world.reign(hives=False) as queen:
-        queen.links["home"] = queen.library
+    async with world.reign() as queen:
         await queen.recovery.run()
         assert [job.job_id for job in queen.submitted()] == [f"job-{n}" for n in range(count)]
         assert sorted(queen.library.asked) == ["model-0", "model-1", "model-2"]

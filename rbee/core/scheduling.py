@@ -216,6 +216,10 @@ class Ect:
             if not facts.request.wait:
                 return refusing.displaced(facts, f"the place of {_names(victims)}", victims)
             return Wait(verdict.why)
+        if place.evict and not self.charge:
+            for worker in place.evict:
+                if worker.free_slots and view.queue.wants(worker.spec.model_id):
+                    return Wait(f"{worker.id} is about to be given work")
         if place.evict:
             why = f" ({verdict.why})" if self.charge else ""
             return Spawn(place, self._why(facts, place, view) + why)

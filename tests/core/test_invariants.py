@@ -1,0 +1,411 @@
+"""Any order of events keeps what the brain promises: one end a job, none lost, no slot twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from rbee.core.colony import Colony
+from rbee.core.events import (
+    AbortRun,
+    Append,
+    Dispatch,
+    Effect,
+    Event,
+    HiveJoined,
+    HiveLeft,
+    HiveSaid,
+    JobCancelAsked,
+    JobSubmitted,
+    Loss,
+    SpawnRefused,
+    StartWorker,
+    StopWorker,
+    Tick,
+)
+from rbee.core.jobs import Job
+from rbee.core.limits import Limits
+from rbee.core.scheduling import Ect
+from rbee.core.states import JOB_ACTIVE, JOB_TERMINAL, WORKER_READY
+from rbee.errors import (
+    AllSlotsBusy,
+    HiveOffline,
+    InferenceTimeout,
+    ModelCorrupted,
+    ValidationFailed,
+    WorkerCrashed,
+)
+from rbee.protocol.hives import (
+    HiveHeartbeat,
+    HiveTelemetry,
+    HiveWorkerExited,
+    HiveWorkerReady,
+)
+from rbee.protocol.jobs import TERMINAL_EVENTS, JobState
+from rbee.protocol.operations import (
+    Embed,
+    Infer,
+    ModelWork,
+    Priority,
+    WorkerDrain,
+    WorkerSpawn,
+    WorkerStop,
+)
+from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec, WorkerState
+from tests.core.builders import capabilities, device, done, failed, let_go, model, started
+
+SLOTS = 2
+HIVES = ("home", "attic")
+MODELS = ("tiny", "large", "vast")
+SIZES = {"tiny": 1.0, "large": 6.0, "vast": 9.0}
+
+
+@dataclass
+class Process:
+    """A worker as the world has it, whatever the brain thinks."""
+
+    spec: WorkerSpec
+    hive: str
+    loaded: bool = False
+    runs: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
+
+
+class Brain(RuleBasedStateMachine):
+    """Plays users, hives and workers; checks after each step."""
+
+    jobs = Bundle("jobs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.colony = Colony(
+            policy=Ect(ctx=4096, slots=SLOTS), limits=Limits(), started_mono=self.now
+        )
+        self.known: dict[str, Job] = {}
+        self.ends: dict[str, int] = {}
+        self.attempts: dict[str, int] = {}
+        self.processes: dict[str, Process] = {}
+        self.up: set[str] = set()
+
+    # ---- the world -----------------------------------------------------------------------------
+
+    def tell(self, event: Event, *, after: float = 0.0) -> None:
+        self.now += after
+        for effect in self.colony.handle(event, now=self.now, utc=1e9 + self.now):
+            self.check(effect)
+
+    def check(self, effect: Effect) -> None:
+        match effect:
+            case Append(job_id, kind):
+                assert not self.ends.get(job_id), f"{kind} after the end of {job_id}"
+                self.ends[job_id] = self.ends.get(job_id, 0) + (kind in TERMINAL_EVENTS)
+            case Dispatch(job, attempt, hive, worker_id):
+                assert self.attempts.get(job.job_id, 0) < attempt
+                self.attempts[job.job_id] = attempt
+                assert hive in self.up
+                process = self.processes[worker_id]
+                assert process.loaded
+                assert process.hive == hive
+                process.runs.add((job.job_id, attempt))
+            case StartWorker(hive, spec):
+                assert spec.worker_id not in self.processes
+                assert hive in self.up
+                self.processes[spec.worker_id] = Process(spec, hive)
+            case StopWorker(_, worker_id) if worker_id in self.processes:
+                worker = self.colony.fleet.workers.get(worker_id)
+                assert worker is None or worker.state is WorkerState.STOPPING
+            case AbortRun(job_id, attempt):
+                assert attempt <= self.attempts.get(job_id, 0)
+            case _:
+                pass
+
+    def choose(self, data: st.DataObject, of: list[str]) -> str:
+        return data.draw(st.sampled_from(sorted(of)))
+
+    @initialize()
+    def begin(self) -> None:
+        self.join("home")
+
+    def join(self, name: str) -> None:
+        self.up.add(name)
+        devices = (device("cuda:0", free_gib=10.0), device("cpu", free_gib=12.0))
+        caps = capabilities(*devices)
+        self.tell(HiveJoined(name, "http", f"http://{name}", caps))
+
+    # ---- users ---------------------------------------------------------------------------------
+
+    @rule(
+        target=jobs,
+        name=st.sampled_from(MODELS),
+        client=st.sampled_from("xyz"),
+        priority=st.sampled_from(list(Priority)),
+        more=st.fixed_dictionaries(
+            {},
+            optional={
+                "wait": st.just(False),
+                "deadline_ms": st.sampled_from([500, 60_000]),
+                "device": st.sampled_from(["cpu", "cuda"]),
+                "hive": st.sampled_from([*HIVES, "nowhere"]),
+                "max_tokens": st.sampled_from([1, 50]),
+            },
+        ),
+        texts=st.booleans(),
+        durable=st.booleans(),
+    )
+    def submit(
+        self, name: str, client: str, priority: Priority, more: dict[str, object], texts: bool,
+        durable: bool,
+    ) -> str:  # fmt: skip
+        operation: ModelWork = (
+            Embed(model=name, input="x", priority=priority)
+            if texts
+            else Infer(model=name, prompt="x" * 3000, priority=priority, **more)  # type: ignore[arg-type]
+        )
+        job_id = f"j{len(self.known)}"
+        job = Job(
+            job_id=job_id, request=operation, created_at=0.0, queued_mono=self.now, client=client,
+            model=model(name, gib=SIZES[name]), durable=durable,
+        )  # fmt: skip
+        self.known[job_id] = job
+        self.tell(JobSubmitted(job))
+        return job_id
+
+    @rule(target=jobs, data=st.data(), what=st.sampled_from(["spawn", "stop", "drain"]))
+    def operate(self, data: st.DataObject, what: str) -> object:
+        if what == "spawn":
+            name = data.draw(st.sampled_from(MODELS))
+            operation = WorkerSpawn(model=name, pin=data.draw(st.booleans()))
+        elif not self.processes:
+            return multiple()
+        else:
+            kind = WorkerStop if what == "stop" else WorkerDrain
+            operation = kind(worker_id=self.choose(data, list(self.processes)))
+        job_id = f"j{len(self.known)}"
+        job = Job(
+            job_id=job_id, request=operation, created_at=0.0, queued_mono=self.now,
+            model=model(operation.model, gib=SIZES[operation.model])
+            if isinstance(operation, WorkerSpawn) else None,
+        )  # fmt: skip
+        self.known[job_id] = job
+        self.tell(JobSubmitted(job))
+        return job_id
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        self.tell(JobCancelAsked(job_id, "enough"))
+
+    # ---- workers and hives ---------------------------------------------------------------------
+
+    @precondition(lambda self: any(not p.loaded for p in self.processes.values()))
+    @rule(data=st.data(), how=st.sampled_from(["good", "good", "good", "bad", "refused", "dies"]))
+    def load(self, data: st.DataObject, how: str) -> None:
+        name = self.choose(data, [w for w, p in self.processes.items() if not p.loaded])
+        process = self.processes[name]
+        if how == "good":
+            self.bring_up(name)
+        elif how == "bad":
+            error = ModelCorrupted("bad magic").body()["error"]
+            self.beat(name, WorkerState.FAILED, error=error)
+        elif how == "refused":
+            del self.processes[name]
+            self.tell(SpawnRefused(name, HiveOffline(f"{process.hive} is not connected")))
+        else:
+            self.end(name, 1)
+
+    def bring_up(self, name: str) -> None:
+        process = self.processes[name]
+        process.loaded = True
+        spec = process.spec
+        ready = WorkerReady(
+            worker_id=name, url="http://x", model=spec.model_id, backend=spec.backend,
+            device=spec.device, pid=1, protocol=1,
+        )  # fmt: skip
+        self.tell(HiveSaid(process.hive, HiveWorkerReady(ready=ready)))
+        self.beat(name, WorkerState.IDLE)
+
+    def beat(self, name: str, state: WorkerState, **more: object) -> None:
+        process = self.processes[name]
+        beat = Heartbeat(worker_id=name, state=state, slots_total=process.spec.slots, **more)  # type: ignore[arg-type]
+        self.tell(HiveSaid(process.hive, HiveHeartbeat(beat=beat)))
+
+    def end(self, name: str, code: int) -> None:
+        process = self.processes.pop(name)
+        gone = HiveWorkerExited(worker_id=name, exit_code=code, expected=False, log_tail=[])
+        self.tell(HiveSaid(process.hive, gone))
+
+    @precondition(lambda self: self.processes)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        self.end(self.choose(data, list(self.processes)), -9)
+
+    @precondition(lambda self: any(p.loaded for p in self.processes.values()))
+    @rule(data=st.data())
+    def live(self, data: st.DataObject) -> None:
+        name = self.choose(data, [w for w, p in self.processes.items() if p.loaded])
+        self.beat(name, WorkerState.IDLE)
+
+    @rule(name=st.sampled_from(HIVES))
+    def hive(self, name: str) -> None:
+        if name not in self.up:
+            self.join(name)
+            return
+        self.up.discard(name)
+        self.processes = {w: p for w, p in self.processes.items() if p.hive != name}
+        self.tell(HiveLeft(name, "silent"))
+
+    # ---- runs ----------------------------------------------------------------------------------
+
+    def open_runs(self) -> list[tuple[str, int]]:
+        return sorted(run for p in self.processes.values() for run in p.runs)
+
+    @precondition(lambda self: self.open_runs())
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(
+            ["first", "done", "done", "done", "broke", "busy", "stalled", "refused", "let go"]
+        ),
+        tokens=st.integers(0, 40),
+    )
+    def run(self, data: st.DataObject, how: str, tokens: int) -> None:
+        job_id, attempt = data.draw(st.sampled_from(self.open_runs()))
+        event: Event
+        if how == "first":
+            self.tell(started(job_id, attempt))
+            return
+        if how == "done":
+            event = done(job_id, attempt, tokens=max(tokens, self.known[job_id].tokens_out))
+        elif how == "let go":
+            event = let_go(job_id, attempt, tokens=self.known[job_id].tokens_out, wasted=tokens)
+        else:
+            error, loss = {
+                "broke": (WorkerCrashed("broke"), Loss.BROKEN),
+                "busy": (AllSlotsBusy("full"), Loss.BUSY),
+                "stalled": (InferenceTimeout("still"), Loss.STALLED),
+                "refused": (ValidationFailed("bad"), None),
+            }[how]
+            event = failed(job_id, error, attempt, tokens=tokens, loss=loss)
+        for process in self.processes.values():
+            process.runs.discard((job_id, attempt))
+        self.tell(event)
+
+    @rule(seconds=st.sampled_from([0.2, 1.0, 1.0, 5.0, 31.0, 301.0]), more=st.integers(0, 5))
+    def tick(self, seconds: float, more: int) -> None:
+        counts = {
+            job_id: self.known[job_id].tokens_out + more
+            for job_id, attempt in self.open_runs()
+            if self.known[job_id].attempt == attempt
+        }
+        self.tell(Tick(counts), after=seconds)
+
+    @rule(name=st.sampled_from(HIVES), free=st.sampled_from([0.5, 4.0, 10.0]))
+    def measure(self, name: str, free: float) -> None:
+        if name in self.up:
+            devices = [device("cuda:0", free_gib=free), device("cpu", free_gib=12.0)]
+            self.tell(HiveSaid(name, HiveTelemetry(devices=devices, workers=[])))
+
+    # ---- promises ------------------------------------------------------------------------------
+
+    @invariant()
+    def one_end_each(self) -> None:
+        for job_id, job in self.known.items():
+            ended = job.state in JOB_TERMINAL
+            assert self.ends.get(job_id, 0) == ended, f"{job_id} {job.life.story}"
+            assert (job_id in self.colony.jobs) != ended
+            assert ended == (job.finished_at is not None)
+
+    @invariant()
+    def whoever_waits_is_in_line(self) -> None:
+        queue = {job.job_id for job in self.colony.queue}
+        assert not queue & set(self.colony.later)
+        for job in self.colony.jobs.values():
+            if isinstance(job.request, ModelWork):
+                waits = job.job_id in queue or job.job_id in self.colony.later
+                assert waits == (job.state is JobState.QUEUED), job.life.story
+        assert queue <= set(self.colony.jobs)
+        assert set(self.colony.later) <= set(self.colony.jobs)
+
+    @invariant()
+    def slots_are_taken_once(self) -> None:
+        held: dict[str, str] = {}
+        for worker in self.colony.fleet.workers.values():
+            assert worker.free_slots >= 0
+            if worker.state in WORKER_READY:
+                assert len(worker.jobs) <= worker.slots_total
+                assert (worker.state is WorkerState.BUSY) == bool(worker.jobs)
+            for job_id in worker.jobs:
+                assert job_id not in held, f"{job_id} on {held[job_id]} and {worker.id}"
+                held[job_id] = worker.id
+                job = self.colony.jobs[job_id]
+                assert job.worker_id == worker.id
+                assert job.state in JOB_ACTIVE
+        for job in self.colony.jobs.values():
+            if isinstance(job.request, ModelWork) and job.state in JOB_ACTIVE:
+                assert job.job_id in held
+
+    @invariant()
+    def claims_have_someone_waiting(self) -> None:
+        waiting = {job.demand().model_id for job in self.colony.queue}
+        for worker in self.colony.fleet.claimed():
+            assert worker.claimed_for in waiting
+
+    @invariant()
+    def work_moves(self) -> None:
+        """What waits while a worker with the model has a free slot is told why, or it runs."""
+        for job in self.colony.queue:
+            assert job.waiting_for, job.life.story
+
+    def teardown(self) -> None:
+        """When the world is well again everything comes to an end."""
+        for name in HIVES:
+            if name not in self.up:
+                self.join(name)
+        for _ in range(900):
+            if not self.colony.jobs:
+                return
+            for name, process in list(self.processes.items()):
+                worker = self.colony.fleet.workers.get(name)
+                if worker is None or worker.state is WorkerState.STOPPING:
+                    self.end(name, 0)
+                elif process.loaded:
+                    self.beat(name, WorkerState.IDLE)
+                else:
+                    self.bring_up(name)
+            for job_id, attempt in self.open_runs():
+                for process in self.processes.values():
+                    process.runs.discard((job_id, attempt))
+                job = self.known[job_id]
+                if job.attempt == attempt and (job.cancel_reason or job.preempted):
+                    self.tell(let_go(job_id, attempt, tokens=job.tokens_out))
+                else:
+                    self.tell(done(job_id, attempt, tokens=job.tokens_out + 1))
+            for name in HIVES:
+                self.measure_well(name)
+            self.tell(Tick(), after=1.0)
+        left = [(j.job_id, j.state, j.waiting_for) for j in self.colony.jobs.values()]
+        raise AssertionError(f"never ended: {left}")
+
+    def measure_well(self, name: str) -> None:
+        held = {"cuda:0": 0.0, "cpu": 0.0}
+        for process in self.processes.values():
+            if process.hive == name:
+                held[process.spec.device] += SIZES[process.spec.model_id]
+        devices = [
+            device("cuda:0", free_gib=10.0 - held["cuda:0"]),
+            device("cpu", free_gib=12.0 - held["cpu"]),
+        ]
+        self.tell(HiveSaid(name, HiveTelemetry(devices=devices, workers=[])))
+
+
+TestBrain = Brain.TestCase
+TestBrain.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -58,6 +58,8 @@ class Job:
     cancel_reason: str | None = None
     correlation_id: str = ""
     retry_of: str | None = None
+    overhead: float = 0.0
+    """Seconds that the queen herself took for it: admission and hand-over, not its wait."""
     attempt: int = 0
     """Number of the present run, from 1; what an earlier one still says is not heard."""
     failures: int = 0

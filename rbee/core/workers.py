@@ -102,6 +102,8 @@ def keep_up(colony: Colony) -> None:
         return
     for wish, model in list(colony.missing):
         where = _try(colony, model, wish)
+        if where is None:
+            colony.count("worker_restarts", model=model.id)
         if where is None or where == "given up":
             colony.missing.remove((wish, model))
         if where == "given up":

@@ -84,5 +84,5 @@ def _valid(text: str) -> str:
 
 def _quoted(value: object) -> str:
     """Bare when that is clear, else as a JSON string: a value never looks like another line."""
-    text = str(value)
+    text = _valid(str(value))
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

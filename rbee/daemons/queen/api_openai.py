@@ -53,7 +53,9 @@ class OpenAI:
         wanted = request.path_params["model"]
         if any(m.id == wanted for m in self._queen.models()):
             return json_response(_model(wanted))
-        return openai_error(ModelNotFound(f"no model {wanted[:120]!r} in this colony"))
+        missing = ModelNotFound(f"no model {wanted[:120]!r} in this colony")
+        self._queen.metrics.refused(missing)
+        return openai_error(missing)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
@@ -61,6 +63,7 @@ class OpenAI:
             asked = openai_params.chat_of(await request.body())
             runs = await self._submit(request, openai_params.infers_of(asked))
         except RbeeError as exc:
+            self._queen.metrics.refused(exc)
             return openai_error(exc)
         if not asked.stream:
             return await self._chat_whole(request, runs)
@@ -72,6 +75,10 @@ class OpenAI:
         try:
             asked = openai_params.embedding_of(await request.body())
             runs = await self._submit(request, [openai_params.embed_of(asked)])
+        except RbeeError as exc:
+            self._queen.metrics.refused(exc)
+            return openai_error(exc)
+        try:
             refused = await self._ended(request, runs)
             if refused is not None:
                 return refused

@@ -86,7 +86,7 @@ class Effects:
             case Narrate(source, message, level):
                 self.narrate(source, message, level)
             case Dispatch():
-                self.relay.start(effect)
+                self._dispatch(effect)
             case AbortRun(job_id, attempt):
                 self.relay.abort(job_id, attempt)
             case Record(decision):
@@ -103,6 +103,13 @@ class Effects:
         log.log(_LEVELS[level], "%s: %s", source, message)
         line = Narration(at=time.time(), source=source, message=message, level=level)
         self._board.publish("narration", line)
+
+    def _dispatch(self, effect: Dispatch) -> None:
+        job = effect.job
+        self.relay.start(effect)
+        if effect.attempt == 1 and job.dispatched_mono is not None:
+            job.overhead += max(0.0, time.monotonic() - job.dispatched_mono)
+            self._metrics.count("overhead_seconds", job.overhead, {})
 
     def _save(self, job: Job) -> None:
         self._store.save_job(job.info(), encode(job.request), durable=job.durable)

@@ -205,7 +205,7 @@ class Metrics:
             self._registry = self._registered()
         try:
             encoder, content_type = choose_encoder(accept)
-        except ValueError:  # a version that is none
+        except (TypeError, ValueError):  # a version that is none
             encoder, content_type = choose_encoder("")
         return encoder(self._registry), content_type
 

@@ -116,6 +116,18 @@ async def test_the_text_of_a_failed_job_stays_on_it(queen: Queen) -> None:
     assert (kept.tokens, kept.ended) == (3, True)
 
 
+async def test_a_stream_whose_last_word_is_still_to_come_is_not_ended_by_saving_its_job(
+    queen: Queen,
+) -> None:
+    stream = queen.streams.create("job", durable=True)
+    stream.append(EventType.QUEUED, b"{}")
+    assert queen.streams.retire("job") == [("queued", b"{}")]
+    assert queen.streams.live("job") is stream
+    stream.append(EventType.ERROR, b"{}")
+    assert [kind for kind, _ in queen.streams.retire("job")] == ["queued", "error"]
+    assert queen.streams.live("job") is None
+
+
 async def test_an_answer_counts_its_tokens_by_their_ids() -> None:
     stream = JobStream()
     assert stream.emitted() == ("", [], 0)

@@ -236,8 +236,12 @@ class Streams:
 
         Without `results` those are left out; who follows the stream already still gets them. The
         journal lets go of it when what the caller gives to the store right after this is on disk.
+        A stream whose terminal event is still to come is only looked at.
         """
-        stream = self._live.pop(job_id)
+        stream = self._live[job_id]
+        if not stream.ended:
+            return stream.events
+        del self._live[job_id]
         if stream.durable:
             if not self._leaving:
                 self._losses = self._store.losses

@@ -461,3 +461,46 @@ def test_the_simpler_policies_say_who_they_are():
     verdict = route(scene, scene.wait("a"), LeastConnections(ctx=4096))
     assert isinstance(verdict, Run)
     assert (verdict.worker.id, verdict.reason) == ("w-02", "w-02 has the fewest jobs: 0")
+
+
+# ---- many hives ----------------------------------------------------------------------------------
+
+
+def test_a_cold_start_among_many_hives_looks_at_some_with_room_and_spreads():
+    hives = {f"h{n}": [device(free_gib=0.1 if n % 2 else 16.0)] for n in range(200)}
+    scene = Scene(**hives)
+    chosen = set()
+    for n in range(40):
+        job = scene.wait(f"job-{n}")
+        found = ECT.survey(Facts(job, scene.experience), scene.view())
+        assert 0 < len(found.places) <= 16
+        assert all(place.ready for _, place, _ in found.places)
+        assert found.unseen > 100
+        verdict = route(scene, job)
+        assert isinstance(verdict, Spawn)
+        chosen.add(verdict.place.hive.name)
+    assert len(chosen) > 5
+    for hive in scene.fleet.hives.values():
+        hive.devices = [device(free_gib=0.1)]
+    assert refused(route(scene, scene.wait("last")))[0] == "INSUFFICIENT_RAM"
+
+
+def test_in_a_large_busy_pool_the_first_end_is_foreseen_from_a_sample():
+    scene = Scene(**{f"h{n}": [device()] for n in range(60)})
+    for n in range(60):
+        worker = scene.worker(f"w-{n:02d}", hive=f"h{n}")
+        scene.measured(worker, decode=10.0)
+        scene.give(scene.make(f"runs-{n}", max_tokens=100, prompt=""), worker)
+    job = scene.wait("a")
+    verdict = route(scene, job)
+    assert isinstance(verdict, Wait)
+    assert verdict.worker is not None
+    first = ECT.first_token(job, scene.view())
+    assert first is not None
+    assert 0 < first < 10.0
+    assert refused(route(scene, scene.wait("b", wait=False)))[1] == (
+        "all 60 slot(s) of 60 worker(s) with tiny are busy"
+    )
+    job.queued_mono = scene.now
+    scene.end(scene.jobs["runs-7"], scene.fleet.workers["w-07"])
+    assert route(scene, job).worker.id == "w-07"

@@ -72,6 +72,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def milliseconds(count: float) -> str:
+    """Milliseconds for people: `8 ms`, `4.2 s`, `12 min`."""
+    return f"{count:.0f} ms" if count < 1000 else duration(count / 1000)
+
+
 def moment(utc: float) -> str:
     """A UTC time for people: local, with the date when that is not today."""
     then = time.localtime(utc)

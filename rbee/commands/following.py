@@ -28,7 +28,7 @@ from rbee.errors import (
     ValidationFailed,
 )
 from rbee.narration import Narrator
-from rbee.output import duration
+from rbee.output import milliseconds
 from rbee.protocol.base import decode, encode
 from rbee.protocol.jobs import (
     CancelledData,
@@ -243,7 +243,7 @@ def _who(course: Course, now: StartedData) -> str:
     if not now.tokens_before:
         again = f" (try {now.attempt})" if now.attempt > 1 else ""
         return f"{now.model} on {here}{again}"
-    tokens = f"after {now.tokens_before} tokens"
+    tokens = f"after {now.tokens_before} token{'' if now.tokens_before == 1 else 's'}"
     if course.lost and course.started is not None:
         return f"{course.started.worker_id} was lost {tokens}; {here} goes on"
     return f"{here} goes on {tokens}"
@@ -255,5 +255,5 @@ def _tell_place(course: Course, position: int, eta_ms: int | None, narrator: Nar
         return
     course.before = before
     place = f"{before} before you" if before else "you are next"
-    when = f", about {duration(eta_ms / 1000)}" if eta_ms is not None else ""
+    when = f", about {milliseconds(eta_ms)}" if eta_ms is not None else ""
     narrator.say(f"queued, {place}{when}")

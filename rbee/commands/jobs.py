@@ -8,7 +8,8 @@ import time
 from rbee.client import QueenClient
 from rbee.commands.common import ask, check_id
 from rbee.errors import ValidationFailed
-from rbee.output import duration, moment, print_json, print_table
+from rbee.narration import printable
+from rbee.output import duration, milliseconds, moment, print_json, print_table
 from rbee.protocol.base import builtins, decode
 from rbee.protocol.jobs import EventType, JobInfo, JobState, TokenData
 
@@ -58,7 +59,7 @@ def queue(*, as_json: bool) -> int:
             j.client or "·",
             j.priority,
             duration(max(0.0, time.time() - j.created_at)),
-            duration(j.eta_ms / 1000) if j.eta_ms is not None else "·",
+            milliseconds(j.eta_ms) if j.eta_ms is not None else "·",
             j.model or "·",
             j.waiting_for or "·",
         ]
@@ -94,8 +95,7 @@ def show(job_id: str, *, as_json: bool) -> int:
         return 0
     for key, value in fields.items():
         if value not in (None, "", False, 0) or key == "tokens_out":
-            shown = moment(value) if key in TIMES and isinstance(value, float) else value
-            sys.stdout.write(f"{key:<20}{shown}\n")
+            sys.stdout.write(f"{key:<20}{_shown(key, value)}\n")
     if text:
         sys.stdout.write(f"\n{text}\n")
     if info.dead:
@@ -112,6 +112,12 @@ def cancel(job_id: str, *, as_json: bool) -> int:
     else:
         sys.stderr.write(f"rbee: {job_id} cancelled\n")
     return 0
+
+
+def _shown(key: str, value: object) -> str:
+    if isinstance(value, float):
+        return moment(value) if key in TIMES else f"{value:.1f}"
+    return printable(str(value))
 
 
 def _why(job: JobInfo) -> str:

@@ -18,7 +18,7 @@ from rbee.commands.common import ask, check_id
 from rbee.commands.following import RECONNECT
 from rbee.errors import BadGateway, ConnectionTimeout, QueenUnreachable
 from rbee.narration import printable
-from rbee.output import duration, moment
+from rbee.output import milliseconds, moment
 from rbee.protocol.base import decode
 from rbee.protocol.jobs import (
     CancelledData,
@@ -119,7 +119,7 @@ class _Lines:
             _write("")
             self.open = False
         elif self.tokens and not self.text:
-            _write(f"{'':>5}  {self.tokens} token{'s' if self.tokens > 1 else ''}")
+            _write(f"{'':>5}  {_tokens(self.tokens)}")
         self.tokens = 0
 
     def _line(self, event: ServerEvent) -> str:
@@ -127,7 +127,7 @@ class _Lines:
             case EventType.QUEUED:
                 queued = decode(event.data, QueuedData)
                 eta = queued.eta_ms
-                when = f", first token in about {duration(eta / 1000)}" if eta is not None else ""
+                when = f", first token in about {milliseconds(eta)}" if eta is not None else ""
                 return f"queued at place {queued.position}{when}"
             case EventType.STATUS:
                 status = decode(event.data, StatusData)
@@ -140,8 +140,8 @@ class _Lines:
                 return _metrics(decode(event.data, MetricsData))
             case EventType.END:
                 end = decode(event.data, EndData)
-                took = duration(end.duration_ms / 1000)
-                return f"completed ({end.finish_reason}): {end.tokens_out} tokens in {took}"
+                took = milliseconds(end.duration_ms)
+                return f"completed ({end.finish_reason}): {_tokens(end.tokens_out)} in {took}"
             case EventType.ERROR:
                 error = decode(event.data, ErrorData)
                 return f"failed: {error.code} {error.message}"
@@ -161,9 +161,9 @@ def _headline(job: JobInfo) -> str:
 
 def _started(at: StartedData) -> str:
     here = f"{at.worker_id}@{at.hive} {at.device}"
-    waited = f"after {duration(at.queued_ms / 1000)}"
+    waited = f"after {milliseconds(at.queued_ms)}"
     if at.tokens_before:
-        return f"{here} goes on after {at.tokens_before} tokens (try {at.attempt})"
+        return f"{here} goes on after {_tokens(at.tokens_before)} (try {at.attempt})"
     if at.attempt > 1:
         return f"started again on {here}, {waited} (try {at.attempt})"
     return f"started on {here}, {waited}"
@@ -171,10 +171,14 @@ def _started(at: StartedData) -> str:
 
 def _metrics(at: MetricsData) -> str:
     known = f" ({at.cached_tokens} known)" if at.cached_tokens else ""
-    first = duration(at.ttft_ms / 1000)
+    first = milliseconds(at.ttft_ms)
     return (
         f"{at.tokens_per_second:.1f} tok/s, first after {first}, prompt {at.prompt_tokens}{known}"
     )
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
 
 
 def _write(line: str) -> None:

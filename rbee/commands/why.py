@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rbee.commands.common import ask, check_id
 from rbee.narration import printable
-from rbee.output import duration, moment, print_json, print_table
+from rbee.output import milliseconds, moment, print_json, print_table
 from rbee.protocol.decisions import Decision, Option, Why
 
 TERMS = ("wait", "load", "wake", "ext", "prefill", "decode", "total")
@@ -69,7 +69,7 @@ def _summary(one: Decision) -> str:
 
 
 def _detail(one: Decision) -> None:
-    waited = duration(one.waited_ms / 1000)
+    waited = milliseconds(one.waited_ms)
     _write(f"   policy {one.policy}, {waited} after it was queued", hang=3)
     if one.evicted:
         _write(f"   stopped to make room: {', '.join(one.evicted)}", hang=3)
@@ -81,7 +81,7 @@ def _detail(one: Decision) -> None:
             "   seconds until it would be complete there; hit: prompt tokens known there", hang=3
         )
     for option in scored:
-        notes = [option.why] if option.why else []
+        notes = [option.why] if option.why not in ("", one.reason) else []
         if option.evicts:
             notes.append(f"would stop {', '.join(option.evicts)}")
         if notes:
@@ -91,7 +91,8 @@ def _detail(one: Decision) -> None:
         _write("")
         _write("   not possible:")
         for option in barred:
-            _write(f"   - {_name(option)}: {option.why}", hang=5)
+            told = option.why.startswith(_name(option))
+            _write(f"   - {option.why}" if told else f"   - {_name(option)}: {option.why}", hang=5)
     if one.left_out:
         _write(f"   … and {one.left_out} more options")
 

@@ -10,7 +10,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -160,7 +159,8 @@ class JobRoutes:
         oldest = colony.queue.oldest()
         if oldest is not None:
             since.append(oldest)
-        jobs = [job.info(n, self._eta(job, view)) for n, job in enumerate(waiting, 1)]
+        policy = colony.policy
+        jobs = [job.info(n, policy.first_token(job, view)) for n, job in enumerate(waiting, 1)]
         jobs += [job.info() for job in paused[: MAX_LISTED - len(jobs)]]
         shares = colony.queue.shares.counters
         return json_response(
@@ -186,20 +186,10 @@ class JobRoutes:
     def _view(self) -> View:
         return self._queen.colony.view(now=self._queen.clock.monotonic())
 
-    def _eta(self, job: Job, view: View) -> float | None:
-        return self._queen.colony.policy.first_token(job, view)
-
-    def _live(self, job: Job) -> JobInfo:
-        """With its place and the time until its first token, when it waits for its turn."""
-        info = self._queen.job_info(job)
-        if job not in self._queen.colony.queue:
-            return msgspec.structs.replace(info, queue_position=None)
-        return job.info(info.queue_position, self._eta(job, self._view()))
-
     async def _job(self, job_id: str) -> JobInfo:
         job = self._queen.colony.jobs.get(job_id)
         if job is not None:
-            return self._live(job)
+            return self._queen.job_info(job)
         await self._queen.store.flush()
         info = await self._queen.store.job(job_id)
         if info is None:
@@ -215,7 +205,7 @@ class JobRoutes:
         job = self._queen.colony.jobs.get(job_id)
         words = ["keepalive"]
         if job is not None and job.state is JobState.QUEUED:
-            info = self._live(job)
+            info = self._queen.job_info(job)
             if info.queue_position is not None:
                 words.append(f"position={info.queue_position}")
             if info.eta_ms is not None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rbee import __version__
 from rbee.daemons.base import Door, check_token, json_response
 from rbee.daemons.events import EventStream
+from rbee.daemons.queen import metrics
 from rbee.daemons.queen.api_jobs import JobRoutes
 from rbee.daemons.queen.api_openai import OpenAI
 from rbee.daemons.queen.params import number
@@ -26,6 +27,8 @@ from rbee.protocol.workers import Heartbeat, WorkerReady
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
 
+NO_USE = ("/v1/workers/ready", "/v1/worker-heartbeat", "/metrics")
+"""Her own processes, and who looks at her figures every few seconds."""
 FEATURES = [
     "jobs",
     "replay",
@@ -33,6 +36,7 @@ FEATURES = [
     "decisions",
     "queue",
     "drain",
+    "metrics",
     "events",
     "openai.chat",
     "openai.embeddings",
@@ -45,9 +49,11 @@ FEATURES = [
 def build(queen: Queen) -> ASGIApp:
     """The queen's ASGI app."""
     routes, jobs = Routes(queen), JobRoutes(queen)
+    queen.metrics.bind(queen)
     openai = OpenAI(queen)
     table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/health", routes.health),
+        ("GET", "/metrics", metrics.handler(queen.metrics)),
         ("GET", "/v1/info", routes.info),
         ("POST", "/v1/jobs", jobs.submit),
         ("GET", "/v1/jobs", jobs.jobs),
@@ -79,20 +85,21 @@ def build(queen: Queen) -> ASGIApp:
         ]
     entries = [Route(path, handler, methods=[method]) for method, path, handler in table]
     router = Router(entries, redirect_slashes=False)
-    door = Door(router, origins=queen.settings.queen.allowed_origins)
+    door = Door(
+        router, origins=queen.settings.queen.allowed_origins, on_error=queen.metrics.refused
+    )
     return _Used(door, queen)
 
 
 class _Used:
-    """Notes when the queen was last used, for her linger; rbee's own processes do not count."""
+    """Notes when the queen was last used, for her linger; see NO_USE for what does not count."""
 
     def __init__(self, app: ASGIApp, queen: Queen) -> None:
         self._app = app
         self._queen = queen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        internal = scope.get("path", "") in ("/v1/workers/ready", "/v1/worker-heartbeat")
-        if internal:
+        if scope.get("path", "") in NO_USE:
             await self._app(scope, receive, send)
             return
         with self._queen.use.one():

@@ -158,7 +158,7 @@ class Size:
     throughput: float = 3.0
     """Seconds that one round of one program may take."""
     queued: int = 10_000
-    admitted: int = 3000
+    admitted: int = 2000
     streams: tuple[int, ...] = (500, 10_000)
     deaths: int = 3
     hives: int = 100

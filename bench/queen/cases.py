@@ -129,7 +129,7 @@ CASES: tuple[Case, ...] = (
         "silent",
         death_cases.silent,
         (Row("seconds", "a worker falls silent: until its stream goes on", "s", "P13", "",
-             most(6.5)),),
+             most(6)),),
     ),
     Case(
         "lost",

@@ -39,7 +39,11 @@ def fail(colony: Colony, job: Job, error: RbeeError, *, dead: bool = False) -> N
     job.dead = dead and job.durable
     job.error_code, job.error_message = error.code, error.message
     job.life.to(JobState.FAILED, error.code)
-    details = error.details | ({"tokens_out": job.tokens_out} if job.tokens_out else {})
+    details = dict(error.details)
+    if job.tokens_out:
+        details["tokens_out"] = job.tokens_out
+    if job.dead:
+        details["dead"] = True
     telling.append(
         colony,
         job,

@@ -66,6 +66,7 @@ class Admission:
         retry_of: str | None = None,
     ) -> Job:
         """Admit and hand to the brain. Raises what refuses it, before anything was kept."""
+        began = self._clock.monotonic()
         colony = self._brain.colony
         if colony.stopping:
             raise ShuttingDown("the queen is shutting down")
@@ -101,7 +102,14 @@ class Admission:
         if durable:
             await self._store.accept(job.info(), encode(operation))
         self._streams.create(job.job_id, durable=durable)
-        await self._brain.call(JobSubmitted(job))
+        job.queued_mono = self._clock.monotonic()
+        job.overhead = job.queued_mono - began
+        try:
+            await self._brain.call(JobSubmitted(job))
+        except ShuttingDown:
+            self._store.withdraw(job.job_id)
+            self._streams.drop(job.job_id)
+            raise
         return job
 
     async def resolve(self, ref: str, hive: str | None = None) -> ModelInfo:

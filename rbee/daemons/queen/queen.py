@@ -194,11 +194,8 @@ class Queen:
         return sorted(found.values(), key=lambda m: (m.hidden, m.id))
 
     def overhead_ms(self, job: Job) -> int:
-        """Milliseconds from the request's arrival to its dispatch, less the time in the queue."""
-        if job.started_at is None or job.dispatched_mono is None:
-            return 0
-        waited = job.dispatched_mono - job.queued_mono
-        return max(0, round((job.started_at - job.created_at - waited) * 1000))
+        """Milliseconds that the queen herself took for it: admission and hand-over."""
+        return round(job.overhead * 1000)
 
     def snapshot(self) -> Snapshot:
         """The whole colony, for a dashboard that has just come."""

@@ -46,6 +46,8 @@ CLEANUP = 5.0
 """Seconds a worker may take to confirm that it let go of a job."""
 EMBED_TIMEOUT = 3600.0
 """Seconds for all vectors of a request; a worker that dies or hangs is seen by its heartbeats."""
+LARGEST = 256 << 20
+"""Bytes of a reply with vectors: 2048 texts of 4096 numbers each are some 160 MiB."""
 
 
 class _Embedded(msgspec.Struct):
@@ -109,7 +111,7 @@ class Relay:
         self._token_of = token_of
         self._stall = stall_timeout
         self._runs: dict[tuple[str, int], _Run] = {}
-        self._upstream = Upstream()
+        self._upstream = Upstream(largest=LARGEST)
 
     def start(self, dispatch: Dispatch) -> None:
         """Run a job on its worker; what it has answered so far is not asked for again."""
@@ -303,9 +305,10 @@ class Relay:
                 body,
                 self._headers(dispatch),
                 silence=CLEANUP,
+                total=CLEANUP,
                 repeatable=True,
             )
-        except UpstreamError as exc:
+        except (UpstreamError, UpstreamTimeout) as exc:
             log.info("cancelling %s upstream: %s", run.name, exc)
 
     def _headers(self, dispatch: Dispatch) -> dict[str, str]:

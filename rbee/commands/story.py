@@ -141,7 +141,8 @@ class _Lines:
             case EventType.END:
                 end = decode(event.data, EndData)
                 took = milliseconds(end.duration_ms)
-                return f"completed ({end.finish_reason}): {_tokens(end.tokens_out)} in {took}"
+                made = f": {_tokens(end.tokens_out)}" if end.tokens_out else ""
+                return f"completed ({end.finish_reason}){made} in {took}"
             case EventType.ERROR:
                 error = decode(event.data, ErrorData)
                 return f"failed: {error.code} {error.message}"
@@ -171,6 +172,8 @@ def _started(at: StartedData) -> str:
 
 def _metrics(at: MetricsData) -> str:
     known = f" ({at.cached_tokens} known)" if at.cached_tokens else ""
+    if not at.tokens_per_second:
+        return f"prompt {at.prompt_tokens}{known}"
     first = milliseconds(at.ttft_ms)
     return (
         f"{at.tokens_per_second:.1f} tok/s, first after {first}, prompt {at.prompt_tokens}{known}"

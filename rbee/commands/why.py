@@ -64,7 +64,7 @@ def _summary(one: Decision) -> str:
     where = f" {one.chosen}" if one.chosen else ""
     if one.verdict == "wait" and one.chosen:
         where = f" for {one.chosen}"
-    again = f", try {one.attempt}" if one.attempt > 1 else ""
+    again = f" (try {one.attempt + 1})" if one.verdict == "run" and one.attempt else ""
     return f"{what}{where}{again}: {one.reason}"
 
 

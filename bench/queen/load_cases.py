@@ -21,6 +21,8 @@ from bench.queen.programs import HOST, Fleet, Queen, StandIn
 CLIENTS = 16
 FOREVER = "86400"
 SPARE_FILES = 200
+SLOTS = 50
+"""Of each of the workers that very many streams are spread over."""
 OPENED_AT_ONCE = 200
 OPEN_LIMIT = 300.0
 COLONY = (1000, 100)
@@ -80,9 +82,10 @@ async def _streams(context: Context, case: str, count: int) -> None:
     async with AsyncExitStack() as stack:
         queen = await Queen.start(RBEE_WORKER_STALL_TIMEOUT=FOREVER)
         stack.push_async_callback(queen.stop)
-        direct = await StandIn.start(Fleet(slots=count), queen)
+        workers = -(-count // SLOTS)
+        direct = await StandIn.start(Fleet(workers=workers, slots=SLOTS), queen)
         stack.push_async_callback(direct.stop)
-        await queen.workers(1)
+        await queen.workers(workers)
         request = queen.chat(3, stream=True)
         await closed_loop(HOST, queen.port, lambda _: request, count=500, clients=CLIENTS)
         await direct.pace(hold=True)

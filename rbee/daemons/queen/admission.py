@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING
 from rbee import naming
 from rbee.core.events import JobSubmitted
 from rbee.core.jobs import Job
-from rbee.errors import (
-    HiveNotFound,
-    HiveOffline,
-    ModelNotFound,
-    NoWorkers,
-    QueueFull,
-    RbeeError,
-    ShuttingDown,
-)
+from rbee.daemons.queen.finder import Finder
+from rbee.errors import QueueFull, ShuttingDown
 from rbee.protocol.base import encode
 from rbee.protocol.operations import ModelWork, Operation, WorkerSpawn
 
@@ -52,7 +45,7 @@ class Admission:
         self.settings = settings
         self._clock = clock
         self._brain = brain
-        self._effects = effects
+        self._finder = Finder(effects.links, brain.colony.fleet, clock)
         self._streams = streams
         self._store = store
 
@@ -113,22 +106,5 @@ class Admission:
         return job
 
     async def resolve(self, ref: str, hive: str | None = None) -> ModelInfo:
-        """Ask the hives for a model; the first that has it answers."""
-        links = self._effects.links
-        if hive is not None and hive not in links:
-            if hive in self._brain.colony.fleet.hives:
-                raise HiveOffline(f"hive {hive} is offline")
-            known = ", ".join(links) or "none"
-            raise HiveNotFound(
-                f"no hive named {hive!r} was added (known: {known})",
-                action=f"Use one of: {known}, or leave the hive out.",
-            )
-        failure: RbeeError | None = None
-        for name, link in links.items():
-            if hive in (None, name):
-                try:
-                    return await link.resolve(ref)
-                except RbeeError as exc:
-                    if failure is None or isinstance(failure, ModelNotFound):
-                        failure = exc
-        raise failure or NoWorkers("no hive is online", action="See `rbee hive list`.")
+        """The model a reference means on the hives; see Finder."""
+        return await self._finder.find(ref, hive)

@@ -82,6 +82,12 @@ class EmbeddingRequest(msgspec.Struct, frozen=True):
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
+_FIELDS: dict[type[msgspec.Struct], frozenset[str]] = {
+    shape: frozenset(shape.__struct_encode_fields__) for shape in (ChatRequest, EmbeddingRequest)
+}
+"""The parameters' names."""
+
+
 def chat_of(body: bytes) -> ChatRequest:
     """Raises ValidationFailed naming the parameter."""
     refuse_unknown(body, ChatRequest)
@@ -97,7 +103,7 @@ def embedding_of(body: bytes) -> EmbeddingRequest:
 def refuse_unknown(body: bytes, shape: type[msgspec.Struct]) -> None:
     """Raises ValidationFailed for a parameter that is not in the shape and asks for something."""
     raw = decode(body, dict[str, Any])
-    known = {field.name for field in msgspec.structs.fields(shape)}
+    known = _FIELDS[shape]
     for name, value in raw.items():
         if name in known or name in IGNORED or value is None:
             continue

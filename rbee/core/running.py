@@ -163,8 +163,8 @@ def failed(colony: Colony, event: RunFailed) -> None:
             moving.requeue(colony, job, "its worker was busy after all")
         return
     transient = event.loss is not None or isinstance(event.error, moving.TRANSIENT)
-    if transient and worker is not None:
-        _blame(colony, worker.id, worker.hive)
+    if transient and worker is not None and not (event.loss is Loss.BROKEN and worker.suspect):
+        _blame(colony, worker.id, worker.hive)  # one death is one failure, however many it served
     if event.loss is Loss.STALLED and worker is not None:
         supervising.hung(colony, worker, event.error.message)
     elif event.loss is Loss.BROKEN and worker is not None:

@@ -304,3 +304,16 @@ def test_tokens_made_for_nobody_are_counted() -> None:
     world.tell(JobCancelAsked("job", "left"))
     effects = world.tell(let_go("job", tokens=4, wasted=6))
     assert Count("wasted_tokens", 6) in effects
+
+
+def test_a_worker_that_dies_with_many_answers_is_one_failure_of_its_hive():
+    world = World(device("cuda:0"))
+    for number in range(8):
+        world.submit(f"job-{number}")
+    world.bring_up("w-01", slots=8)
+    for number in range(8):
+        world.tell(started(f"job-{number}"))
+    for number in range(8):
+        world.tell(broke(f"job-{number}"))
+    assert world.colony.setbacks.hive("home").failures == 1
+    assert world.colony.setbacks.hive_refuses("home", world.now) is None

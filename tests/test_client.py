@@ -41,11 +41,13 @@ class Server:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, bytes]] = []
+        self.names: list[str | None] = []
         self.replies: dict[str, Callable[[], Response]] = {}
 
     async def answer(self, request: Request) -> Response:
         target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         self.seen.append((request.method, target, await request.body()))
+        self.names.append(request.headers.get("x-rbee-client"))
         return self.replies[request.url.path]()
 
     @asynccontextmanager
@@ -109,6 +111,40 @@ async def test_lists_and_filters(queen: Server) -> None:
         assert await client.workers() == []
     assert job.state is JobState.RUNNING
     assert queen.seen[0][1] == "/v1/jobs?limit=3&state=running"
+
+
+async def test_the_name_of_a_client_and_what_it_asks_of_one_job(queen: Server) -> None:
+    accepted = {"job_id": "job-2", "status": "queued", "stream_url": "/s", "queue_position": 1}
+    queen.replies["/v1/jobs/job-1/retry"] = json(accepted, 202)
+    queen.replies["/v1/jobs/job-1/decision"] = json(
+        {"job_id": "job-1", "state": "queued", "decisions": []}
+    )
+    queen.replies["/v1/queue"] = json(
+        {"depth": {"batch": 1}, "head_wait_seconds": 0.5, "clients": {"a": 3.0}, "jobs": [JOB]}
+    )
+    queen.replies["/v1/jobs"] = json({"jobs": []})
+    async with queen.client() as client, QueenClient(client.url, name="anna") as named:
+        assert (await client.retry("job-1")).job_id == "job-2"
+        assert (await client.why("job-1")).decisions == []
+        waiting = await named.queue()
+        assert await client.jobs(dead=True) == []
+    assert (waiting.clients, waiting.jobs[0].job_id) == ({"a": 3.0}, "job-1")
+    assert queen.names == [None, None, "anna", None]
+    assert [(method, path) for method, path, _ in queen.seen] == [
+        ("POST", "/v1/jobs/job-1/retry"),
+        ("GET", "/v1/jobs/job-1/decision"),
+        ("GET", "/v1/queue"),
+        ("GET", "/v1/jobs?limit=100&dead=true"),
+    ]
+
+
+async def test_a_stream_that_is_not_followed_may_end_before_the_job(queen: Server) -> None:
+    queen.replies["/v1/jobs/job-1/stream"] = stream(encode_event(b"{}", event="queued", id=1))
+    seen: list[ServerEvent] = []
+    async with queen.client() as client:
+        await collect(client.job_stream("job-1", follow=False), seen)
+    assert [event.event for event in seen] == ["queued"]
+    assert queen.seen[0][1] == "/v1/jobs/job-1/stream?after=0&follow=false"
 
 
 async def test_the_queens_error_comes_back_as_itself(queen: Server) -> None:

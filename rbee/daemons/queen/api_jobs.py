@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
+import anyio.lowlevel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rbee.queen")
 MAX_LISTED = 1000
+AT_ONCE = 32
+"""Times of waiting jobs that are foreseen before the loop comes round: no token waits for a list."""
 ANYBODY = "api"
 """The client of a caller who does not say who it is."""
 
@@ -160,7 +163,12 @@ class JobRoutes:
         if oldest is not None:
             since.append(oldest)
         policy = colony.policy
-        jobs = [job.info(n, policy.first_token(job, view)) for n, job in enumerate(waiting, 1)]
+        jobs: list[JobInfo] = []
+        for place, job in enumerate(waiting, 1):
+            if place % AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+            if job in colony.queue:
+                jobs.append(job.info(place, policy.first_token(job, view)))
         jobs += [job.info() for job in paused[: MAX_LISTED - len(jobs)]]
         shares = colony.queue.shares.counters
         return json_response(

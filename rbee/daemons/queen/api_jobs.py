@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rbee.queen")
 MAX_LISTED = 1000
 AT_ONCE = 32
-"""Times of waiting jobs that are foreseen before the loop comes round: no token waits for a list."""
+"""Waiting jobs foreseen before the loop comes round: no token waits for a long list."""
 ANYBODY = "api"
 """The client of a caller who does not say who it is."""
 

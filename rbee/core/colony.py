@@ -7,6 +7,7 @@ daemon, whose results come back as events.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rbee.core import hives, moving, placing, running, supervising, workers
@@ -42,8 +43,9 @@ from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import StatusData
 from rbee.protocol.operations import ModelWork, WorkerSpawn
 
-
-RATE_WINDOW = 5
+TICK = 0.5
+"""Seconds between ticks."""
+RATE_WINDOW = 5.0
 """Seconds over which the colony's tokens per second are averaged."""
 
 
@@ -64,10 +66,14 @@ class Colony:
     """Queued jobs that are not placed before a pause is over."""
     experience: Experience = field(default_factory=Experience)
     setbacks: Setbacks = field(default_factory=Setbacks)
+    urgent: dict[str, Job] = field(default_factory=dict[str, Job])
+    """Jobs with a deadline that have not begun."""
     told: dict[Demand, tuple[StatusData, str | None]] = field(
         default_factory=dict[Demand, tuple[StatusData, str | None]]
     )
     """Why those with a demand wait, and for which worker."""
+    awake_since: float = 0.0
+    """Monotonic: nobody's silence before this counts, since she did not listen herself."""
     waiting_spawns: dict[str, Job] = field(default_factory=dict[str, Job])
     """Starts that were asked for and wait for room."""
     missing: list[tuple[WorkerSpawn, ModelInfo]] = field(
@@ -80,7 +86,7 @@ class Colony:
     """Jobs that have not ended."""
     stopping: bool = False
     token_counts: deque[tuple[float, int]] = field(
-        default_factory=lambda: deque[tuple[float, int]](maxlen=RATE_WINDOW + 1)
+        default_factory=lambda: deque[tuple[float, int]](maxlen=round(RATE_WINDOW / TICK) + 1)
     )
     tokens_done: int = 0
     effects: list[Effect] = field(default_factory=list[Effect])
@@ -158,15 +164,17 @@ class Colony:
                 hives.said(self, hive, said)
             case SpawnRefused(worker_id, error):
                 supervising.spawn_refused(self, worker_id, error)
-            case Tick(tokens):
-                self._tick(dict(tokens))
+            case Tick(tokens, late):
+                if late:
+                    self.awake_since = self.now
+                self._tick(tokens)
             case SettingsChanged(policy, limits):
                 self.policy, self.limits = policy, limits
                 self.narrate("settings read again")
             case ShutdownAsked(reason):
                 self._shut_down(reason)
 
-    def _tick(self, tokens: dict[str, int]) -> None:
+    def _tick(self, tokens: Mapping[str, int]) -> None:
         for job_id, count in tokens.items():
             job = self.jobs.get(job_id)
             if job is not None and job.state in JOB_ACTIVE and isinstance(job.request, ModelWork):

@@ -58,7 +58,7 @@ def load_failed(colony: Colony, worker: Worker, error: RbeeError) -> None:
     """A worker did not come up: its place is ruled out for those that counted on it."""
     where = worker.where
     for job in list(colony.queue):
-        if job.waits_on == worker.id:
+        if job.model is not None and (job.model.id, job.model.path) == where[:2]:
             job.failed_places[where] = error
             job.waits_on = None
     fail_spawns(colony, worker.id, error)

@@ -127,9 +127,11 @@ class SpawnRefused:
 
 @dataclass(frozen=True)
 class Tick:
-    """Once a second; `tokens` counts what each running job has produced so far."""
+    """Twice a second; `tokens` counts what each running job has produced so far."""
 
     tokens: Mapping[str, int] = field(default_factory=dict[str, int])
+    late: bool = False
+    """It comes so late that she can have heard nobody: silence until now proves nothing."""
 
 
 @dataclass(frozen=True)

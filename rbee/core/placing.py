@@ -6,6 +6,7 @@ there and not before.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, supervising, telling
@@ -19,6 +20,9 @@ from rbee.protocol.workers import WorkerState
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
     from rbee.core.fleet import Worker
+
+TOLD_AT_ONCE = 100
+"""In a longer line those behind are not told each time what the first waits for."""
 
 
 def plan(colony: Colony) -> None:
@@ -136,8 +140,9 @@ def _tell_group(colony: Colony, head: Job, reason: str, worker: Worker | None) -
     if colony.told.get(head.demand()) == told and head.waiting_for == reason:
         return
     colony.told[head.demand()] = told
-    for job in colony.queue.members(head.demand()):
+    for job in list(islice(colony.queue.members(head.demand()), TOLD_AT_ONCE)):
         telling.waits(colony, job, *told)
+    telling.waits(colony, head, *told)
 
 
 def _unclaim(colony: Colony) -> None:

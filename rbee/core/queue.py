@@ -145,10 +145,10 @@ class JobQueue:
         found = [self._head(group) for group in self._groups.values()]
         return [entry.job for _, entry in sorted(found, key=lambda pair: pair[0])]
 
-    def members(self, demand: Demand) -> list[Job]:
-        """All waiting jobs with this demand, interactive first."""
+    def members(self, demand: Demand) -> Iterator[Job]:
+        """All waiting jobs with this demand, interactive first; not to be changed meanwhile."""
         groups = (self._groups.get((demand, p)) for p in Priority)
-        return [entry.job for group in groups if group is not None for entry in group]
+        return (entry.job for group in groups if group is not None for entry in group)
 
     def waiting(self, demand: Demand) -> int:
         """How many wait with this demand; costs the number of their clients."""

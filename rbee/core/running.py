@@ -77,6 +77,8 @@ def _queue(colony: Colony, job: Job, *, recovered: bool) -> None:
     colony.queue.shares.enter(job.client)
     colony.experience.submitted(job, colony.now)
     colony.queue.push(job)
+    if isinstance(job.request, ModelWork) and job.request.deadline_ms is not None:
+        colony.urgent[job.job_id] = job
     if not recovered:
         position = colony.queue.position(job, colony.now)
         eta = colony.policy.first_token(job, colony.view())
@@ -190,11 +192,16 @@ def _blame(colony: Colony, worker_id: str, hive: str) -> None:
 
 def end_overdue(colony: Colony) -> None:
     """Jobs whose caller's deadline passed before work began."""
-    for job in [*colony.queue, *colony.later.values()]:
+    for job in list(colony.urgent.values()):
         request = job.request
+        if job.attempt or job.job_id not in colony.jobs:
+            del colony.urgent[job.job_id]
+            continue
         assert isinstance(request, ModelWork)
+        assert request.deadline_ms is not None
         waited = (colony.now - job.queued_mono) * 1000
-        if request.deadline_ms is not None and waited > request.deadline_ms and not job.tokens_out:
+        if waited > request.deadline_ms:
+            del colony.urgent[job.job_id]
             moving.unqueue(colony, job)
             error = DeadlineUnmet(
                 f"waited {waited:.0f} ms, the deadline was {request.deadline_ms} ms"

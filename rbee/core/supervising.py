@@ -144,7 +144,7 @@ def tick(colony: Colony) -> None:
 
 def _watch(colony: Colony, worker: Worker) -> None:
     """A ready worker that is silent: without tokens either it hangs."""
-    limits, silent = colony.limits, colony.now - worker.beat_mono
+    limits, silent = colony.limits, colony.now - max(worker.beat_mono, colony.awake_since)
     if silent <= limits.stale_after:
         return
     if not worker.suspect:

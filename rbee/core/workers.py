@@ -29,14 +29,16 @@ def spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
     if isinstance(found, RbeeError):
         ending.fail(colony, job, found)
         return
-    if found.evict or found.leaving:
+    if not found.ready:
         for victim in found.evict:
             colony.count("evictions", model=victim.spec.model_id)
             supervising.stop_worker(colony, victim, f"made room for {job.model.id}")
         names = ", ".join(w.id for w in (*found.evict, *found.leaving))
-        job.waiting_for = f"waiting for the memory of {names}, which is stopping"
-        status = StatusData(stage="waiting", message=job.waiting_for)
-        telling.append(colony, job, EventType.STATUS, status)
+        what = f"the memory of {names}, which is stopping" if names else found.until
+        if job.waiting_for != what:
+            job.waiting_for = what
+            status = StatusData(stage="waiting", message=f"waiting for {what}")
+            telling.append(colony, job, EventType.STATUS, status)
         colony.waiting_spawns[job.job_id] = job
         return
     where = (job.model.id, job.model.path, found.hive.name, found.device.name)
@@ -123,7 +125,7 @@ def _try(colony: Colony, model: ModelInfo, wish: WorkerSpawn) -> str | None:
     if isinstance(found, RbeeError):
         gone = [s for s in colony.setbacks.places.items() if s[0][:2] == (model.id, model.path)]
         return "given up" if gone and all(s.given_up for _, s in gone) else "later"
-    if found.evict or found.leaving:
+    if not found.ready:
         return "later"
     supervising.start_worker(
         colony, found, model, ctx=_ctx(colony, model, wish), pinned=wish.pin, why="kept up"
@@ -157,7 +159,7 @@ def _place(
                 bad.append(setback.error)
     if not good:
         return bad[-1]
-    return min(good, key=lambda p: (bool(p.evict), bool(p.leaving)))
+    return min(good, key=lambda p: (not p.ready, bool(p.evict)))
 
 
 def _ctx(colony: Colony, model: ModelInfo, wish: WorkerSpawn) -> int:

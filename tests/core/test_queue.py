@@ -155,7 +155,7 @@ def test_batch_that_ran_already_is_promoted_too() -> None:
 def test_the_oldest_is_known_over_all_groups() -> None:
     queue = filled(job("a", at=7), job("b", priority=BATCH, at=3), job("c", model="m", at=5))
     assert queue.oldest() == 3
-    queue.remove(queue.members(job(priority=BATCH).demand())[-1])
+    queue.remove(list(queue.members(job(priority=BATCH).demand()))[-1])
     assert queue.oldest() == 5
     assert JobQueue().oldest() is None
 
@@ -170,8 +170,8 @@ def test_members_are_all_jobs_of_a_demand() -> None:
     queue = filled(*jobs)
     queue.push_front(job("e", "x"))
     assert sorted(names(queue.members(jobs[0].demand())).split()) == ["a", "b", "c", "e"]
-    assert queue.members(jobs[0].demand())[-1] is jobs[2]
-    assert queue.members(job(model="none").demand()) == []
+    assert list(queue.members(jobs[0].demand()))[-1] is jobs[2]
+    assert not list(queue.members(job(model="none").demand()))
 
 
 def test_what_does_not_wait_cannot_leave_and_nothing_waits_twice() -> None:

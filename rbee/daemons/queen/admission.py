@@ -1,7 +1,7 @@
 """Admission: from a checked request to a job the brain has, with everything refused that can be.
 
-Owns the order of the checks (shutting down, capacity, model, context, deadline) and the promise behind 202:
-a durable job is on disk before anybody hears of it.
+Owns the order of the checks (shutting down, capacity, model, context, deadline) and the promise
+behind 202: a durable job is on disk before anybody hears of it.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 
-from rbee.core.colony import Colony
+from rbee.core.colony import TICK, Colony
 from rbee.core.events import Effect, Event, Tick
 from rbee.errors import ShuttingDown
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from rbee.clock import Clock
 
 log = logging.getLogger("rbee.brain")
+LATE = 2.0
+"""Seconds by which a tick may be late before nobody's silence is judged by it."""
 
 
 class Brain:
@@ -29,6 +32,7 @@ class Brain:
         self.colony = colony
         self._clock = clock
         self._execute = execute
+        self._ticked = clock.monotonic()
         send, receive = anyio.create_memory_object_stream[tuple[Event, anyio.Event | None]](
             math.inf
         )
@@ -61,8 +65,12 @@ class Brain:
 
     def _handle(self, event: Event) -> None:
         """What was decided before a defect struck is still done, so that nothing hangs half-way."""
+        now = self._clock.monotonic()
+        if isinstance(event, Tick):
+            event = replace(event, late=now - self._ticked > TICK + LATE)
+            self._ticked = now
         try:
-            self.colony.handle(event, now=self._clock.monotonic(), utc=self._clock.utc())
+            self.colony.handle(event, now=now, utc=self._clock.utc())
         except Exception:
             log.exception("deciding on %s failed", type(event).__name__)
         for effect in self.colony.effects:
@@ -72,9 +80,9 @@ class Brain:
                 log.exception("carrying out %s failed", type(effect).__name__)
 
     async def tick(self, counts: Callable[[], dict[str, int]]) -> None:
-        """Post a Tick every second."""
+        """Post a Tick every TICK seconds."""
         while True:
-            await anyio.sleep(1.0)
+            await anyio.sleep(TICK)
             self.post(Tick(counts()))
 
     def close(self) -> None:

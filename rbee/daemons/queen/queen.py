@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 
 from rbee.core.colony import Colony
@@ -369,6 +370,10 @@ class Queen:
             await anyio.sleep(PURGE_EVERY)
 
     async def _hive_event(self, event: Event) -> None:
+        if isinstance(event, HiveSaid):  # a busy brain must not keep heartbeats on the way
+            self.brain.post(event)
+            await anyio.lowlevel.checkpoint()
+            return
         await self.brain.call(event)
         if isinstance(event, HiveJoined):
             await self._recovery.hive_joined()

@@ -6,18 +6,15 @@ source and calls back. Owns nothing but that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 
 import anyio
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rbee.daemons.direct import Wire, wire_of
 
-T = TypeVar("T")
 WRITE_LIMIT = 60.0
 """Seconds a reader may block one write before it is dropped; it can resume by id."""
 
@@ -45,21 +42,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the source ends or the reader leaves."""
         finished = False
-        async with anyio.create_task_group() as tasks:
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch)
-            try:
-                await self._write(send, wire_of(scope))
-                finished = True
-            finally:
-                if not finished and self._on_leave is not None:
-                    self._on_leave()
-            tasks.cancel_scope.cancel()
+        with anyio.CancelScope() as sending:
+            async with leaving(scope, receive, sending.cancel):
+                try:
+                    await self._write(send, wire_of(scope))
+                    finished = True
+                finally:
+                    if not finished and self._on_leave is not None:
+                        self._on_leave()
 
     async def _write(self, send: Send, wire: Wire | None) -> None:
         headers = self.raw_headers
@@ -74,24 +64,27 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def unless_left(request: Request, work: Callable[[], AsyncIterator[T]]) -> list[T] | None:
-    """Everything `work` yields, or None when the caller left first (work is then cancelled).
+@asynccontextmanager
+async def leaving(scope: Scope, receive: Receive, left: Callable[[], None]) -> AsyncGenerator[None]:
+    """Inside, `left` is called when the caller leaves; at once when it has.
 
     The request's body must have been read.
     """
-    items: list[T] = []
-    left = False
+    wire = wire_of(scope)
+    if wire is not None:
+        wire.watch(left)
+        try:
+            yield
+        finally:
+            wire.unwatch(left)
+        return
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left()
+
     async with anyio.create_task_group() as tasks:
-
-        async def watch() -> None:
-            nonlocal left
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            left = True
-            tasks.cancel_scope.cancel()
-
         tasks.start_soon(watch)
-        async for item in work():
-            items.append(item)  # noqa: PERF401 - kept also when cancelled
+        yield
         tasks.cancel_scope.cancel()
-    return None if left else items

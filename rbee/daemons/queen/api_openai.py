@@ -15,16 +15,17 @@ from starlette.responses import Response
 
 from rbee.core.events import JobCancelAsked
 from rbee.daemons.base import json_response
-from rbee.daemons.events import EventStream, unless_left
+from rbee.daemons.events import EventStream
 from rbee.daemons.queen import openai_chat, openai_params
 from rbee.daemons.queen.openai_embeddings import embedding_body
 from rbee.daemons.queen.openai_replies import (
     Run,
+    begun,
     first_failure,
     openai_error,
+    over,
     served_by,
-    until_begun,
-    until_ended,
+    unless_left,
 )
 from rbee.daemons.queen.params import client_of
 from rbee.errors import ModelNotFound, RbeeError
@@ -116,7 +117,7 @@ class OpenAI:
         self, request: Request, runs: Sequence[Run], *, usage: bool
     ) -> Response:
         """Headers go out with the first token, so that earlier failures have their status."""
-        if await unless_left(request, lambda: until_begun(runs)) is None:
+        if not await unless_left(request, runs, begun):
             self._cancel(runs, LEFT)
             return Response(status_code=499)
         failure = first_failure(runs)
@@ -131,7 +132,7 @@ class OpenAI:
 
     async def _ended(self, request: Request, runs: Sequence[Run]) -> Response | None:
         """Wait for the end of all; the reply when it is none of theirs."""
-        if await unless_left(request, lambda: until_ended(runs)) is None:
+        if not await unless_left(request, runs, over):
             self._cancel(runs, LEFT)
             return Response(status_code=499)
         failure = first_failure(runs)

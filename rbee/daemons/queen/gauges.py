@@ -15,7 +15,6 @@ from rbee import __version__
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
-    import anyio
     from prometheus_client.metrics_core import Metric
 
     from rbee.core.colony import Colony
@@ -115,7 +114,7 @@ def _key(worker: Worker) -> tuple[str, str, str]:
 def _streams(queen: Observed) -> tuple[int, int]:
     """Open ones, and who reads them: someone who reads several at once is one."""
     found = 0
-    readers: set[anyio.Event] = set()
+    readers: set[object] = set()
     for job_id in queen.colony.jobs:
         stream = queen.streams.live(job_id)
         if stream is not None:

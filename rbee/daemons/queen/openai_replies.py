@@ -5,15 +5,18 @@ Owns no route and starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from rbee.daemons.base import error_headers, json_response
-from rbee.daemons.queen.streams import JobStream, read_all
+from rbee.daemons.events import leaving
+from rbee.daemons.queen.readers import Reader
+from rbee.daemons.queen.streams import JobStream
 from rbee.errors import BY_CODE, RbeeError
 from rbee.protocol.jobs import CancelledData, ErrorData, EventType, StartedData
 
@@ -47,21 +50,32 @@ def openai_error(error: RbeeError) -> Response:
     return json_response(body, error.status, error_headers(error))
 
 
-async def until_begun(runs: Sequence[Run]) -> AsyncIterator[None]:
-    """Up to the first token, the end of all, or a failure of one: what decides the status."""
-    async for _, batch in read_all([run.stream for run in runs]):
-        for kind, _data in batch:
-            if kind in (EventType.TOKEN, EventType.METRICS, *FAILED):
-                return
-        yield None
+def begun(runs: Sequence[Run]) -> bool:
+    """There is a first token, the end of all, or a failure of one: what decides the status."""
+    return any(run.stream.tokens for run in runs) or over(runs)
 
 
-async def until_ended(runs: Sequence[Run]) -> AsyncIterator[None]:
-    """Up to the end of all, or a failure of one."""
-    async for _, batch in read_all([run.stream for run in runs]):
-        if any(kind in FAILED for kind, _data in batch):
-            return
-        yield None
+def over(runs: Sequence[Run]) -> bool:
+    """All have ended, or one has failed, or nothing more will come."""
+    ended = True
+    for run in runs:
+        stream = run.stream
+        if stream.ended:
+            if stream.log.events[-1][0] in FAILED:
+                return True
+        elif not stream.closed:
+            ended = False
+    return ended
+
+
+async def unless_left(
+    request: Request, runs: Sequence[Run], ready: Callable[[Sequence[Run]], bool]
+) -> bool:
+    """Wait until they are ready; False when the caller left first. Its body must be read."""
+    streams = [run.stream for run in runs]
+    with Reader(streams, ready=lambda: ready(runs)) as reader:
+        async with leaving(request.scope, request.receive, reader.stop):
+            return await reader.until()
 
 
 def failure_of(stream: JobStream) -> RbeeError | None:

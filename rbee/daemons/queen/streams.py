@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
-import anyio
-
 from rbee.daemons.queen.joblog import Emitted, JobLog
+from rbee.daemons.queen.readers import Reader
 from rbee.errors import NotFound, RbeeError
 from rbee.protocol.jobs import EventType
 
@@ -35,13 +34,15 @@ ENDED_BYTES = 64 << 20
 class JobStream:
     """One job's events as (type, JSON). With a journal, events are written before they are seen."""
 
-    __slots__ = ("_journal", "closed", "log", "wakers")
+    __slots__ = ("_due", "_journal", "closed", "log", "wakers")
 
     def __init__(self, job_log: JobLog | None = None, journal: Journal | None = None) -> None:
         self.log = job_log or JobLog()
         self._journal = journal
         self.closed = False
-        self.wakers: set[anyio.Event] = set()
+        self.wakers: set[Callable[[], None]] = set()
+        """Called when there is news, in the loop's next round: all that has gathered by then."""
+        self._due = False
 
     @staticmethod
     def of_ended(events: list[tuple[str, bytes]]) -> JobStream:
@@ -92,8 +93,9 @@ class JobStream:
         mine.append(kind, data, ids)
         if self._journal is not None:
             self._journal.add(mine.number, kind, data, ids)
-        if self.wakers:
-            self._wake()
+        if self.wakers and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def note_ids_of(self, backend: str) -> None:
         """Say whose token ids come from now on; to be called before the first of them."""
@@ -116,16 +118,16 @@ class JobStream:
         # A stream that could not be kept begins again: a reader who is ahead of it starts over
         # rather than miss what comes.
         at = after if 0 <= after <= len(self.events) else 0
-        while True:
-            events = self.events
-            if at < len(events):
-                batch = events[at:]
-                yield at + 1, batch
-                at += len(batch)
-            elif self.ended or self.closed:
-                return
-            else:
-                if not await _news([self]):
+        with Reader([self], silence=KEEPALIVE) as reader:
+            while True:
+                events = self.events
+                if at < len(events):
+                    batch = events[at:]
+                    yield at + 1, batch
+                    at += len(batch)
+                elif self.ended or self.closed:
+                    return
+                elif not await reader.news():
                     yield at + 1, []
 
     def close(self) -> None:
@@ -138,9 +140,9 @@ class JobStream:
             self._journal.flush()
 
     def _wake(self) -> None:
-        for wake in self.wakers:
-            wake.set()
-        self.wakers.clear()
+        self._due = False
+        for wake in tuple(self.wakers):
+            wake()
 
 
 async def read_all(
@@ -151,33 +153,20 @@ async def read_all(
     An empty batch of the first after KEEPALIVE seconds without anything from any of them.
     """
     places = [0] * len(streams)
-    while True:
-        ended = all(stream.ended or stream.closed for stream in streams)
-        silent = True
-        for which, stream in enumerate(streams):
-            batch = stream.events[places[which] :]
-            if batch:
-                silent = False
-                places[which] += len(batch)
-                yield which, batch
-        if silent and ended:
-            return
-        if silent and not await _news(streams):
-            yield 0, []
-
-
-async def _news(streams: Sequence[JobStream]) -> bool:
-    """Wait until something happens to one of them; False after KEEPALIVE seconds of silence."""
-    wake = anyio.Event()
-    for stream in streams:
-        stream.wakers.add(wake)
-    try:
-        with anyio.move_on_after(KEEPALIVE):
-            await wake.wait()
-    finally:
-        for stream in streams:
-            stream.wakers.discard(wake)
-    return wake.is_set()
+    with Reader(streams, silence=KEEPALIVE) as reader:
+        while True:
+            ended = all(stream.ended or stream.closed for stream in streams)
+            silent = True
+            for which, stream in enumerate(streams):
+                batch = stream.events[places[which] :]
+                if batch:
+                    silent = False
+                    places[which] += len(batch)
+                    yield which, batch
+            if silent and ended:
+                return
+            if silent and not await reader.news():
+                yield 0, []
 
 
 class Streams:

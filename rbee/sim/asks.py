@@ -16,7 +16,7 @@ from rbee.protocol.operations import Infer, Priority
 from rbee.sim.traces import Arrival, Length, StreamSpec, TraceSpec, bounds
 
 CHARACTERS = 3.7
-"""Of text for each token: English with a vocabulary of 128 k. The brain starts from 4 and learns."""
+"""Of text for each token: English, a vocabulary of 128 k. The brain starts from 4 and learns."""
 
 Segment = tuple[str, int]
 """A stretch of a prompt: what it is, and its tokens. Equal names, equal text."""

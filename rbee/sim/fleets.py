@@ -16,7 +16,7 @@ GIB = 1 << 30
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
-class DeviceSpec(Paper):
+class DeviceSpec(Paper, frozen=True, kw_only=True):
     """One device."""
 
     name: DeviceName
@@ -34,7 +34,7 @@ class DeviceSpec(Paper):
         return self.name.partition(":")[0]
 
 
-class HiveSpec(Paper):
+class HiveSpec(Paper, frozen=True, kw_only=True):
     """One machine."""
 
     name: Name
@@ -47,7 +47,7 @@ class HiveSpec(Paper):
     """Requests at a time that its backend can run at most."""
 
 
-class FleetSpec(Paper):
+class FleetSpec(Paper, frozen=True, kw_only=True):
     """A fleet file."""
 
     title: str

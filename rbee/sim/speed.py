@@ -4,8 +4,8 @@ What is assumed, and nothing more:
 
 - A generated token reads the weights once: one stream makes `REACHED` × bandwidth / size tokens/s.
 - k streams of a worker each go on at 1 / (1 + crowd × (k − 1)) of that, by the kind of device.
-- Prompts are read at tflops / (2 × parameters) tokens/s, shared by the prompts a worker reads; while
-  others of its streams write, prompts get half of its time.
+- Prompts are read at tflops / (2 × parameters) tokens/s, shared by the prompts a worker reads;
+  while others of its streams write, prompts get half of its time.
 - Workers that compute on one device at the same time share it evenly.
 - Models that load on one machine at the same time share its disk.
 

@@ -34,7 +34,7 @@ class Arrival(StrEnum):
     """Exactly every so many seconds."""
 
 
-class ModelSpec(Paper):
+class ModelSpec(Paper, frozen=True, kw_only=True):
     """A model, by what decides its speed and its memory."""
 
     size: Annotated[float, msgspec.Meta(gt=0, le=10_000)]
@@ -65,7 +65,7 @@ class ModelSpec(Paper):
         )
 
 
-class StreamSpec(Paper):
+class StreamSpec(Paper, frozen=True, kw_only=True):
     """Requests that are drawn: clients who begin conversations of one or more turns."""
 
     client: Client
@@ -94,7 +94,7 @@ class StreamSpec(Paper):
     """What requests name as the most; not named, as most programs do, if left out."""
 
 
-class RequestSpec(Paper):
+class RequestSpec(Paper, frozen=True, kw_only=True):
     """One request of a list."""
 
     at: Seconds
@@ -109,7 +109,7 @@ class RequestSpec(Paper):
     max_tokens: Tokens | None = None
 
 
-class FailureSpec(Paper):
+class FailureSpec(Paper, frozen=True, kw_only=True):
     """Something breaks: a worker is killed, or a hive goes and perhaps comes back."""
 
     at: Seconds
@@ -120,7 +120,7 @@ class FailureSpec(Paper):
     """When the hive is there again."""
 
 
-class TraceSpec(Paper):
+class TraceSpec(Paper, frozen=True, kw_only=True):
     """A trace file in TOML; the first line of one in JSONL has the same without the requests."""
 
     title: str
@@ -130,6 +130,8 @@ class TraceSpec(Paper):
     seed: int = 1
     ctx: Annotated[int, msgspec.Meta(ge=512, le=1_000_000)] = 8192
     """Tokens of context of each slot, `worker.ctx`."""
+    preload: list[str] = []
+    """Models of which every machine that has room is given a pinned worker at the beginning."""
     stream: list[StreamSpec] = []
     request: list[RequestSpec] = []
     failure: list[FailureSpec] = []
@@ -202,6 +204,9 @@ def _check(trace: TraceSpec, file: str, text: str | None, lines: list[int]) -> N
         share = (stream.end - stream.begin) / stream.every * stream.at_once * stream.turns
         if share * stream.clients > MOST_REQUESTS:
             fail(f"{here}.every", f"that makes more than {MOST_REQUESTS} requests")
+    for name in trace.preload:
+        if name not in trace.models:
+            fail("preload", _unknown(name, trace))
     sizes: dict[str, int] = {}
     last = 0.0
     for n, request in enumerate(trace.request):

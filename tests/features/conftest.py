@@ -6,18 +6,13 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from pytest_bdd import given, parsers, then, when
 
-from rbee.sse import Decoder, ServerEvent
+from tests.features.story import Story, running
 from tests.support.home import Home, wait_for
 
 WITHOUT_RIGHTS = """
@@ -32,23 +27,6 @@ rbee.cli.main(sys.argv[1:])
 """
 """A root that gives up its rights before the command runs; all modules are loaded before that,
 since Python itself may lie where only root reads."""
-BUSY = "@delay=100 @repeat=2000 tick"
-
-
-class Story:
-    """What has happened in the scenario so far."""
-
-    home: Home
-    result: subprocess.CompletedProcess[str]
-    background: subprocess.Popen[str]
-    foreground: subprocess.Popen[str]
-    hive: subprocess.Popen[str]
-    reply: httpx.Response
-    events: list[ServerEvent]
-    job: str
-    jobs: list[str]
-    worker: str
-    many: list[subprocess.Popen[str]]
 
 
 @pytest.fixture
@@ -57,16 +35,6 @@ def story(home: Home) -> Story:
     it.home = home
     it.jobs = []
     return it
-
-
-def read_stream(url: str, job_id: str, after: int = 0) -> list[ServerEvent]:
-    decoder = Decoder()
-    events: list[ServerEvent] = []
-    path = f"{url}/v1/jobs/{job_id}/stream"
-    with httpx.stream("GET", path, params={"after": after}, timeout=60, trust_env=False) as reply:
-        for chunk in reply.iter_raw():
-            events += decoder.feed(chunk)
-    return [event for event in events if event.event != "comment"]
 
 
 # ---- given ---------------------------------------------------------------------------------------
@@ -103,65 +71,6 @@ def answered(story: Story) -> None:
     story.worker = worker["worker_id"]
 
 
-@given("rbee --no-tui in the foreground")
-def no_tui(story: Story) -> None:
-    story.foreground = story.home.start("--no-tui")
-    wait_for(lambda: story.home.state, what="the queen is up")
-
-
-@given("3 workers, one of them busy")
-def three_workers(story: Story) -> None:
-    for _ in range(3):
-        body = {"operation": "worker_spawn", "model": "echo"}
-        job = story.home.post("/v1/jobs", body).json()["job_id"]
-        assert read_stream(story.home.url, job)[-2].event == "end"
-    story.job = submit(story, BUSY)
-    wait_for(lambda: any(w["state"] == "busy" for w in story.home.workers()), what="a busy worker")
-    wait_for(lambda: len(guards_and_workers(story.home)) >= 6, what="3 guards and 3 workers")
-
-
-@given("a running job and a waiting one")
-def running_and_waiting(story: Story) -> None:
-    slots = 8
-    story.jobs = [submit(story, BUSY) for _ in range(slots)]
-    wait_for(
-        lambda: story.home.get(f"/v1/jobs/{story.jobs[-1]}")["state"] == "running", what="running"
-    )
-    story.job = submit(story, "waiting words")
-    assert story.home.get(f"/v1/jobs/{story.job}")["state"] == "queued"
-
-
-@given("a queen without a hive, and rbee-hive beside it")
-def separate_hive(story: Story) -> None:
-    home = story.home
-    home.env["RBEE_QUEEN_LOCAL_HIVE"] = "false"
-    with socket.create_server(("127.0.0.1", 0)) as free:  # the same again after her restart
-        home.env["RBEE_QUEEN_PORT"] = str(free.getsockname()[1])
-    queen_started(story)
-    assert home.state is not None
-    command = Path(home.command()[0]).with_name("rbee-hive")
-    log = (home.path / "hive.log").open("w", encoding="utf-8")
-    with log:
-        story.hive = subprocess.Popen(
-            [str(command), "--port", "0", "--name", "beside", "--queen-url", home.url],
-            env=home.env | {"RBEE_INTERNAL_TOKEN": home.state["token"]},
-            stdout=log, stderr=log, text=True,
-        )  # fmt: skip
-    home._running.append(story.hive)
-    wait_for(lambda: home.get("/v1/hives")["hives"], what="the hive has joined")
-
-
-@given("the next queen is to run a hive of that name")
-def same_hive_next(story: Story) -> None:
-    story.home.env["RBEE_QUEEN_LOCAL_HIVE"] = "true"
-    story.home.env["RBEE_HIVE_NAME"] = "beside"
-
-
-@given("I am a user without rights")
-def without_rights(story: Story) -> None:
-    assert os.geteuid() == 0 or not os.access("/etc", os.W_OK)
-
-
 @given(parsers.parse("a settings file that sets {one} to {first} and {two} to {second}"))
 def settings_file(story: Story, one: str, first: str, two: str, second: str) -> None:
     folder = story.home.path / "config"
@@ -172,20 +81,6 @@ def settings_file(story: Story, one: str, first: str, two: str, second: str) -> 
         lines += [f"[{section}]", f"{name} = {value}"]
     (folder / "config.toml").write_text("\n".join(lines), "utf-8")
     del story.home.env["RBEE_QUEEN_PORT"]
-
-
-@when(parsers.parse("the settings file now sets {key} to {value}"))
-def change_settings(story: Story, key: str, value: str) -> None:
-    section, _, name = key.partition(".")
-    file = story.home.path / "config" / "config.toml"
-    file.write_text(f"[{section}]\n{name} = {value}\n", "utf-8")
-
-
-@given("another program listens on the queen's port")
-def port_taken(story: Story) -> Iterator[None]:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        story.home.env["RBEE_QUEEN_PORT"] = str(taken.getsockname()[1])
-        yield
 
 
 @given(parsers.parse("the environment sets {name} to {value}"))
@@ -217,43 +112,6 @@ def run_at_once(story: Story, count: str, line: str) -> None:
     story.many = [story.home.start(*shlex.split(line)) for _ in range(int(count))]
 
 
-@when(parsers.parse("I ask for {count:d} workers and cancel each at once"))
-def spawn_and_cancel(story: Story, count: int) -> None:
-    for _ in range(count):
-        job = story.home.post("/v1/jobs", {"operation": "worker_spawn", "model": "echo"}).json()
-        url = f"{story.home.url}/v1/jobs/{job['job_id']}"
-        assert httpx.delete(url, timeout=10, trust_env=False).status_code in (200, 409)
-
-
-@when("a guard is stopped with SIGSTOP")
-def stop_guard(story: Story) -> None:
-    guard = next(p for p in story.home.processes() if "guard.py" in " ".join(p.cmdline()))
-    guard.suspend()
-
-
-@when("a hive with the name of hers is started")
-def same_name(story: Story) -> None:
-    assert story.home.state is not None
-    command = Path(story.home.command()[0]).with_name("rbee-hive")
-    story.result = subprocess.run(
-        [str(command), "--port", "0", "--name", "home", "--queen-url", story.home.url],
-        env=story.home.env | {"RBEE_INTERNAL_TOKEN": story.home.state["token"]},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
-
-
-@when("I follow the waiting job while the queen stops")
-def follow_and_stop(story: Story) -> None:
-    path = f"{story.home.url}/v1/jobs/{story.job}/stream"
-    decoder = Decoder()
-    with httpx.stream("GET", path, timeout=30, trust_env=False) as reply:
-        chunks = reply.iter_raw()
-        story.events = decoder.feed(next(chunks))
-        assert story.home.rbee("queen", "stop").returncode == 0
-        for chunk in chunks:
-            story.events += decoder.feed(chunk)
-
-
 @when(parsers.re(r"I start rbee (?P<line>.*) in the background"))
 def start(story: Story, line: str) -> None:
     story.background = story.home.start(*shlex.split(line))
@@ -264,11 +122,6 @@ def has_printed(story: Story, text: str) -> None:
     wait_for(lambda: text in story.home.out(story.background), what=f"{text!r} on stdout")
     story.worker = next(w["worker_id"] for w in story.home.workers() if w["state"] == "busy")
     story.job = story.home.get("/v1/jobs?state=running")["jobs"][0]["job_id"]
-
-
-@when("I press Ctrl+C there")
-def ctrl_c(story: Story) -> None:
-    story.background.send_signal(signal.SIGINT)
 
 
 @when("the worker is killed with SIGKILL")
@@ -282,55 +135,7 @@ def signal_queen(story: Story, name: str) -> None:
     assert story.home.state is not None
     os.kill(story.home.state["pid"], signal.Signals[name])
     if name == "SIGKILL":
-        wait_for(
-            lambda: (
-                not any(
-                    "queen.main" in " ".join(p.cmdline()) or "--no-tui" in p.cmdline()
-                    for p in story.home.processes()
-                )
-            )
-        )
-
-
-@when("the hive gets SIGKILL")
-def kill_hive(story: Story) -> None:
-    story.hive.kill()
-    story.hive.wait(10)
-
-
-@when(parsers.parse("I ask for a worker with {model}"))
-def ask_worker(story: Story, model: str) -> None:
-    reply = story.home.post("/v1/jobs", {"operation": "worker_spawn", "model": model})
-    assert reply.status_code == 202, reply.text
-    story.job = reply.json()["job_id"]
-
-
-@when(parsers.parse("I submit an echo job of {count:d} words and read its stream"))
-def submit_and_read(story: Story, count: int) -> None:
-    story.job = submit(story, " ".join(f"word{n}" for n in range(count)))
-    story.events = read_stream(story.home.url, story.job)
-
-
-@when(parsers.re(r"I send (?P<method>\w+) (?P<path>\S+) with (?P<body>.*)"))
-def send(story: Story, method: str, path: str, body: str) -> None:
-    content = None if body == "-" else body.encode()
-    url = story.home.url + path
-    story.reply = httpx.request(method, url, content=content, timeout=10, trust_env=False)
-
-
-def submit(story: Story, prompt: str) -> str:
-    body = {"operation": "infer", "model": "echo", "prompt": prompt}
-    reply = story.home.post("/v1/jobs", body)
-    assert reply.status_code == 202, reply.text
-    return reply.json()["job_id"]
-
-
-def guards_and_workers(home: Home) -> list[Any]:
-    return [
-        p
-        for p in home.processes()
-        if "guard.py" in " ".join(p.cmdline()) or "worker.main" in " ".join(p.cmdline())
-    ]
+        wait_for(lambda: not running(story.home, "queen.main", "--no-tui"), what="she is gone")
 
 
 # ---- then: exit codes and output -----------------------------------------------------------------
@@ -401,6 +206,11 @@ def all_gone(story: Story) -> None:
 @then(parsers.parse("everything is gone within {seconds:d} seconds"))
 def gone_within(story: Story, seconds: int) -> None:
     story.home.until_empty(seconds)
+
+
+@then(parsers.parse('its stdout is "{text}"'))
+def background_stdout(story: Story, text: str) -> None:
+    assert story.home.out(story.background).strip() == text
 
 
 @then("the queen still runs")

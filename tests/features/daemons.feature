@@ -68,7 +68,7 @@ Feature: The life of daemons
     When the queen gets SIGKILL
     And I run rbee queen start
     Then the waiting job is completed
-    And the running job has ended with a code
+    And the running job has gone on and is whole
 
   Scenario: A hive with a process of its own
     Given a queen without a hive, and rbee-hive beside it
@@ -145,7 +145,7 @@ Feature: The life of daemons
     And I run rbee queen start
     Then the hive is back within 10 seconds
     And the waiting job is completed
-    And the running job has ended with a code
+    And the running job has gone on and is whole
 
   Scenario: The stream of a job that goes on later has no false end
     Given a queen I started

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _PAUSE = threading.Event()
 
 
-def wait_for(condition: Callable[[], T], *, limit: float = 20.0, what: str = "") -> T:
+def wait_for(condition: Callable[[], T | None], *, limit: float = 20.0, what: str = "") -> T:
     """Return the condition's first true value; fails after `limit` seconds, saying for what."""
     deadline = time.monotonic() + limit
     while True:
@@ -62,6 +62,7 @@ class Home:
             **extra,
         }
         self._running: list[subprocess.Popen[str]] = []
+        self._others: list[subprocess.Popen[str]] = []
 
     def command(self, *args: str) -> list[str]:
         """The installed `rbee` of this interpreter."""
@@ -88,6 +89,10 @@ class Home:
             )  # fmt: skip
         self._running.append(process)
         return process
+
+    def adopt(self, process: subprocess.Popen[str]) -> None:
+        """End it with the home when it has not ended by then."""
+        self._others.append(process)
 
     def out(self, process: subprocess.Popen[str]) -> str:
         """What a background command has written to stdout so far."""
@@ -135,7 +140,7 @@ class Home:
 
     def close(self) -> None:
         """End what the test left running on purpose."""
-        for process in self._running:
+        for process in (*self._running, *self._others):
             if process.poll() is None:
                 process.kill()
             process.wait(10)

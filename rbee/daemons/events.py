@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from rbee.daemons.direct import Wire, wire_of
 
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+"""Of every stream: nobody on the way may keep or hold back what it says."""
 WRITE_LIMIT = 60.0
 """Seconds a reader may block one write before it is dropped; it can resume by id."""
 
@@ -35,9 +37,7 @@ class EventStream(Response):
         self._on_leave = on_leave
         self.status_code = 200
         self.background = None
-        self.init_headers(
-            {"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})}
-        )
+        self.init_headers({**HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the source ends or the reader leaves."""

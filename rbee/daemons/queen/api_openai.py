@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from rbee.core.events import JobCancelAsked
 from rbee.daemons.base import json_response
-from rbee.daemons.events import EventStream
 from rbee.daemons.queen import openai_chat, openai_params
 from rbee.daemons.queen.openai_embeddings import embedding_body
 from rbee.daemons.queen.openai_replies import (
@@ -27,6 +26,7 @@ from rbee.daemons.queen.openai_replies import (
     served_by,
     unless_left,
 )
+from rbee.daemons.queen.openai_stream import ChatStream
 from rbee.daemons.queen.params import client_of
 from rbee.errors import ModelNotFound, RbeeError
 from rbee.protocol.operations import Operation
@@ -124,8 +124,9 @@ class OpenAI:
         if failure is not None and not any(run.stream.tokens for run in runs):
             self._cancel(runs, NO_USE)
             return openai_error(failure)
-        return EventStream(
-            openai_chat.chunks(runs, usage=usage, give_up=lambda: self._cancel(runs, NO_USE)),
+        return ChatStream(
+            openai_chat.Chunks(runs, usage=usage),
+            give_up=lambda: self._cancel(runs, NO_USE),
             headers=served_by(self._queen, runs),
             on_leave=lambda: self._cancel(runs, LEFT),
         )

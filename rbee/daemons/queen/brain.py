@@ -1,13 +1,15 @@
-"""The inbox: one task takes events one by one, asks the core what follows, and has it done.
+"""The inbox: events are taken one by one, the core is asked what follows, and that is done.
 
 Owns the order in which the colony changes. Nothing else may call `Colony.handle`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import math
+from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,9 @@ log = logging.getLogger("rbee.brain")
 LATE = 2.0
 """Seconds by which a tick may be late before nobody's silence is judged by it."""
 
+AT_ONCE = 64
+"""Events that are handled before the loop does something else."""
+
 
 class Brain:
     """The colony's state machine on its inbox. `execute` carries out effects, in order, at once."""
@@ -33,35 +38,62 @@ class Brain:
         self._clock = clock
         self._execute = execute
         self._ticked = clock.monotonic()
-        send, receive = anyio.create_memory_object_stream[tuple[Event, anyio.Event | None]](
-            math.inf
-        )
-        self._send = send
-        self._receive = receive
+        self._inbox: deque[tuple[Event, anyio.Event | None]] = deque()
+        self._home: tuple[asyncio.AbstractEventLoop, Context] | None = None
+        """Where and as whom events are handled, while that goes on."""
+        self._due = False
+        self._closed = False
+        self._empty = anyio.Event()
+        """Nothing more will come, and nothing waits."""
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox. Bounded by what produces events: slots, children, timers."""
-        try:
-            self._send.send_nowait((event, None))
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+        if self._closed:
             log.debug("too late for %s", type(event).__name__)
+            return
+        self._inbox.append((event, None))
+        self._see()
 
     async def call(self, event: Event) -> None:
-        """Put an event into the inbox and wait until it has been handled. Raises ShuttingDown."""
+        """Have an event handled, in its turn, and return after that. Raises ShuttingDown."""
+        if self._closed:
+            raise ShuttingDown("the queen is shutting down")
+        if self._home is not None and not self._inbox:
+            self._home[1].run(self._handle, event)
+            return
         done = anyio.Event()
-        try:
-            self._send.send_nowait((event, done))
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError) as exc:
-            raise ShuttingDown("the queen is shutting down") from exc
+        self._inbox.append((event, done))
+        self._see()
         await done.wait()
 
     async def run(self) -> None:
         """Handle events until the inbox is closed; a defect is logged with its story."""
-        async with self._receive:
-            async for event, done in self._receive:
-                self._handle(event)
-                if done is not None:
-                    done.set()
+        self._home = asyncio.get_running_loop(), copy_context()
+        self._see()
+        try:
+            await self._empty.wait()
+        finally:
+            self._closed, self._home = True, None
+
+    def _see(self) -> None:
+        """Look into the inbox in the loop's next round: events that are put there by one that is
+        being handled come after it."""
+        if self._home is not None and not self._due:
+            self._due = True
+            loop, context = self._home
+            loop.call_soon(self._empty_inbox, context=context)
+
+    def _empty_inbox(self) -> None:
+        self._due = False
+        for _ in range(min(len(self._inbox), AT_ONCE)):
+            event, done = self._inbox.popleft()
+            self._handle(event)
+            if done is not None:
+                done.set()
+        if self._inbox:
+            self._see()
+        elif self._closed:
+            self._empty.set()
 
     def _handle(self, event: Event) -> None:
         """What was decided before a defect struck is still done, so that nothing hangs half-way."""
@@ -87,4 +119,5 @@ class Brain:
 
     def close(self) -> None:
         """Take no more events; `run` returns when the inbox is empty."""
-        self._send.close()
+        self._closed = True
+        self._see()

@@ -38,50 +38,88 @@ class _Said(msgspec.Struct):
     logprob: msgspec.Raw = msgspec.Raw()
 
 
-async def chunks(
-    runs: Sequence[Run], *, usage: bool, give_up: Callable[[], None]
-) -> AsyncGenerator[bytes]:
-    """The answer as it comes; `give_up` is called when one choice has failed."""
-    head = _head(runs, "chat.completion.chunk")
+_SAID = msgspec.json.Decoder(_Said)
 
-    def chunk(index: int, delta: dict[str, Any], *, finish: str | None = None,
-              logprob: TokenLogprob | None = None) -> bytes:  # fmt: skip
-        said = None if logprob is None else _logprobs([logprob])
-        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": said}
-        extra = {"usage": None} if usage else {}
-        return encode_event(encode({**head, "choices": [choice], **extra}))
 
-    # A chunk of text alone differs from the next in nothing else: it is written around the text.
-    around = [chunk(n, {"content": "\0"}).split(b'"\\u0000"') for n in range(len(runs))]
+class Chunks:
+    """An answer as server-sent events. `usage`: its counts are asked for."""
 
-    def told(index: int, kind: str, data: bytes) -> bytes:
+    def __init__(self, runs: Sequence[Run], *, usage: bool) -> None:
+        self.runs = runs
+        self._usage = usage
+        self._head = _head(runs, "chat.completion.chunk")
+        # A chunk of text alone differs from the next in nothing else: it is written around it.
+        self._around = [
+            self._chunk(n, {"content": "\0"}).split(b'"\\u0000"') for n in range(len(runs))
+        ]
+
+    def opening(self) -> bytes:
+        """What comes first."""
+        parts = (
+            self._chunk(n, {"role": "assistant", "content": ""}) for n in range(len(self.runs))
+        )
+        return b"".join(parts)
+
+    def told(self, index: int, events: Sequence[tuple[str, bytes]]) -> bytes:
+        """Some events of one choice; of an end in failure, that is all there is to tell."""
+        if len(events) == 1:
+            return self._told(index, *events[0])
+        return b"".join([self._told(index, kind, data) for kind, data in events])
+
+    def failure(self, index: int) -> bytes:
+        """The end, when that choice has failed."""
+        error = failure_of(self.runs[index].stream) or InternalError("the stream ended")
+        return _error(error) + DONE
+
+    def closing(self) -> bytes:
+        """The end, when none has."""
+        if not all(run.stream.ended for run in self.runs):
+            return _error(ShuttingDown("the queen is shutting down")) + DONE
+        if not self._usage:
+            return DONE
+        body = {**self._head, "choices": [], "usage": usage_of(self.runs)}
+        return encode_event(encode(body)) + DONE
+
+    def _told(self, index: int, kind: str, data: bytes) -> bytes:
         if kind == EventType.TOKEN:
-            said = msgspec.json.decode(data, type=_Said)
+            said = _SAID.decode(data)
             if not said.logprob:
-                before, after = around[index]
-                return before + bytes(said.t) + after
+                before, after = self._around[index]
+                return b"%b%b%b" % (before, said.t, after)
             token = msgspec.json.decode(data, type=TokenData)
-            return chunk(index, {"content": token.t}, logprob=token.logprob)
+            return self._chunk(index, {"content": token.t}, logprob=token.logprob)
         if kind == EventType.END:
-            return chunk(index, {}, finish=msgspec.json.decode(data, type=EndData).finish_reason)
+            end = msgspec.json.decode(data, type=EndData)
+            return self._chunk(index, {}, finish=end.finish_reason)
         return b""
 
-    yield b"".join(chunk(n, {"role": "assistant", "content": ""}) for n in range(len(runs)))
-    async for index, batch in read_all([run.stream for run in runs]):
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        *,
+        finish: str | None = None,
+        logprob: TokenLogprob | None = None,
+    ) -> bytes:
+        said = None if logprob is None else _logprobs([logprob])
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": said}
+        extra = {"usage": None} if self._usage else {}
+        return encode_event(encode({**self._head, "choices": [choice], **extra}))
+
+
+async def chunks(told: Chunks, give_up: Callable[[], None]) -> AsyncGenerator[bytes]:
+    """The answer as it comes; `give_up` is called when one choice has failed."""
+    yield told.opening()
+    async for index, batch in read_all([run.stream for run in told.runs]):
         if not batch:
             yield encode_comment("keepalive")
-        elif block := b"".join(told(index, kind, data) for kind, data in batch):
+        elif block := told.told(index, batch):
             yield block
         if batch and batch[-1][0] in FAILED:
             give_up()
-            yield _error(failure_of(runs[index].stream) or InternalError("the stream ended"))
-            yield DONE
+            yield told.failure(index)
             return
-    if not all(run.stream.ended for run in runs):
-        yield _error(ShuttingDown("the queen is shutting down"))
-    elif usage:
-        yield encode_event(encode({**head, "choices": [], "usage": usage_of(runs)}))
-    yield DONE
+    yield told.closing()
 
 
 def usage_of(runs: Sequence[Run]) -> dict[str, Any]:

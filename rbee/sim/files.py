@@ -60,8 +60,10 @@ def read(name: str, folder: str) -> tuple[str, str]:
 
 def from_toml(text: str, file: str, kind: type[T]) -> T:
     """One struct. Raises InvalidRequest with file, line and what."""
+    raw: dict[str, Any] = {}
     try:
-        return msgspec.convert(tomllib.loads(text), kind)
+        raw = tomllib.loads(text)
+        return msgspec.convert(raw, kind)
     except tomllib.TOMLDecodeError as exc:
         said = str(exc)
         found = re.search(r" \(at line (\d+), column \d+\)$", said)
@@ -69,6 +71,7 @@ def from_toml(text: str, file: str, kind: type[T]) -> T:
         raise wrong(file, line, said[: found.start()] if found else said) from exc
     except msgspec.ValidationError as exc:
         what, path = _parts(exc)
+        path = _named(raw, kind, path)
         raise wrong(file, _line_of(text, path, what), what, path) from exc
 
 
@@ -100,6 +103,21 @@ def line_of(text: str, path: str) -> int | None:
 def _parts(exc: msgspec.ValidationError) -> tuple[str, str]:
     what, _, path = str(exc).partition(" - at `")
     return what, path.rstrip("`").removeprefix("key in `").removeprefix("$").removeprefix(".")
+
+
+def _named(raw: dict[str, Any], kind: type[Any], path: str) -> str:
+    """`models[...].size` with the key that is meant, which msgspec leaves out."""
+    table, free, rest = path.partition("[...]")
+    entries: Any = raw.get(table)
+    if not free or not isinstance(entries, dict):
+        return path
+    for key, value in entries.items():
+        try:
+            msgspec.convert(raw | {table: {key: value}}, kind)
+        except msgspec.ValidationError as exc:
+            if _parts(exc)[1] == path:
+                return f"{table}.{key}{rest}"
+    return path
 
 
 def _line_of(text: str, path: str, what: str) -> int | None:

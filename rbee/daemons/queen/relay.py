@@ -71,6 +71,8 @@ class _Run:
     dispatch: Dispatch
     stream: JobStream
     began: float
+    token: str
+    """Of the worker's hive, whose link may be gone before the run is."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     events: WorkerEvents = field(default_factory=WorkerEvents)
     heard: bool = False
@@ -117,7 +119,7 @@ class Relay:
         """Run a job on its worker; what it has answered so far is not asked for again."""
         job = dispatch.job
         stream = self._streams.create(job.job_id, durable=job.durable)
-        run = _Run(dispatch, stream, anyio.current_time())
+        run = _Run(dispatch, stream, anyio.current_time(), self._token_of(dispatch.hive))
         if run.ids:
             stream.note_ids_of(dispatch.backend)
         self._runs[job.job_id, dispatch.attempt] = run
@@ -172,7 +174,7 @@ class Relay:
             reply = await self._upstream.post(
                 f"{dispatch.url}/v1/execute",
                 encode(execute_of(run.dispatch, run.stream, run.name, ids=run.ids)),
-                self._headers(dispatch),
+                _headers(run),
                 on_data=None if embeds else lambda data: self._data(run, data),
                 silence=silence,
             )
@@ -303,20 +305,13 @@ class Relay:
             await self._upstream.post(
                 f"{dispatch.url}/v1/cancel",
                 body,
-                self._headers(dispatch),
+                _headers(run),
                 silence=CLEANUP,
                 total=CLEANUP,
                 repeatable=True,
             )
         except (UpstreamError, UpstreamTimeout) as exc:
             log.info("cancelling %s upstream: %s", run.name, exc)
-
-    def _headers(self, dispatch: Dispatch) -> dict[str, str]:
-        return {
-            "Authorization": f"Bearer {self._token_of(dispatch.hive)}",
-            "Content-Type": "application/json",
-            "X-Correlation-Id": dispatch.job.correlation_id or dispatch.job.job_id,
-        }
 
 
 def execute_of(
@@ -363,6 +358,15 @@ def execute_of(
         cache=request.cache,
         deterministic=request.deterministic,
     )
+
+
+def _headers(run: _Run) -> dict[str, str]:
+    job = run.dispatch.job
+    return {
+        "Authorization": f"Bearer {run.token}",
+        "Content-Type": "application/json",
+        "X-Correlation-Id": job.correlation_id or job.job_id,
+    }
 
 
 def _json(body: bytes) -> object:

@@ -124,9 +124,10 @@ class Experience:
         # Both ends of the run are looked at because neighbours come and go while it lasts.
         others = (worker.sharers + (run.sharers if run is not None else worker.sharers)) / 2
         decode = prefill = None
-        if usage.completion_tokens >= TELLING_OUT and usage.decode_ms > 0:
-            decode = usage.completion_tokens * 1000 / usage.decode_ms * (1 + others)
-        computed = usage.prompt_tokens - usage.cached_tokens
+        made = usage.completion_tokens - job.tokens_before
+        if made >= TELLING_OUT and usage.decode_ms > 0:
+            decode = made * 1000 / usage.decode_ms * (1 + others)
+        computed = usage.prompt_tokens + job.tokens_before - usage.cached_tokens
         if computed >= TELLING_IN and usage.prefill_ms > 0:
             prefill = computed * 1000 / usage.prefill_ms * (1 + others)
         if decode is not None or prefill is not None:

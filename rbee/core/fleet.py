@@ -132,6 +132,8 @@ class HiveState:
     url: str | None
     capabilities: Capabilities
     online: bool = True
+    left_mono: float | None = None
+    """Monotonic: when it went offline."""
     seen_at: float | None = None
     devices: list[Device] = field(default_factory=list[Device])
     asleep: bool = False

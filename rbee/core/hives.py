@@ -47,7 +47,7 @@ def left(colony: Colony, name: str, reason: str) -> None:
     hive = colony.fleet.hives.get(name)
     if hive is None or not hive.online:
         return
-    hive.online = False
+    hive.online, hive.left_mono = False, colony.now
     colony.setbacks.hive(name).forgotten()
     colony.narrate(f"hive is offline: {reason}", source=name, level="error")
     for worker in [w for w in colony.fleet.workers.values() if w.hive == name]:

@@ -23,6 +23,9 @@ class Limits:
     """Not a setting: after the hive's own limits, when even SIGKILL has not ended a worker."""
     attempts: int = 5
     """Times a job is tried at most (`job.attempts`)."""
+    hive_return: float = 60.0
+    """Jobs wait so long for a hive that went offline, when no other can do them (`hive.lease`: past
+    it the hive's workers have gone too)."""
     swap_patience: float = 30.0
     """A job waits at most so much longer for others' use of a model that it would displace
     (`queue.swap_patience`)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rbee.core.bars import Bar
 from rbee.core.costs import Facts
-from rbee.core.fleet import Worker
+from rbee.core.fleet import HiveState, Worker
 from rbee.core.policy import Refuse, Verdict, View, Wait
 from rbee.core.states import WORKER_LIVE
 from rbee.core.surveying import Survey
@@ -99,6 +99,10 @@ def later_or_never(facts: Facts, bars: list[Bar], found: Survey, view: View) -> 
     own = list(facts.job.failed_places.values())
     if own:
         return Refuse(own[-1], never)
+    away = _away(facts, view)
+    if away is not None and facts.request.wait:
+        limit = view.limits.hive_return
+        return Wait(f"hive {away.name} is offline; its return is waited for, up to {limit:g} s")
     if not never:
         model_id = facts.demand.model_id
         most = view.limits.most_workers(model_id)
@@ -109,6 +113,19 @@ def later_or_never(facts: Facts, bars: list[Bar], found: Survey, view: View) -> 
             )
         ]
     return Refuse(choose_error(never), never)
+
+
+def _away(facts: Facts, view: View) -> HiveState | None:
+    """A hive that went a moment ago and may come back with its workers."""
+    for hive in view.fleet.hives.values():
+        if (
+            not hive.online
+            and hive.left_mono is not None
+            and facts.request.hive in (None, hive.name)
+            and view.now - hive.left_mono < view.limits.hive_return
+        ):
+            return hive
+    return None
 
 
 def choose_error(errors: Sequence[RbeeError]) -> RbeeError:

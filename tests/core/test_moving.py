@@ -11,6 +11,7 @@ from rbee.core.events import (
     Dispatch,
     Effect,
     Event,
+    HiveJoined,
     HiveLeft,
     JobCancelAsked,
     Loss,
@@ -31,7 +32,18 @@ from rbee.errors import (
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState, MetricsData, StartedData
 from rbee.protocol.operations import Embed, Priority
 from rbee.protocol.workers import WorkerState
-from tests.core.builders import World, broke, device, done, exited, failed, let_go, of, started
+from tests.core.builders import (
+    World,
+    broke,
+    capabilities,
+    device,
+    done,
+    exited,
+    failed,
+    let_go,
+    of,
+    started,
+)
 
 CALM = Limits(stale_after=1e9, remove_after=1e9)
 
@@ -222,14 +234,23 @@ def test_a_stalled_run_ends_its_worker() -> None:
     assert world.jobs["job"].failures == 1
 
 
-def test_when_a_hive_goes_what_ran_there_has_at_most_one_end() -> None:
+@pytest.mark.parametrize("back", [True, False])
+def test_the_return_of_the_only_hive_is_waited_for_a_while(back: bool) -> None:
     world = World()
     running_alone(world)
     world.tell(HiveLeft("home", "silent"))
     job = world.jobs["job"]
     assert not world.colony.fleet.workers
-    assert job.state in (JobState.QUEUED, JobState.FAILED)
-    assert len(terminals(world, "job")) == (job.state is JobState.FAILED)
+    assert job.state is JobState.QUEUED
+    assert "hive home is offline" in (job.waiting_for or "")
+    world.tell(Tick(), after=50.0)
+    if back:
+        world.tell(HiveJoined("home", "http", "http://home", capabilities()))
+        assert dispatched(world.bring_up("w-02")).attempt == 2
+    else:
+        world.tell(Tick(), after=11.0)
+        assert job.error_code == "HIVE_OFFLINE"
+        assert terminals(world, "job") == ["error"]
 
 
 def test_a_cancelled_job_that_loses_its_worker_is_cancelled() -> None:

@@ -391,6 +391,7 @@ def decide_by(settings: Settings) -> tuple[Ect, Limits]:
         max_gap_ms=worker.max_gap_ms,
         prompt_cache_mb=worker.prompt_cache_mb,
         attempts=settings.job.attempts,
+        hive_return=settings.hive.lease,
         swap_patience=settings.queen.swap_patience,
         preempt_after=settings.queen.preempt_after,
         keep_alives={

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -36,7 +36,6 @@ from rbee.protocol.colony import Narration
 from rbee.protocol.operations import Embed
 
 if TYPE_CHECKING:
-    from rbee.core.jobs import Job
     from rbee.daemons.queen.board import Board
     from rbee.daemons.queen.links import HiveLink
     from rbee.daemons.queen.metrics import Metrics
@@ -71,32 +70,22 @@ class Effects:
         self._post = post
         self.retention = retention
         self.links: dict[str, HiveLink] = {}
+        self._do: dict[type[Effect], Callable[[Any], object]] = {
+            Append: self._append,
+            Publish: self._publish,
+            SaveJob: self._save,
+            Narrate: lambda e: self.narrate(e.source, e.message, e.level),
+            Dispatch: self._dispatch,
+            AbortRun: lambda e: self.relay.abort(e.job_id, e.attempt),
+            Record: self._record,
+            Count: lambda e: metrics.count(e.name, e.amount, e.labels),
+            StartWorker: lambda e: self.tasks.start_soon(self._start, e),
+            StopWorker: lambda e: self.tasks.start_soon(self._stop, e),
+        }
 
     def execute(self, effect: Effect) -> None:
         """Do it, or see to it that it is done."""
-        match effect:
-            case Append(job_id, kind, data):
-                stream = self._streams.live(job_id)
-                if stream is not None:
-                    stream.append(kind, encode(data))
-            case Publish(name, data):
-                self._board.publish(name, data)
-            case SaveJob(job):
-                self._save(job)
-            case Narrate(source, message, level):
-                self.narrate(source, message, level)
-            case Dispatch():
-                self._dispatch(effect)
-            case AbortRun(job_id, attempt):
-                self.relay.abort(job_id, attempt)
-            case Record(decision):
-                self._store.save_decision(decision.job_id, decision.at, encode(decision))
-            case Count(name, amount, labels):
-                self._metrics.count(name, amount, labels)
-            case StartWorker():
-                self.tasks.start_soon(self._start, effect)
-            case StopWorker():
-                self.tasks.start_soon(self._stop, effect)
+        self._do[type(effect)](effect)
 
     def narrate(self, source: str, message: str, level: str = "info") -> None:
         """One line for people: on the dashboards and in the log."""
@@ -111,16 +100,35 @@ class Effects:
             job.overhead += max(0.0, time.monotonic() - job.dispatched_mono)
             self._metrics.count("overhead_seconds", job.overhead, {})
 
-    def _save(self, job: Job) -> None:
-        self._store.save_job(job.info(), encode(job.request), durable=job.durable)
-        if job.state in JOB_TERMINAL:
-            # Vectors are large, and a caller who waited for them on its connection has them.
-            results = job.durable or not isinstance(job.request, Embed)
-            events = self._streams.retire(job.job_id, results=results)
-            if self.retention > 0:
-                self._store.save_stream(job.job_id, events)
+    def _append(self, effect: Append) -> None:
+        stream = self._streams.live(effect.job_id)
+        if stream is not None:
+            stream.append(effect.type, encode(effect.data))
+
+    def _publish(self, effect: Publish) -> None:
+        self._board.publish(effect.name, effect.data)
+
+    def _record(self, effect: Record) -> None:
+        decision = effect.decision
+        self._store.save_decision(decision.job_id, decision.at, encode(decision))
+
+    def _save(self, effect: SaveJob) -> None:
+        job = effect.job
+        if job.state not in JOB_TERMINAL:
+            if job.durable:
+                self._store.save_job(job.info(), encode(job.request), durable=True)
             else:
-                self._store.purge(before=time.time() + 1, keep=0)
+                self._store.save_changed(job.job_id, lambda: (job.info(), encode(job.request)))
+            return
+        # Vectors are large, and a caller who waited for them on its connection has them.
+        results = job.durable or not isinstance(job.request, Embed)
+        events = self._streams.retire(job.job_id, results=results)
+        info, request = job.info(), encode(job.request)
+        if self.retention > 0:
+            self._store.save_ended(info, request, events, durable=job.durable)
+        else:
+            self._store.save_job(info, request, durable=job.durable)
+            self._store.purge(before=time.time() + 1, keep=0)
 
     async def _start(self, effect: StartWorker) -> None:
         worker_id = effect.spec.worker_id

@@ -6,6 +6,7 @@ one transaction; nothing on the token path waits for it. Never interprets a job.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import threading
@@ -30,6 +31,8 @@ FLUSH_LIMIT = 5.0
 DECIDED_JOBS = 10_000
 """Of so many jobs the decisions are kept, the latest."""
 DECISIONS_EACH = 8
+SOON = 0.02
+"""Seconds that what nobody waits for may gather before the writer gets it."""
 PRUNE_EVERY = 1000
 """So many more decisions may be there before those in excess are dropped."""
 
@@ -39,6 +42,14 @@ _SAVE_JOB = (
     " SET finished_at = excluded.finished_at, state = excluded.state, dead = excluded.dead,"
     " info = excluded.info"
 )
+_SAVE_ENDED = (
+    "INSERT INTO jobs"
+    " (job_id, created_at, finished_at, state, dead, durable, request, info, stream)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE"
+    " SET finished_at = excluded.finished_at, state = excluded.state, dead = excluded.dead,"
+    " info = excluded.info, stream = excluded.stream"
+)
+_SAVE_STREAM = "UPDATE jobs SET stream = ? WHERE job_id = ?"
 _WITHDRAW = "DELETE FROM jobs WHERE job_id = ?"
 _PRUNE_JOBS = (
     "DELETE FROM decisions WHERE job_id NOT IN (SELECT job_id FROM decisions"
@@ -76,6 +87,9 @@ class Store:
         self._read_lock = threading.Lock()
         self._writer = Writer(path, writer)
         self._decisions = 0
+        self._held: list[Write] = []
+        self._changed: dict[str, Callable[[], tuple[JobInfo, bytes]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     @staticmethod
     def open(path: Path, *, patience: float = PATIENCE) -> Store:
@@ -100,28 +114,45 @@ class Store:
         """
         undo = Write(_WITHDRAW, (info.job_id,), erases=True)
         row = _row(info, request, durable=True)
+        self._release()
         await self._writer.confirmed(_SAVE_JOB, row, undo=undo, limit=limit)
 
     def withdraw(self, job_id: str) -> None:
         """Forget a job that was written and then not accepted after all."""
-        self._writer.put(Write(_WITHDRAW, (job_id,), erases=True))
+        self._changed.pop(job_id, None)
+        self._put(Write(_WITHDRAW, (job_id,), erases=True))
 
     def save_job(self, info: JobInfo, request: bytes, *, durable: bool) -> None:
         """Write a job's present state, soon."""
-        self._writer.put(Write(_SAVE_JOB, _row(info, request, durable=durable)))
+        self._put(Write(_SAVE_JOB, _row(info, request, durable=durable)))
+
+    def save_changed(self, job_id: str, now: Callable[[], tuple[JobInfo, bytes]]) -> None:
+        """Write a job's state and request as `now` gives them when they are written, soon.
+
+        For jobs that no later queen goes on with: one that ends at once is written once.
+        """
+        self._changed[job_id] = now
+        self._wait()
+
+    def save_ended(
+        self, info: JobInfo, request: bytes, events: list[tuple[str, bytes]], *, durable: bool
+    ) -> None:
+        """Write a finished job's state and its whole stream, soon."""
+        self._changed.pop(info.job_id, None)
+        row = _row(info, request, durable=durable)
+        self._hold(Write(_SAVE_ENDED, (*row, _stream(events))))
 
     def save_stream(self, job_id: str, events: list[tuple[str, bytes]]) -> None:
         """Write a finished job's whole stream, soon."""
-        blob = encode([(kind, msgspec.Raw(data)) for kind, data in events])
-        self._writer.put(Write("UPDATE jobs SET stream = ? WHERE job_id = ?", (blob, job_id)))
+        self._hold(Write(_SAVE_STREAM, (_stream(events), job_id)))
 
     def save_decision(self, job_id: str, at: float, body: bytes) -> None:
         """Keep a decision about a job, soon; `at` is UTC seconds."""
         if self._decisions % PRUNE_EVERY == 0:
-            self._writer.put(Write(_PRUNE_JOBS, (DECIDED_JOBS,)))
-            self._writer.put(Write(_PRUNE_EACH, (DECISIONS_EACH,)))
+            self._hold(Write(_PRUNE_JOBS, (DECIDED_JOBS,)))
+            self._hold(Write(_PRUNE_EACH, (DECISIONS_EACH,)))
         self._decisions += 1
-        self._writer.put(
+        self._hold(
             Write("INSERT INTO decisions (job_id, at, body) VALUES (?, ?, ?)", (job_id, at, body))
         )
 
@@ -130,7 +161,7 @@ class Store:
 
         With a `keep` of 0 nothing of their text stays in any file, and no decision about them.
         """
-        self._writer.put(
+        self._put(
             Write(
                 "DELETE FROM jobs WHERE finished_at IS NOT NULL AND (finished_at < ? OR job_id NOT"
                 " IN (SELECT job_id FROM jobs WHERE finished_at IS NOT NULL"
@@ -141,17 +172,19 @@ class Store:
         )
         if keep == 0:
             gone = "DELETE FROM decisions WHERE job_id NOT IN (SELECT job_id FROM jobs)"
-            self._writer.put(Write(gone, (), erases=True))
+            self._put(Write(gone, (), erases=True))
 
     async def flush(self, *, limit: float = FLUSH_LIMIT) -> None:
         """Return when everything written so far is on disk.
 
         Raises InternalError when any write since the last flush was lost, or after `limit` seconds.
         """
+        self._release()
         await self._writer.flush(limit)
 
     def after(self, told: Callable[[], None]) -> None:
         """Call in this loop when everything written so far is on disk or lost, see `losses`."""
+        self._release()
         self._writer.after(told)
 
     async def job(self, job_id: str) -> JobInfo | None:
@@ -217,9 +250,38 @@ class Store:
         ]
 
     def close(self) -> None:
-        """Write what is left and close; blocks for at most 5 s."""
+        """Write what is left and close, in any thread; blocks for at most 5 s."""
+        self._timer = None  # of the loop's; when it comes there is nothing to do
+        self._release()
         self._writer.close(5.0)
         self._reader.close()
+
+    def _put(self, write: Write) -> None:
+        """After all that is held."""
+        if self._held or self._changed:
+            self._held.append(write)
+            self._release()
+        else:
+            self._writer.put(write)
+
+    def _hold(self, write: Write) -> None:
+        self._held.append(write)
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SOON, self._release)
+
+    def _release(self) -> None:
+        """Give the writer what has gathered. The order is kept for each job and among decisions."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        held, self._held = self._held, []
+        changed, self._changed = self._changed, {}
+        first = [Write(_SAVE_JOB, _row(*now(), durable=False)) for now in changed.values()]
+        if first or held:
+            self._writer.put_all(first + held)
 
     async def _read(self, sql: str, args: tuple[Any, ...]) -> list[Any]:
         def run() -> list[Any]:
@@ -227,6 +289,10 @@ class Store:
                 return self._reader.execute(sql, args).fetchall()
 
         return await anyio.to_thread.run_sync(run)
+
+
+def _stream(events: list[tuple[str, bytes]]) -> bytes:
+    return encode([(kind, msgspec.Raw(data)) for kind, data in events])
 
 
 def _row(info: JobInfo, request: bytes, *, durable: bool) -> tuple[Any, ...]:

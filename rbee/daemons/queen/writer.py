@@ -87,7 +87,7 @@ class Writer:
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         self._path = path
         self._db = db
-        self._queue: queue.SimpleQueue[Write | _Mark | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | list[Write] | _Mark | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._lost: Exception | None = None
         """Why a write was lost since the last mark that heard; only the thread uses it."""
@@ -101,6 +101,10 @@ class Writer:
     def put(self, write: Write) -> None:
         """Write it, soon."""
         self._queue.put(write)
+
+    def put_all(self, writes: list[Write]) -> None:
+        """Write them, soon; the thread is woken once. The list is the writer's from now on."""
+        self._queue.put(writes)
 
     def after(self, told: Callable[[], None]) -> None:
         """Call in this loop when everything put so far is written, or was lost."""
@@ -204,6 +208,8 @@ class Writer:
                 return writes, marks, True
             if isinstance(item, Write):
                 writes.append(item)
+            elif isinstance(item, list):
+                writes += item
             else:
                 marks.append(item)
             if self._queue.empty():

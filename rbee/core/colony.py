@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from rbee.core import hives, moving, placing, running, supervising, workers
 from rbee.core.events import (
     Count,
+    Counted,
     Effect,
     Event,
     HiveJoined,
@@ -85,6 +86,8 @@ class Colony:
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     """Jobs that have not ended."""
     stopping: bool = False
+    watched: bool = True
+    """Whether there are dashboards: without any, nothing is made for them."""
     token_counts: deque[tuple[float, int]] = field(
         default_factory=lambda: deque[tuple[float, int]](maxlen=round(RATE_WINDOW / TICK) + 1)
     )
@@ -95,9 +98,10 @@ class Colony:
         """Apply one event and plan what follows. `now` is monotonic, `utc` wall-clock seconds."""
         self.now, self.utc, self.effects = now, utc, []
         self._apply(event)
-        if not isinstance(event, RunStarted | HiveSaid):
+        if not isinstance(event, RunStarted | HiveSaid | Counted):
             self.dirty = True
-        if self.dirty:
+        comes_back = isinstance(event, JobSubmitted) and event.recovered  # with thousands of others
+        if self.dirty and not comes_back:
             self.dirty = False
             workers.end_drained(self)
             workers.spawn_waiting(self)
@@ -120,6 +124,10 @@ class Colony:
     def count(self, metric: str, amount: float = 1.0, **labels: str) -> None:
         """Add to a metric."""
         self.effects.append(Count(metric, amount, labels))
+
+    def watch(self, watched: bool) -> None:
+        """Say whether there are dashboards; a new one has a snapshot, so this is no event."""
+        self.watched = watched
 
     def totals(self) -> Totals:
         """The top bar's figures."""
@@ -168,17 +176,22 @@ class Colony:
                 if late:
                     self.awake_since = self.now
                 self._tick(tokens)
+            case Counted(tokens):
+                self._count_tokens(tokens)
             case SettingsChanged(policy, limits):
                 self.policy, self.limits = policy, limits
                 self.narrate("settings read again")
             case ShutdownAsked(reason):
                 self._shut_down(reason)
 
-    def _tick(self, tokens: Mapping[str, int]) -> None:
+    def _count_tokens(self, tokens: Mapping[str, int]) -> None:
         for job_id, count in tokens.items():
             job = self.jobs.get(job_id)
             if job is not None and job.state in JOB_ACTIVE and isinstance(job.request, ModelWork):
                 running.progressed(self, job, count)
+
+    def _tick(self, tokens: Mapping[str, int]) -> None:
+        self._count_tokens(tokens)
         in_flight = sum(j.tokens_out for j in self.jobs.values())
         self.token_counts.append((self.now, self.tokens_done + in_flight))
         moving.bring_back(self)

@@ -135,6 +135,14 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What each running job has produced so far, told before news that may end runs: of what a lost
+    worker's readers have, nothing else tells."""
+
+    tokens: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class SettingsChanged:
     """The settings were read again; workers that run keep what they were started with."""
 
@@ -161,6 +169,7 @@ Event = (
     | HiveSaid
     | SpawnRefused
     | Tick
+    | Counted
     | SettingsChanged
     | ShutdownAsked
 )

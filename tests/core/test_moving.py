@@ -8,6 +8,7 @@ from rbee.core.events import (
     AbortRun,
     Append,
     Count,
+    Counted,
     Dispatch,
     Effect,
     Event,
@@ -338,3 +339,14 @@ def test_a_worker_that_dies_with_many_answers_is_one_failure_of_its_hive():
         world.tell(broke(f"job-{number}"))
     assert world.colony.setbacks.hive("home").failures == 1
     assert world.colony.setbacks.hive_refuses("home", world.now) is None
+
+
+def test_what_a_lost_worker_had_said_is_known_from_the_count_before_the_news():
+    world = two_workers()
+    worker = running(world)
+    assert not of(world.tell(Counted({"job": 7})), Dispatch)
+    world.tell(exited(worker))
+    job = world.jobs["job"]
+    assert (job.tokens_out, job.tokens_before, job.resumes) == (7, 7, 1)
+    begun = [e.data for e in world.all if isinstance(e, Append) and isinstance(e.data, StartedData)]
+    assert begun[-1].tokens_before == 7

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,8 +16,19 @@ from typing import TYPE_CHECKING
 import anyio
 
 from rbee.core.colony import TICK, Colony
-from rbee.core.events import Effect, Event, Tick
+from rbee.core.events import (
+    Counted,
+    Effect,
+    Event,
+    HiveLeft,
+    HiveSaid,
+    Loss,
+    RunFailed,
+    ShutdownAsked,
+    Tick,
+)
 from rbee.errors import ShuttingDown
+from rbee.protocol.hives import HiveWorkerExited
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -38,6 +49,7 @@ class Brain:
         self._clock = clock
         self._execute = execute
         self._ticked = clock.monotonic()
+        self._counts: Callable[[], Mapping[str, int]] = dict[str, int]
         self._inbox: deque[tuple[Event, anyio.Event | None]] = deque()
         self._home: tuple[asyncio.AbstractEventLoop, Context] | None = None
         """Where and as whom events are handled, while that goes on."""
@@ -98,9 +110,14 @@ class Brain:
     def _handle(self, event: Event) -> None:
         """What was decided before a defect struck is still done, so that nothing hangs half-way."""
         now = self._clock.monotonic()
-        if isinstance(event, Tick):
+        if _ends_runs(event):
+            self._apply(Counted(self._counts()), now)
+        elif isinstance(event, Tick):
             event = replace(event, late=now - self._ticked > TICK + LATE)
             self._ticked = now
+        self._apply(event, now)
+
+    def _apply(self, event: Event, now: float) -> None:
         try:
             self.colony.handle(event, now=now, utc=self._clock.utc())
         except Exception:
@@ -112,7 +129,8 @@ class Brain:
                 log.exception("carrying out %s failed", type(effect).__name__)
 
     async def tick(self, counts: Callable[[], dict[str, int]]) -> None:
-        """Post a Tick every TICK seconds."""
+        """Post a Tick every TICK seconds; `counts` tells the tokens of every running job."""
+        self._counts = counts
         while True:
             await anyio.sleep(TICK)
             self.post(Tick(counts()))
@@ -121,3 +139,14 @@ class Brain:
         """Take no more events; `run` returns when the inbox is empty."""
         self._closed = True
         self._see()
+
+
+def _ends_runs(event: Event) -> bool:
+    """Whether jobs may lose their worker by it without a word about what they have so far."""
+    match event:
+        case HiveSaid(_, said):
+            return isinstance(said, HiveWorkerExited)
+        case RunFailed():
+            return event.loss is Loss.STALLED
+        case _:
+            return isinstance(event, HiveLeft | ShutdownAsked)

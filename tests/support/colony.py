@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from tests.support.home import Home, wait_for
+from tests.support.line import Line
 from tests.support.told import Reader, Told, follow
 
 GONE_WITHIN = 10.0
@@ -25,17 +26,21 @@ class Colony:
     Makes the user's queen listen on the same port whenever she is started again.
     """
 
-    def __init__(self, home: Home, hives: Iterable[str] = (), **env: str) -> None:
+    def __init__(
+        self, home: Home, hives: Iterable[str] = (), *, behind: bool = False, **env: str
+    ) -> None:
         self.home = home
         self._hives: dict[str, subprocess.Popen[str]] = {}
         names = list(hives)
+        self.lines: dict[str, tuple[Line, Line]] = {}
+        """By hive: the queen's way there, and its way to her."""
         if names:
             home.env["RBEE_QUEEN_LOCAL_HIVE"] = "false"
         home.env.update(env)
         with socket.create_server(("127.0.0.1", 0)) as free:
             home.env["RBEE_QUEEN_PORT"] = str(free.getsockname()[1])
         self.start_queen()
-        self.start_hives(names)
+        self.start_hives(names, behind=behind)
 
     # ---- queen and hives -----------------------------------------------------------------------
 
@@ -59,20 +64,30 @@ class Colony:
         queen.kill()
         queen.wait(GONE_WITHIN)
 
-    def start_hives(self, names: Iterable[str], *, queen_url: str | None = None) -> None:
-        """Returns when the queen has them."""
+    def start_hives(self, names: Iterable[str], *, behind: bool = False) -> None:
+        """Returns when the queen has them. `behind`: each behind lines that can be cut."""
         assert self.home.state is not None
         command = Path(self.home.command()[0]).with_name("rbee-hive")
         env = self.home.env | {"RBEE_INTERNAL_TOKEN": self.home.state["token"]}
         names = list(names)
         for name in names:
+            port, queen_url = self._line(name) if behind else ("0", self.url)
             with (self.home.path / f"hive-{name}.log").open("a", encoding="utf-8") as log:
                 self._hives[name] = subprocess.Popen(
-                    [str(command), "--port", "0", "--name", name, "--queen-url",
-                     queen_url or self.url],
+                    [str(command), "--port", port, "--name", name, "--queen-url", queen_url],
                     env=env, stdout=log, stderr=log, text=True, stdin=subprocess.DEVNULL,
                 )  # fmt: skip
         wait_for(lambda: set(names) <= self.online(), limit=60, what=f"{names} have joined")
+
+    def _line(self, name: str) -> tuple[str, str]:
+        """The port for the hive, and where it finds the queen; each meets the other by a line."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        there = Line(port)
+        announced, by_line = f"127.0.0.1:{port}", f"127.0.0.1:{there.port}"
+        back = Line(int(self.home.env["RBEE_QUEEN_PORT"]), announced.encode(), by_line.encode())
+        self.lines[name] = (there, back)
+        return str(port), f"http://127.0.0.1:{back.port}"
 
     def online(self) -> set[str]:
         """Hives that the queen says are there."""
@@ -90,6 +105,9 @@ class Colony:
         for process in self._hives.values():
             process.kill()
             process.wait(GONE_WITHIN)
+        for line in self.lines.values():
+            for way in line:
+                way.close()
 
     # ---- workers -------------------------------------------------------------------------------
 

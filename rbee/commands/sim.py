@@ -65,11 +65,19 @@ def run(
 
 
 def _patient(narrator: Narrator) -> Callable[[str, float], None]:
+    """Tells nothing of what is quick; a file is told each policy once, a terminal how far it is."""
     began = time.monotonic()
+    told: set[str] = set()
+    live = sys.stderr.isatty()
 
     def progress(policy: str, fraction: float) -> None:
-        if time.monotonic() - began > SILENT:
+        if time.monotonic() - began < SILENT:
+            return
+        if live:
             narrator.progress(f"simulating {policy}", fraction)
+        elif policy not in told:
+            told.add(policy)
+            narrator.say(f"simulating {policy}")
 
     return progress
 

@@ -24,7 +24,9 @@ def append(colony: Colony, job: Job, kind: EventType, data: Wire | Mapping[str, 
 
 
 def publish_job(colony: Colony, job: Job) -> None:
-    """The job to the dashboards."""
+    """The job to the dashboards, if there are any."""
+    if not colony.watched:
+        return
     waits = (
         job.state is JobState.QUEUED
         and job.job_id not in colony.later
@@ -44,5 +46,7 @@ def waits(colony: Colony, job: Job, status: StatusData, waits_on: str | None) ->
 
 
 def publish_worker(colony: Colony, worker: Worker) -> None:
-    """The worker to the dashboards."""
+    """The worker to the dashboards, if there are any."""
+    if not colony.watched:
+        return
     colony.effects.append(Publish("worker", worker.info(colony.now)))

@@ -11,7 +11,8 @@ import hmac
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from functools import lru_cache
 
 import anyio
 import uvicorn
@@ -78,6 +79,7 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     if host == "localhost":
@@ -121,12 +123,30 @@ def make_server(app: ASGIApp) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=1,
         timeout_keep_alive=75,
         lifespan="off",
         ws="none",
     )
     return Server(config)
+
+
+class Exact:
+    """ASGI: handlers by method and exact path; everything else goes to `app`."""
+
+    def __init__(self, app: ASGIApp, handlers: Mapping[tuple[str, str], Handler]) -> None:
+        self._app = app
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        handler = self._handlers.get((scope["method"], scope["path"]))
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        reply = await handler(Request(scope, receive, send))
+        await reply(scope, receive, send)
 
 
 class Door:
@@ -159,7 +179,7 @@ class Door:
         scope["app"] = self  # makes the router raise its 404 and 405 instead of answering in text
         started = False
 
-        async def tagged(message: Message) -> None:
+        def tagged(message: Message) -> Awaitable[None]:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -167,7 +187,7 @@ class Door:
                     *message.get("headers", ()),
                     (b"x-correlation-id", correlation.encode()),
                 ]
-            await send(message)
+            return send(message)
 
         try:
             self._check(headers)

@@ -11,7 +11,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee import __version__
-from rbee.daemons.base import Door, check_token, json_response
+from rbee.daemons.base import Door, Exact, check_token, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen import metrics
 from rbee.daemons.queen.api_jobs import JobRoutes
@@ -85,8 +85,11 @@ def build(queen: Queen) -> ASGIApp:
         ]
     entries = [Route(path, handler, methods=[method]) for method, path, handler in table]
     router = Router(entries, redirect_slashes=False)
+    plain = {(method, path): handler for method, path, handler in table if "{" not in path}
     door = Door(
-        router, origins=queen.settings.queen.allowed_origins, on_error=queen.metrics.refused
+        Exact(router, plain),
+        origins=queen.settings.queen.allowed_origins,
+        on_error=queen.metrics.refused,
     )
     return _Used(door, queen)
 

@@ -28,10 +28,14 @@ class _Reader:
 
 
 class Board:
-    """Publish to whoever reads. `snapshot` is called when a reader needs the whole picture."""
+    """Publish to whoever reads. `snapshot` is called when a reader needs the whole picture,
+    `watched` when the first comes and the last goes."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, snapshot: Callable[[], Snapshot], watched: Callable[[bool], None] | None = None
+    ) -> None:
         self._snapshot = snapshot
+        self._watched = watched
         self._readers: set[_Reader] = set()
         self._closed = False
         self.narration: deque[Narration] = deque(maxlen=NARRATION_KEPT)
@@ -56,6 +60,7 @@ class Board:
         """Blocks of server-sent events: a snapshot, deltas, a comment after 5 s of silence."""
         reader = _Reader()
         self._readers.add(reader)
+        self._tell()
         try:
             while not self._closed:
                 if reader.lost:
@@ -73,6 +78,11 @@ class Board:
                         yield encode_comment("heartbeat")
         finally:
             self._readers.discard(reader)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._watched is not None:
+            self._watched(bool(self._readers))
 
     def close(self) -> None:
         """Let all readers go."""

@@ -45,10 +45,7 @@ from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.relay import Relay
 from rbee.daemons.queen.store import Store
 from rbee.daemons.queen.streams import Streams
-from rbee.errors import (
-    HiveExists,
-    HiveOffline,
-)
+from rbee.errors import HiveExists, HiveOffline
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
@@ -121,7 +118,7 @@ class Queen:
         self.journal.erases = settings.job.retention <= 0
         self.streams = Streams(self.store, self.journal)
         self.metrics = Metrics()
-        self.board = Board(self.snapshot)
+        self.board = Board(self.snapshot, lambda watched: self.colony.watch(watched))
         policy, limits = decide_by(settings)
         self.colony = Colony(
             policy=policy,
@@ -129,6 +126,7 @@ class Queen:
             now=self._started_mono,
             utc=self.started_at,
             started_mono=self._started_mono,
+            watched=False,
         )
         self.effects = Effects(
             streams=self.streams,

@@ -26,6 +26,7 @@ class Story:
     background: subprocess.Popen[str]
     foreground: subprocess.Popen[str]
     hive: subprocess.Popen[str]
+    process: psutil.Process
     reply: httpx.Response
     replies: list[httpx.Response]
     events: list[ServerEvent]

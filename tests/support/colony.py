@@ -77,6 +77,7 @@ class Colony:
                     [str(command), "--port", port, "--name", name, "--queen-url", queen_url],
                     env=env, stdout=log, stderr=log, text=True, stdin=subprocess.DEVNULL,
                 )  # fmt: skip
+            self.home.adopt(self._hives[name])
         wait_for(lambda: set(names) <= self.online(), limit=60, what=f"{names} have joined")
 
     def _line(self, name: str) -> tuple[str, str]:
@@ -102,9 +103,6 @@ class Colony:
     def close(self) -> None:
         """Stop the queen, and whoever does not go with her."""
         self.home.close()
-        for process in self._hives.values():
-            process.kill()
-            process.wait(GONE_WITHIN)
         for line in self.lines.values():
             for way in line:
                 way.close()

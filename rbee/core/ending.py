@@ -137,7 +137,7 @@ def end_cancelled(colony: Colony, job: Job) -> None:
 
 
 def _finish(colony: Colony, job: Job) -> None:
-    job.finished_at = colony.utc
+    job.finished_at, job.waiting_for = colony.utc, None
     colony.tokens_done += job.tokens_out
     del colony.jobs[job.job_id]
     if isinstance(job.request, ModelWork):

@@ -67,16 +67,19 @@ def run(
 def _patient(narrator: Narrator) -> Callable[[str, float], None]:
     """Tells nothing of what is quick; a file is told each policy once, a terminal how far it is."""
     began = time.monotonic()
-    told: set[str] = set()
+    told: set[tuple[str, int]] = set()
     live = sys.stderr.isatty()
 
     def progress(policy: str, fraction: float) -> None:
         if time.monotonic() - began < SILENT:
             return
+        step = (policy, int(fraction * 100) if live else 0)
+        if step in told:
+            return
+        told.add(step)
         if live:
             narrator.progress(f"simulating {policy}", fraction)
-        elif policy not in told:
-            told.add(policy)
+        else:
             narrator.say(f"simulating {policy}")
 
     return progress

@@ -140,6 +140,15 @@ def test_a_hive_back_before_it_was_missed_is_not_thought_to_run_what_it_ran():
     assert watched.tally.counts["resumes"] > 0
 
 
+@pytest.mark.parametrize("at", [22.0, 30.0])
+def test_the_only_hive_is_waited_for(at: float):
+    """Lost while its worker loads, or while it answers."""
+    told = trace(ask(20.0, answer=2000), failure=[FailureSpec(at=at, hive="home", back=at + 10.0)])
+    watched = Watched(told, fleet())
+    watched.holds()
+    assert watched.tally.records["l0"].end is EventType.END
+
+
 def test_a_deadline_that_cannot_be_met_is_refused():
     told = trace(ask(0.0, deadline_ms=1000), ask(0.0), ask(30.0, deadline_ms=1000))
     tally = Watched(told, fleet()).tally

@@ -12,7 +12,7 @@ from rbee.core.feasibility import Site
 from rbee.core.fleet import Worker
 from rbee.core.index import Pool
 from rbee.core.policy import View
-from rbee.core.setbacks import Where
+from rbee.core.setbacks import Where, times
 from rbee.core.states import WORKER_READY
 from rbee.errors import ContextLengthExceeded, ModelIncompatible, RbeeError
 from rbee.protocol.hives import ModelInfo
@@ -122,11 +122,11 @@ def of_site(facts: Facts, site: Site, pool: Pool | None, view: View) -> Bar | No
         return Bar(f"{here}: {error.message}", error=error)
     setback = view.setbacks.place(where, view.now)
     if setback is not None:
-        times = f"{demand.model_id} failed {setback.failures} times on {here}"
+        failed = f"{demand.model_id} failed {times(setback.failures)} on {here}"
         if setback.given_up:
-            return Bar(f"{times}: {setback.error.message}", error=_given_up(setback.error, times))
+            return Bar(f"{failed}: {setback.error.message}", error=_given_up(setback.error, failed))
         left = setback.until - view.now
-        return Bar(_when(times, left), until=left)
+        return Bar(_when(failed, left), until=left)
     left = view.setbacks.hive_refuses(hive.name, view.now)
     if left is not None:
         what = f"hive {hive.name} failed {view.setbacks.hive(hive.name).failures} times in a row"
@@ -146,7 +146,7 @@ def _when(what: str, left: float) -> str:
     return f"{what}; next try within {about(left)}" if left > 0 else f"{what}; it is being tried"
 
 
-def _given_up(error: RbeeError, times: str) -> RbeeError:
-    told = type(error)(f"{times} and is given up there: {error.message}", action=error.action)
+def _given_up(error: RbeeError, failed: str) -> RbeeError:
+    told = type(error)(f"{failed} and is given up there: {error.message}", action=error.action)
     told.details = error.details | {"suggested_action": error.action}
     return told

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rbee.core import ending, telling
 from rbee.core.events import AbortRun, SaveJob
 from rbee.core.jobs import Job
-from rbee.core.setbacks import pause
+from rbee.core.setbacks import pause, times
 from rbee.errors import (
     BadGateway,
     ConnectionTimeout,
@@ -63,7 +63,7 @@ def lose(colony: Colony, job: Job, error: RbeeError, *, abort: bool = True) -> N
         worker_id not in colony.fleet.workers
     )
     if job.failures >= colony.limits.attempts:
-        tried = type(error)(f"{error.message} (tried {job.failures} times)", action=error.action)
+        tried = type(error)(f"{error.message} (tried {times(job.failures)})", action=error.action)
         tried.details.update(error.details)
         ending.fail(colony, job, tried, dead=True)
         return

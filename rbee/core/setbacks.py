@@ -71,6 +71,11 @@ class Breaker:
         self.probing = False
 
 
+def times(count: int) -> str:
+    """How often."""
+    return "once" if count == 1 else f"{count} times"
+
+
 Where = tuple[str, str, str, str]
 """Model id, model path, hive, device."""
 

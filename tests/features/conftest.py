@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 
+import httpx
+import psutil
 import pytest
 from pytest_bdd import given, parsers, then, when
 
 from tests.features.story import Story, running
+from tests.support.colony import Colony
 from tests.support.home import Home, wait_for
 
 WITHOUT_RIGHTS = """
@@ -34,6 +37,7 @@ def story(home: Home) -> Story:
     it = Story()
     it.home = home
     it.jobs = []
+    it.asked = {}
     return it
 
 
@@ -88,6 +92,16 @@ def environment(story: Story, name: str, value: str) -> None:
     story.home.env[name] = value
 
 
+@given(parsers.parse("a queen with the machines {one} and {other}"))
+def two_machines(story: Story, one: str, other: str) -> None:
+    story.colony = Colony(story.home, (one, other))
+
+
+@given(parsers.parse("a worker with {model} on {machine}"))
+def worker_on(story: Story, model: str, machine: str) -> None:
+    story.worker = story.colony.start_worker(machine, model)
+
+
 # ---- when ----------------------------------------------------------------------------------------
 
 
@@ -136,6 +150,25 @@ def signal_queen(story: Story, name: str) -> None:
     os.kill(story.home.state["pid"], signal.Signals[name])
     if name == "SIGKILL":
         wait_for(lambda: not running(story.home, "queen.main", "--no-tui"), what="she is gone")
+
+
+@when(parsers.re(r"I send (?P<method>\w+) (?P<path>\S+) with (?P<body>.*)"))
+def send(story: Story, method: str, path: str, body: str) -> None:
+    content = None if body == "-" else body.encode()
+    url = story.home.url + path
+    story.reply = httpx.request(method, url, content=content, timeout=10, trust_env=False)
+
+
+@when(
+    parsers.re(
+        r"I ask rbee (?P<command>.+) about the (?P<what>job|worker)(?: with (?P<flags>.+))?$"
+    )
+)
+def ask_about(story: Story, command: str, what: str, flags: str | None) -> None:
+    about = story.job if what == "job" else story.worker
+    if what == "worker":
+        story.process = psutil.Process(story.colony.workers()[about]["pid"])
+    story.result = story.home.rbee(*shlex.split(command), about, *shlex.split(flags or ""))
 
 
 # ---- then: exit codes and output -----------------------------------------------------------------
@@ -195,6 +228,27 @@ def error_body(story: Story, code: str) -> None:
     assert error["details"]["suggested_action"]
 
 
+@then(parsers.re(r"stdout names (?P<one>the job|\S+) and (?P<other>\S+)$"))
+def stdout_names(story: Story, one: str, other: str) -> None:
+    for word in (story.job if one == "the job" else one, other):
+        assert word in story.result.stdout
+
+
+@then(parsers.parse("the answer has status {status:d} and code {code} with a suggested action"))
+def error_answer(story: Story, status: int, code: str) -> None:
+    assert story.reply.status_code == status, story.reply.text
+    error = story.reply.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert error["details"]["suggested_action"]
+    assert story.reply.headers["x-correlation-id"]
+
+
+@then("another worker answered")
+def another(story: Story) -> None:
+    assert story.home.get("/v1/jobs")["jobs"][0]["worker_id"] not in (None, story.worker)
+
+
 # ---- then: what is left --------------------------------------------------------------------------
 
 
@@ -216,3 +270,9 @@ def background_stdout(story: Story, text: str) -> None:
 @then("the queen still runs")
 def still_runs(story: Story) -> None:
     assert story.home.get("/health")["status"] == "healthy"
+
+
+@then("the worker's process is gone")
+def process_gone(story: Story) -> None:
+    assert not story.process.is_running()
+    assert story.worker not in story.colony.workers()

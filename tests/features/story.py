@@ -34,6 +34,8 @@ class Story:
     reader: Reader
     job: str
     jobs: list[str]
+    asked: dict[str, list[str]]
+    """Jobs that wait, by client."""
     worker: str
     text: str
     many: list[subprocess.Popen[str]]

@@ -33,7 +33,7 @@ Feature: Streams that outlive their worker
     And it has printed "three"
     And the worker is killed with SIGKILL
     Then it exits with 1
-    And its stderr names WORKER_CRASHED and tried 1 times
+    And its stderr names WORKER_CRASHED and tried once
     And its stdout begins with "one two three"
     And its stream is whole and ends with error
     And the job has kept what was printed

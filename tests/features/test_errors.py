@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-import httpx
-from pytest_bdd import given, parsers, scenarios, then, when
+from pytest_bdd import given, parsers, scenarios, then
 
 from tests.features.story import Story
 
@@ -16,23 +15,6 @@ scenarios("errors.feature")
 @given("I am a user without rights")
 def without_rights(story: Story) -> None:
     assert os.geteuid() == 0 or not os.access("/etc", os.W_OK)
-
-
-@when(parsers.re(r"I send (?P<method>\w+) (?P<path>\S+) with (?P<body>.*)"))
-def send(story: Story, method: str, path: str, body: str) -> None:
-    content = None if body == "-" else body.encode()
-    url = story.home.url + path
-    story.reply = httpx.request(method, url, content=content, timeout=10, trust_env=False)
-
-
-@then(parsers.parse("the answer has status {status:d} and code {code} with a suggested action"))
-def error_answer(story: Story, status: int, code: str) -> None:
-    assert story.reply.status_code == status, story.reply.text
-    error = story.reply.json()["error"]
-    assert error["code"] == code
-    assert error["message"]
-    assert error["details"]["suggested_action"]
-    assert story.reply.headers["x-correlation-id"]
 
 
 @then("the settings file is there with every default")

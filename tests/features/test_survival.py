@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
-import psutil
 from pytest_bdd import given, parsers, scenarios, then, when
 
 from tests.features.story import Story
@@ -19,21 +17,11 @@ scenarios("survival.feature")
 # ---- given ---------------------------------------------------------------------------------------
 
 
-@given(parsers.parse("a queen with the machines {one} and {other}"))
-def two_machines(story: Story, one: str, other: str) -> None:
-    story.colony = Colony(story.home, (one, other))
-
-
 @given(parsers.parse("a queen with the machine {name} behind a line that can be cut"))
 def behind_a_line(story: Story, name: str) -> Iterator[None]:
     story.colony = Colony(story.home, (name,), behind=True)
     yield
     story.colony.close()
-
-
-@given(parsers.parse("a worker with {model} on {machine}"))
-def worker_on(story: Story, model: str, machine: str) -> None:
-    story.worker = story.colony.start_worker(machine, model)
 
 
 # ---- when ----------------------------------------------------------------------------------------
@@ -55,18 +43,6 @@ def machine_dies(story: Story, name: str) -> None:
 def queen_again(story: Story) -> None:
     story.colony.kill_queen()
     story.colony.start_queen()
-
-
-@when(
-    parsers.re(
-        r"I ask rbee (?P<command>.+) about the (?P<what>job|worker)(?: with (?P<flags>.+))?$"
-    )
-)
-def ask_about(story: Story, command: str, what: str, flags: str | None) -> None:
-    about = story.job if what == "job" else story.worker
-    if what == "worker":
-        story.process = psutil.Process(story.colony.workers()[about]["pid"])
-    story.result = story.home.rbee(*shlex.split(command), about, *shlex.split(flags or ""))
 
 
 @when("the line is cut")
@@ -131,18 +107,6 @@ def kept(story: Story) -> None:
 def same_answer(story: Story) -> None:
     assert len(story.result.stdout.split()) > 10
     assert story.home.out(story.background).strip() == story.result.stdout.strip()
-
-
-@then(parsers.re(r"stdout names (?P<one>the job|\S+) and (?P<other>\S+)$"))
-def stdout_names(story: Story, one: str, other: str) -> None:
-    for word in (story.job if one == "the job" else one, other):
-        assert word in story.result.stdout
-
-
-@then("the worker's process is gone")
-def process_gone(story: Story) -> None:
-    assert not story.process.is_running()
-    assert story.worker not in story.colony.workers()
 
 
 @then("the worker is there again")

@@ -84,11 +84,6 @@ def table(story: Story) -> None:
         assert text in story.result.stdout
 
 
-@then("another worker answered")
-def another(story: Story) -> None:
-    assert story.home.get("/v1/jobs")["jobs"][0]["worker_id"] not in (None, story.worker)
-
-
 @then("no worker is listed")
 def no_worker(story: Story) -> None:
     wait_for(lambda: not story.home.workers(), limit=10, what="no worker")

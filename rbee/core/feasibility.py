@@ -228,7 +228,8 @@ def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place
             if claim is not None:
                 return place(claim=claim, leaving=leaving)
             # What loads is counted generously: refusing for good waits until its figures settle.
-            coming = sum(w.need_bytes for w in spot.loading.values() if not w.pinned)
+            loading = [w for w in spot.loading.values() if w.state is WorkerState.LOADING]
+            coming = sum(w.need_bytes for w in loading if not w.pinned)
             staying = [w for w in there if w.state not in _ENDING]
             if could_ever(missing - coming, staying, room):
                 others = [w.id for w in there if w.state is WorkerState.LOADING or w.claimed_for]

@@ -50,6 +50,8 @@ class Worker:
     """The model that it makes room for as soon as it is idle."""
     ready_mono: float | None = None
     """Monotonic: when it had loaded."""
+    settled: bool = False
+    """Its hive's telemetry is younger than its load: the device's free memory counts it."""
     speeds: Speeds | None = None
     """What was measured of it and of those before it in its place; None: nothing yet."""
     sharers: int = 0
@@ -222,7 +224,7 @@ class Fleet:
         return list(self.index.draining.values())
 
     def free_memory(self, hive: HiveState, device: Device) -> int:
-        """Bytes free on the device, less what workers still loading there will take."""
+        """Bytes free on the device, less what workers take there of which it is not yet told."""
         spot = self.spot(hive.name, device.name)
         if spot is None or not spot.loading:
             return device.memory_free

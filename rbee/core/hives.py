@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rbee.core import supervising, telling
 from rbee.core.events import HiveJoined, Publish
 from rbee.core.fleet import HiveState, Worker
+from rbee.core.states import WORKER_READY
 from rbee.errors import HiveOffline
 from rbee.protocol.colony import HiveGone, Telemetry
 from rbee.protocol.hives import (
@@ -77,6 +78,7 @@ def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
                 worker = colony.fleet.workers.get(load.worker_id)
                 if worker is not None:
                     worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
+                    worker.settled = worker.state in WORKER_READY
                     colony.fleet.touch(worker)
                     telling.publish_worker(colony, worker)
             colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))

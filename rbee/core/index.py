@@ -88,6 +88,7 @@ class Spot:
 
     workers: dict[str, Worker] = field(default_factory=dict["str", "Worker"])
     loading: dict[str, Worker] = field(default_factory=dict["str", "Worker"])
+    """And those that came up after their hive's last telemetry, which does not count them yet."""
     busy: int = 0
     """Workers that compute."""
     idle_bytes: int = 0
@@ -177,7 +178,7 @@ class Index:
             slots=worker.slots_total if usable else 0,
             busy=min(len(worker.jobs), worker.slots_total) if usable else 0,
             computes=bool(worker.jobs) and state in WORKER_LIVE,
-            loads=state is WorkerState.LOADING,
+            loads=state is WorkerState.LOADING or (ready and not worker.settled),
             drains=ready and worker.draining,
             idle_bytes=worker.held_bytes if idle else 0,
         )

@@ -81,7 +81,9 @@ class Process:
 
     @property
     def held(self) -> int:
-        """Bytes at this moment."""
+        """Bytes at this moment; what did not fit was let go of."""
+        if self.state is WorkerState.FAILED:
+            return 0
         return round(self.need * self.progress)
 
 
@@ -97,7 +99,8 @@ class Card(Fluid):
     @property
     def promised(self) -> int:
         """Bytes that the workers on it hold or will hold when they have loaded."""
-        return sum(w.need for w in self.workers.values() if w.load or w.progress == 1.0)
+        there = self.workers.values()
+        return sum(w.need for w in there if w.load is not None or w.state is WorkerState.IDLE)
 
     def told(self) -> Device:
         """As a hive tells it."""

@@ -52,6 +52,7 @@ def act(scene, step, n, choice):
         worker.suspect = choice == 1
         worker.draining = choice == 2
         worker.claimed_for = "m9" if choice == 3 else None
+        worker.settled = choice == 1
     elif step == "speed":
         scene.measured(worker, decode=10.0 + 20 * choice)
     if worker is not None:
@@ -104,7 +105,8 @@ def check(scene):
             loading = [
                 w
                 for w in workers
-                if _at(w) == (hive.name, at.name) and w.state is WorkerState.LOADING
+                if _at(w) == (hive.name, at.name)
+                and (w.state is WorkerState.LOADING or (w.state in WORKER_READY and not w.settled))
             ]
             coming = sum(max(0, w.need_bytes - w.rss_bytes) for w in loading)
             assert fleet.free_memory(hive, at) == max(0, at.memory_free - coming)

@@ -273,3 +273,22 @@ def test_equal_seeds_give_equal_figures_in_any_process():
 
 def test_a_policy_is_called_what_it_calls_itself():
     assert {name: make(4096).name for name, make in POLICIES.items()} == {n: n for n in POLICIES}
+
+
+def test_what_came_up_after_the_last_telemetry_is_no_free_memory():
+    """The hive's figures are of the second before, when the worker still loaded: a model that needs
+    that memory must not be started beside it, but wait for it or make it go."""
+    models = {
+        "large": ModelSpec(size=18.0, parameters=30.0),
+        "small": ModelSpec(size=2.0, parameters=3.0, kv=128.0),
+    }
+    for offset in range(10):
+        begin = 5.0 + offset / 10
+        told = trace(
+            *(ask(begin, "small", answer=300, client=f"c{n}") for n in range(3)),
+            *(ask(begin + 0.1, "large", client=f"d{n}") for n in range(3)),
+            models=models,
+        )
+        watched = Watched(told, fleet(hive(disk=1.3)))
+        watched.holds()
+        assert all(r.end is EventType.END for r in watched.tally.records.values())

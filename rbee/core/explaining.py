@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 
 from rbee.core import bars, costs
 from rbee.core.bars import busy_sentence
@@ -16,17 +16,34 @@ from rbee.protocol.decisions import Decision, Option
 
 MOST = 32
 """Options of a decision."""
+FEW = 4
+"""Workers, and places for others, in a decision that is recorded in a large colony: each is worked
+out once more, on the way of every job."""
+LARGE = 16
+"""Workers of the model, or hives, from which on a colony counts as large for that."""
 
 
-def explain(facts: Facts, verdict: Verdict, view: View, found: Survey, policy: str) -> Decision:
-    """The decision; `found`: the places there are for the job."""
+def options_of(facts: Facts, view: View) -> int:
+    """How many options there should be of each kind in a decision that is recorded."""
+    pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+    known = len(pool.workers) if pool is not None else 0
+    return FEW if known > LARGE or len(view.fleet.hives) > LARGE else MOST
+
+
+def explain(
+    facts: Facts, verdict: Verdict, view: View, found: Survey, policy: str, most: int = MOST
+) -> Decision:
+    """The decision; `found`: the places there are for the job; at most so many workers."""
     job, demand = facts.job, facts.demand
     pool = view.fleet.pool(demand.model_id, demand.model_path)
     workers: dict[str, Worker] = {}
     if isinstance(verdict, Run | Wait) and verdict.worker is not None:
         workers[verdict.worker.id] = verdict.worker
     if pool is not None:
-        for worker in islice(pool.workers.values(), MOST):
+        known = (pool.workers[name] for name in facts.hits if name in pool.workers)
+        for worker in islice(chain(known, pool.workers.values()), 2 * most):
+            if len(workers) >= most:
+                break
             workers.setdefault(worker.id, worker)
     seen = sum(1 for w in workers if w in pool.workers) if pool is not None else 0
     unseen = len(pool.workers) - seen if pool is not None else 0

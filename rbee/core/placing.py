@@ -79,7 +79,7 @@ def _carry_out(colony: Colony, job: Job, verdict: Verdict) -> bool:
 
 
 def _record(colony: Colony, job: Job, verdict: Verdict) -> None:
-    decision = colony.policy.explain(job, colony.view(), verdict)
+    decision = colony.policy.explain(job, colony.view(), verdict, brief=True)
     colony.effects.append(Record(decision))
 
 

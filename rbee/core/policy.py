@@ -104,8 +104,11 @@ class Policy(Protocol):
         """What to do with work that waits for a model."""
         ...
 
-    def explain(self, job: Job, view: View, verdict: Verdict) -> Decision:
-        """The verdict with everything that was looked at; called before it is carried out."""
+    def explain(self, job: Job, view: View, verdict: Verdict, *, brief: bool = False) -> Decision:
+        """The verdict with everything that was looked at; called before it is carried out.
+
+        `brief`: on the way of every job, so of a large colony the most important only.
+        """
         ...
 
     def cost(self, job: Job, worker: Worker, view: View) -> float:

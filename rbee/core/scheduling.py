@@ -24,7 +24,7 @@ from rbee.core.surveying import Survey, survey
 from rbee.core.swapping import swap
 from rbee.errors import QueueFull, RbeeError
 from rbee.protocol.decisions import Decision
-from rbee.protocol.operations import Infer
+from rbee.protocol.operations import Infer, ModelWork
 
 MARGIN = 1.25
 """What is not there yet must be so much better than what is: estimates err, and a start is paid
@@ -50,8 +50,8 @@ class Ect:
 
     def admit(self, job: Job, view: View) -> RbeeError | None:
         """Ability, context, deadline."""
-        facts = Facts(job, view.experience)
-        request, model = facts.request, job.model
+        request, model = job.request, job.model
+        assert isinstance(request, ModelWork)
         assert model is not None
         refused = unable(request, model)
         if refused is None and isinstance(request, Infer):
@@ -86,12 +86,12 @@ class Ect:
             return refusing.pinned(facts, choice.bars, view)
         return self._start(facts, choice.bars, self.survey(facts, view), view)
 
-    def explain(self, job: Job, view: View, verdict: Verdict) -> Decision:
+    def explain(self, job: Job, view: View, verdict: Verdict, *, brief: bool = False) -> Decision:
         """The verdict with everything that was looked at."""
         facts = Facts(job, view.experience)
-        return explaining.explain(
-            facts, verdict, view, self.survey(facts, view, explaining.MOST), self.name
-        )
+        most = explaining.options_of(facts, view) if brief else explaining.MOST
+        found = self.survey(facts, view, most)
+        return explaining.explain(facts, verdict, view, found, self.name, most)
 
     def cost(self, job: Job, worker: Worker, view: View) -> float:
         """Seconds; see rbee.core.costs."""

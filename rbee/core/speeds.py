@@ -23,6 +23,8 @@ BUCKETS = 10
 """Concurrency 1, 2, 3–4, 5–8, … 257 and more."""
 STEP = math.log(1.05)
 """Speeds within 5 % are one class."""
+_FALL = tuple(math.sqrt(0.5) ** steps for steps in range(BUCKETS))
+"""How much slower a stream is so many buckets further; divided by, how much faster before."""
 LEAST_WEIGHTS = 1 << 26
 """Bytes; a smaller (or unknown) model is not taken for a faster one."""
 
@@ -74,21 +76,28 @@ class Speeds:
 
     def _resolve(self) -> None:
         decode, prefill = self._measured
-        self.decode = [_nearest(decode, at, self._prior) for at in range(BUCKETS)]
-        first = PREFILL_FACTOR * self.decode[0]
-        self.prefill = [_nearest(prefill, at, first) for at in range(BUCKETS)]
+        self.decode = _filled(decode, self._prior)
+        self.prefill = _filled(prefill, PREFILL_FACTOR * self.decode[0])
+        log = math.log
         self.shape = [
-            (round(math.log(d) / STEP), round(math.log(p) / (5 * STEP)))
+            (round(log(d) / STEP), round(log(p) / (5 * STEP)))
             for d, p in zip(self.decode, self.prefill, strict=True)
         ]
 
 
-def _nearest(known: dict[int, float], at: int, single: float) -> float:
+def _filled(known: dict[int, float], single: float) -> list[float]:
     """Measured at the nearest bucket, scaled by the law; buckets double, so 2^-½ for each."""
     if not known:
-        return single * math.sqrt(0.5) ** at
-    nearest = min(known, key=lambda b: (abs(b - at), b))
-    return known[nearest] * math.sqrt(0.5) ** (at - nearest)
+        return [single * fall for fall in _FALL]
+    filled: list[float] = []
+    measured = sorted(known)
+    here, further = measured[0], measured[1:]
+    for at in range(BUCKETS):
+        while further and further[0] - at < at - here:
+            here = further.pop(0)
+        speed = known[here]
+        filled.append(speed * _FALL[at - here] if at >= here else speed / _FALL[here - at])
+    return filled
 
 
 @lru_cache(maxsize=4096)

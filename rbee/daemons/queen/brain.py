@@ -70,8 +70,8 @@ class Brain:
         """Have an event handled, in its turn, and return after that. Raises ShuttingDown."""
         if self._closed:
             raise ShuttingDown("the queen is shutting down")
-        if self._home is not None and not self._inbox:
-            self._home[1].run(self._handle, event)
+        if self._home is not None and len(self._inbox) < AT_ONCE:
+            self._home[1].run(self._in_turn, event)
             return
         done = anyio.Event()
         self._inbox.append((event, done))
@@ -87,6 +87,18 @@ class Brain:
         finally:
             self._closed, self._home = True, None
 
+    def _in_turn(self, event: Event) -> None:
+        """What waits already, then this: it need not wait for the loop."""
+        while self._inbox:
+            self._take()
+        self._handle(event)
+
+    def _take(self) -> None:
+        event, done = self._inbox.popleft()
+        self._handle(event)
+        if done is not None:
+            done.set()
+
     def _see(self) -> None:
         """Look into the inbox in the loop's next round: events that are put there by one that is
         being handled come after it."""
@@ -98,10 +110,7 @@ class Brain:
     def _empty_inbox(self) -> None:
         self._due = False
         for _ in range(min(len(self._inbox), AT_ONCE)):
-            event, done = self._inbox.popleft()
-            self._handle(event)
-            if done is not None:
-                done.set()
+            self._take()
         if self._inbox:
             self._see()
         elif self._closed:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rbee.queen")
 DETACH = b"detach\n"
 """What an owner writes into the lifeline before closing it, to leave the queen running."""
+COLLECT = (5_000, 20, 200)
+"""gc's thresholds: nothing on a request's way makes cycles, so there is little to look for."""
 
 
 Reload = Callable[[], Settings]
@@ -115,6 +117,7 @@ async def _until_done(
         write_state(paths, state)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECT)
         _notify_ready()
     tasks.cancel_scope.cancel()
 

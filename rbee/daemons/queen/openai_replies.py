@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbee.daemons.base import error_headers, json_response
+from rbee.daemons.direct import wire_of
 from rbee.daemons.events import leaving
 from rbee.daemons.queen.readers import Reader
 from rbee.daemons.queen.streams import JobStream
@@ -74,6 +75,13 @@ async def unless_left(
     """Wait until they are ready; False when the caller left first. Its body must be read."""
     streams = [run.stream for run in runs]
     with Reader(streams, ready=lambda: ready(runs)) as reader:
+        wire = wire_of(request.scope)
+        if wire is not None:
+            wire.watch(reader.stop)
+            try:
+                return await reader.until()
+            finally:
+                wire.unwatch(reader.stop)
         async with leaving(request.scope, request.receive, reader.stop):
             return await reader.until()
 

@@ -233,7 +233,7 @@ def traces(draw: st.DrawFn) -> TraceSpec:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(told=traces(), on=fleets, policy=st.sampled_from([Ect, OwnLoad, LeastConnections]))
 def test_every_request_has_one_end_and_no_bound_is_broken(
     told: TraceSpec, on: FleetSpec, policy: type[Ect]

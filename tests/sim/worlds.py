@@ -72,5 +72,6 @@ class Watched:
         assert self.most_over <= 0
         assert self.tally.turned_away == 0
         assert self.tally.out_of_memory == 0
-        assert not self.simulation.colony.jobs
+        still = [j for j in self.simulation.colony.jobs if not j.startswith("start-")]
+        assert not still, "only workers that were to be there from the beginning may still load"
         assert len(self.simulation.colony.queue) == 0

@@ -136,6 +136,6 @@ def test_an_end_can_be_ignored_and_a_token_banned(client: openai.OpenAI) -> None
 
 
 def test_a_model_of_text_makes_no_vectors(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match=MODEL) as bad:
+    with pytest.raises(openai.UnprocessableEntityError, match=MODEL) as bad:
         client.embeddings.create(model=MODEL, input="a bee")
-    assert (bad.value.code, bad.value.param) == ("VALIDATION_ERROR", "model")
+    assert bad.value.code == "MODEL_INCOMPATIBLE"

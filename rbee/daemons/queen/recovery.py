@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from rbee.core.events import JobSubmitted
+from rbee.core.events import JobSubmitted, Tick
 from rbee.core.jobs import Job
 from rbee.errors import (
     HiveNotFound,
@@ -133,10 +133,9 @@ class Recovery:
                     self._lose(left, self._streams.create(left.info.job_id), exc)
                 case model:
                     ready.append(self._job(left, operation, model))
-        for job in ready[:-1]:
+        for job in ready:
             self._brain.post(JobSubmitted(job, recovered=True))
-        for job in ready[-1:]:
-            await self._brain.call(JobSubmitted(job, recovered=True))
+        await self._brain.call(Tick())  # all are placed at once, not one after another
 
     async def _resolve(self, model: str, hive: str | None) -> ModelInfo | RbeeError:
         try:

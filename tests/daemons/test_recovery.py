@@ -26,6 +26,7 @@ from rbee.core.events import (
     HiveSaid,
     SaveJob,
     StartWorker,
+    Tick,
 )
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
@@ -283,6 +284,7 @@ async def test_an_answer_goes_on_where_its_readers_are(world: World) -> None:
             assert queen.streams.create("a").ids_of == "llamacpp"
             now = await queen.told("a")
             assert now[: len(told)] == told
+            await queen.brain.call(Tick({}))  # what comes back is placed with the next one
             queen.workers_come("w-01")
             await anyio.wait_all_tasks_blocked()
             (dispatch,) = [e for e in queen.effects if isinstance(e, Dispatch)]

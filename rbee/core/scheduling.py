@@ -58,6 +58,8 @@ class Ect:
             refused = check_context(request, min(self.ctx, model.context or self.ctx))
         if refused is not None or request.deadline_ms is None:
             return refused
+        if not view.fleet.of_model(model.id, model.path):
+            return None  # refused at the door it would never be loaded, and Retry-After untrue
         first = self.first_token(job, view)
         if first is None or first * 1000 <= request.deadline_ms:
             return None

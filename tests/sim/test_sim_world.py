@@ -150,10 +150,15 @@ def test_the_only_hive_is_waited_for(at: float):
 
 
 def test_a_deadline_that_cannot_be_met_is_refused():
-    told = trace(ask(0.0, deadline_ms=1000), ask(0.0), ask(30.0, deadline_ms=1000))
+    told = trace(
+        ask(0.0, deadline_ms=1000),
+        ask(0.1, deadline_ms=1000),
+        ask(0.2),
+        ask(30.0, deadline_ms=1000),
+    )
     tally = Watched(told, fleet()).tally
-    ends = [tally.records[f"l{n}"].code for n in range(3)]
-    assert ends == ["QUEUE_FULL", None, None]
+    ends = [tally.records[f"l{n}"].code for n in range(4)]
+    assert ends == ["DEADLINE_UNMET", "QUEUE_FULL", None, None]  # the first one has it loaded
     assert tally.refused == 1
 
 

@@ -18,7 +18,7 @@ from rbee.core.events import (
 )
 from rbee.core.jobs import Job
 from rbee.core.states import JOB_ACTIVE, WORKER_READY
-from rbee.errors import DeadlineUnmet, ShuttingDown
+from rbee.errors import DeadlineUnmet, ShuttingDown, WorkerLost
 from rbee.protocol.jobs import EventType, JobState, MetricsData, QueuedData, StatusData
 from rbee.protocol.operations import (
     ModelWork,
@@ -250,8 +250,14 @@ def cancelled(colony: Colony, event: RunCancelled) -> None:
     if job.preempted and job.cancel_reason is None:
         moving.requeue(colony, job, f"put back after {job.tokens_out} tokens: others matter more")
         return
-    job.cancel_reason = job.cancel_reason or "cancelled"
-    ending.end_cancelled(colony, job)
+    if job.cancel_reason is not None:
+        ending.end_cancelled(colony, job)
+    elif not colony.stopping:  # else the next queen goes on with it
+        if worker is not None:
+            worker.suspect = True  # until it beats again
+            colony.fleet.touch(worker)
+        error = WorkerLost(f"{job.worker_id} let go of it", worker_id=job.worker_id)
+        moving.lose(colony, job, error, abort=False)
 
 
 def shut_down(colony: Colony) -> None:

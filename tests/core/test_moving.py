@@ -341,6 +341,16 @@ def test_a_worker_that_dies_with_many_answers_is_one_failure_of_its_hive():
     assert world.colony.setbacks.hive_refuses("home", world.now) is None
 
 
+def test_a_worker_that_lets_go_unasked_has_lost_the_job_and_another_goes_on():
+    world = two_workers()
+    worker = running(world)
+    again = dispatched(world.tell(let_go("job", tokens=5)))
+    assert again.worker_id != worker
+    assert (again.attempt, again.job.tokens_before) == (2, 5)
+    world.tell(done("job", 2))
+    assert world.stream("job")[-1] == "end"
+
+
 def test_what_a_lost_worker_had_said_is_known_from_the_count_before_the_news():
     world = two_workers()
     worker = running(world)

@@ -223,7 +223,13 @@ class Queen:
                 f"{ready.name} is the name of the hive that this queen runs herself",
                 action="Give the other one a name of its own: rbee-hive --name NAME.",
             )
-        link = HttpLink(ready, self._hive_event)
+
+        async def said(event: Event) -> None:
+            if isinstance(event, HiveJoined):  # before that nothing is to be asked of it
+                self.effects.links[link.name] = link
+            await self._hive_event(event)
+
+        link = HttpLink(ready, said)
         old = self._http_links.pop(ready.name, None)
         if old is not None:
             old.cancel()
@@ -336,7 +342,6 @@ class Queen:
     async def _follow(self, link: HttpLink) -> None:
         with anyio.CancelScope() as scope:
             self._http_links[link.name] = scope
-            self.effects.links[link.name] = link
             try:
                 await link.run()
             finally:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from rbee.sse import Decoder
-from tests.support.colony import Colony
+from tests.support.colony import Colony, words
 from tests.support.home import Home, wait_for
 from tests.support.told import Told
 
@@ -170,6 +170,21 @@ def test_what_was_made_for_nobody_is_counted(colony: Colony) -> None:
         return colony.metric("rbee_wasted_tokens_total") > before
 
     wait_for(some_wasted, what="tokens made after the end")
+
+
+def test_a_crash_with_every_slot_in_use_is_made_good_at_once(colony: Colony) -> None:
+    (worker,) = colony.workers()
+    asked = {
+        colony.infer(f"@delay=40 {text}"): text for text in (words(50, f"{n}-") for n in range(8))
+    }
+    readers = {job: colony.reader(job) for job in asked}
+    for job in asked:
+        colony.until_said(job, 5)
+    colony.signal_worker(worker)
+    assert {job: reader.whole().text for job, reader in readers.items()} == asked
+    for reader in readers.values():
+        assert [data["attempt"] for data in reader.told.of("started")] == [1, 2]
+        assert not any("hive home failed" in data["message"] for data in reader.told.of("status"))
 
 
 def test_ten_machines_and_their_workers_come_at_once(

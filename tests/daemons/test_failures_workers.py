@@ -136,6 +136,44 @@ def test_an_idle_worker_that_misses_its_beats_is_removed_and_its_hive_stays(colo
     assert told.whole().text == "after that"
 
 
+def test_a_machine_that_hangs_is_given_up_and_taken_back_when_it_goes_on(colony: Colony) -> None:
+    """Its workers could answer on; but nobody can tell, start or stop them."""
+    first = colony.start_worker("attic")
+    job = colony.infer(f"@delay=300 {STORY}")
+    reader = colony.reader(job)
+    colony.until_said(job, 2)
+    with colony.halted("attic"):
+        wait_for(lambda: colony.online() == {"cellar"}, what="attic is offline")
+        assert first not in colony.workers()
+        told = colony.follow(colony.infer("meanwhile"))
+        assert told.of("started")[0]["hive"] == "cellar"
+    wait_for(lambda: colony.online() == {"attic", "cellar"}, what="attic is back")
+    told = reader.whole()
+    assert (told.end, told.text) == ("end", STORY)
+    assert [data["hive"] for data in told.of("started")] == ["attic", "cellar"]
+    again = colony.follow(colony.infer("and again", hive="attic"))
+    assert again.whole().text == "and again"
+
+
+def test_a_machine_that_dies_with_many_answers_and_questions_loses_none(colony: Colony) -> None:
+    colony.start_worker("attic")
+    answering = [colony.infer(PROMPT) for _ in range(3)]
+    asked = dict.fromkeys(answering, STORY)
+    readers = {job: colony.reader(job) for job in asked}
+    for job in answering:
+        colony.until_said(job, 5)
+    waiting = {colony.infer(text): text for text in (words(3, f"q{n}-") for n in range(4))}
+    readers |= {job: colony.reader(job) for job in waiting}
+    pids = colony.kill_hive("attic")
+    texts = {job: reader.whole().text for job, reader in readers.items()}
+    assert texts == asked | waiting, [reader.told.events[-2] for reader in readers.values()]
+    assert {reader.told.end for reader in readers.values()} == {"end"}
+    for job in answering:
+        assert readers[job].told.of("started")[-1]["hive"] == "cellar"
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), what="its workers are gone")
+    colony.start_hives(["attic"])
+
+
 def chat(colony: Colony, *, stream: bool) -> httpx.Response:
     reply = httpx.post(
         f"{colony.url}/v1/chat/completions", json=CHAT | {"stream": stream}, timeout=60,

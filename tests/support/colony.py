@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,23 @@ class Colony:
         """Hives that the queen says are there."""
         return {hive["name"] for hive in self.home.get("/v1/hives")["hives"] if hive["online"]}
 
-    def kill_hive(self, name: str) -> None:
-        """kill -9."""
+    def kill_hive(self, name: str) -> list[int]:
+        """kill -9; the pids of what it ran."""
         process = self._hives.pop(name)
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait(GONE_WITHIN)
+        return [child.pid for child in children]
+
+    @contextmanager
+    def halted(self, name: str) -> Generator[None]:
+        """A hive that does nothing meanwhile, though its process lives."""
+        process = self._hives[name]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Stop the queen, and whoever does not go with her."""

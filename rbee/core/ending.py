@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rbee.core import telling
 from rbee.core.events import SaveJob
 from rbee.core.jobs import Job
-from rbee.errors import RbeeError, WorkerStuck
+from rbee.errors import HiveOffline, RbeeError, WorkerStuck
 from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData
 from rbee.protocol.operations import ModelWork, WorkerDrain, WorkerSpawn, WorkerStop
 from rbee.protocol.workers import WorkerState
@@ -77,7 +77,7 @@ def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
 
     for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
         match job.request:
-            case WorkerStop() | WorkerDrain() if isinstance(error, WorkerStuck):
+            case WorkerStop() | WorkerDrain() if isinstance(error, WorkerStuck | HiveOffline):
                 fail(colony, job, error)
             case WorkerStop() | WorkerDrain():
                 gone = {"worker_id": worker_id, "state": "stopped"}
@@ -116,7 +116,10 @@ def worker_progress(colony: Colony, worker_id: str, message: str, progress: floa
 
 
 def release(colony: Colony, job: Job) -> None:
-    """Its worker's slot is free."""
+    """Its worker's slot is free; what it was to find out of a breaker is known or never will be."""
+    if job.worker_id is not None and job.hive is not None:
+        colony.setbacks.worker(job.worker_id).forgotten()
+        colony.setbacks.hive(job.hive).forgotten()
     worker = colony.fleet.workers.get(job.worker_id or "")
     if worker is None or job.job_id not in worker.jobs:
         return

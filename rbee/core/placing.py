@@ -10,11 +10,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, supervising, telling
+from rbee.core.bars import pinned_elsewhere
 from rbee.core.events import AbortRun, Count, Dispatch, Record, SaveJob
 from rbee.core.jobs import Job
 from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, Wait
 from rbee.protocol.jobs import EventType, JobState, StartedData, StatusData
-from rbee.protocol.operations import Priority
+from rbee.protocol.operations import ModelWork, Priority
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
@@ -165,22 +166,19 @@ def _preempt(colony: Colony, job: Job) -> None:
     waited = colony.now - job.queued_mono
     if job.priority is Priority.BATCH or waited < colony.limits.preempt_after:
         return
-    demand = job.demand()
-    running = [
+    demand, request = job.demand(), job.request
+    assert isinstance(request, ModelWork)
+    pool = colony.fleet.pool(demand.model_id, demand.model_path)
+    running = [  # where the slot would be the waiting job's to use
         other
-        for other in colony.jobs.values()
-        if other.worker_id is not None
-        and other.state in (JobState.DISPATCHED, JobState.RUNNING)
-        and other.model is not None
-        and other.streams_text
-        and other.priority is Priority.BATCH
-        and (other.model.id, other.model.path) == (demand.model_id, demand.model_path)
-        and demand.worker_id in (None, other.worker_id)
-        and demand.hive in (None, other.hive)
+        for worker in (pool.full.members if pool is not None else ())
+        if not pinned_elsewhere(worker, request)
+        for other in map(colony.jobs.get, worker.jobs)
+        if other is not None and other.streams_text and other.priority is Priority.BATCH
     ]
     if not running or any(other.preempted for other in running):
         return
-    least = min(running, key=lambda other: other.tokens_out)
+    least = min(running, key=lambda other: (other.tokens_out, other.job_id))
     least.preempted = True
     colony.narrate(f"job {least.job_id} (batch) makes room: {job.job_id} has waited {waited:.0f} s")
     colony.count("preemptions", model=demand.model_id)

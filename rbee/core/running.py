@@ -157,7 +157,6 @@ def failed(colony: Colony, event: RunFailed) -> None:
         if worker is not None:
             worker.suspect = True
             colony.fleet.touch(worker)
-            colony.setbacks.worker(worker.id).forgotten()
         ending.release(colony, job)
         if job.cancel_reason is not None:
             ending.end_cancelled(colony, job)
@@ -243,9 +242,6 @@ def cancelled(colony: Colony, event: RunCancelled) -> None:
         return
     job.tokens_out = event.tokens_out
     worker = colony.fleet.workers.get(job.worker_id or "")
-    if worker is not None:
-        colony.setbacks.worker(worker.id).forgotten()
-        colony.setbacks.hive(worker.hive).forgotten()
     ending.release(colony, job)
     if job.preempted and job.cancel_reason is None:
         moving.requeue(colony, job, f"put back after {job.tokens_out} tokens: others matter more")
@@ -271,7 +267,11 @@ def shut_down(colony: Colony) -> None:
         elif isinstance(job.request, ModelWork):
             colony.effects.append(AbortRun(job.job_id, job.attempt))
             ending.release(colony, job)
+            if job.cancel_reason is not None:
+                ending.end_cancelled(colony, job)
+                continue
             if job.durable and job.priority is Priority.BATCH:
+                del colony.jobs[job.job_id]  # what its run or its worker still says would end it
                 continue
         ending.fail(colony, job, ShuttingDown("the queen is shutting down"))
 

@@ -292,7 +292,10 @@ def _set_back(colony: Colony, worker: Worker, error: RbeeError) -> None:
             source=worker.hive,
             level="error",
         )
-    if worker.pinned and loaded:
+    if worker.pinned and not any(  # whoever asks for one that does not load hears of it
+        isinstance(job.request, WorkerSpawn) and job.worker_id == worker.id
+        for job in colony.jobs.values()
+    ):
         spec = worker.spec
         wish = WorkerSpawn(
             model=spec.model_id, hive=worker.hive, backend=spec.backend, device=spec.device,

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 import msgspec
@@ -31,8 +31,10 @@ FLUSH_LIMIT = 5.0
 DECIDED_JOBS = 10_000
 """Of so many jobs the decisions are kept, the latest."""
 DECISIONS_EACH = 8
-SOON = 0.02
+SOON = 0.05
 """Seconds that what nobody waits for may gather before the writer gets it."""
+MOST_ROWS = 6
+"""Two to the power of this are written by one statement, at most."""
 PRUNE_EVERY = 1000
 """So many more decisions may be there before those in excess are dropped."""
 
@@ -42,13 +44,44 @@ _SAVE_JOB = (
     " SET finished_at = excluded.finished_at, state = excluded.state, dead = excluded.dead,"
     " info = excluded.info"
 )
-_SAVE_ENDED = (
+
+
+class _Rows(NamedTuple):
+    """A statement that writes any number of rows: one for many is one turn of the database's, and
+    of the interpreter's lock, instead of one for each."""
+
+    head: str
+    row: str
+    tail: str = ""
+
+    def write(self, *args: Any) -> Write:
+        """Of one row."""
+        return Write(self.head + self.row + self.tail, args)
+
+    def joined(self, writes: list[Write]) -> list[Write]:
+        """The same in as few statements as there are powers of two in their number: those are
+        prepared once."""
+        found: list[Write] = []
+        at = 0
+        while at < len(writes):
+            count = 1 << min(MOST_ROWS, (len(writes) - at).bit_length() - 1)
+            parts = tuple(writes[at : at + count])
+            rows = ", ".join([self.row] * count)
+            args = tuple(arg for part in parts for arg in part.args)
+            found.append(Write(f"{self.head}{rows}{self.tail}", args, parts=parts))
+            at += count
+        return found
+
+
+_SAVE_ENDED = _Rows(
     "INSERT INTO jobs"
-    " (job_id, created_at, finished_at, state, dead, durable, request, info, stream)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE"
+    " (job_id, created_at, finished_at, state, dead, durable, request, info, stream) VALUES ",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    " ON CONFLICT (job_id) DO UPDATE"
     " SET finished_at = excluded.finished_at, state = excluded.state, dead = excluded.dead,"
-    " info = excluded.info, stream = excluded.stream"
+    " info = excluded.info, stream = excluded.stream",
 )
+_SAVE_DECISION = _Rows("INSERT INTO decisions (job_id, at, body) VALUES ", "(?, ?, ?)")
 _SAVE_STREAM = "UPDATE jobs SET stream = ? WHERE job_id = ?"
 _WITHDRAW = "DELETE FROM jobs WHERE job_id = ?"
 _PRUNE_JOBS = (
@@ -87,6 +120,8 @@ class Store:
         self._read_lock = threading.Lock()
         self._writer = Writer(path, writer)
         self._decisions = 0
+        self._ended: list[Write] = []
+        self._decided: list[Write] = []
         self._held: list[Write] = []
         self._changed: dict[str, Callable[[], tuple[JobInfo, bytes]]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -140,7 +175,8 @@ class Store:
         """Write a finished job's state and its whole stream, soon."""
         self._changed.pop(info.job_id, None)
         row = _row(info, request, durable=durable)
-        self._hold(Write(_SAVE_ENDED, (*row, _stream(events))))
+        self._ended.append(_SAVE_ENDED.write(*row, _stream(events)))
+        self._wait()
 
     def save_stream(self, job_id: str, events: list[tuple[str, bytes]]) -> None:
         """Write a finished job's whole stream, soon."""
@@ -152,9 +188,8 @@ class Store:
             self._hold(Write(_PRUNE_JOBS, (DECIDED_JOBS,)))
             self._hold(Write(_PRUNE_EACH, (DECISIONS_EACH,)))
         self._decisions += 1
-        self._hold(
-            Write("INSERT INTO decisions (job_id, at, body) VALUES (?, ?, ?)", (job_id, at, body))
-        )
+        self._decided.append(_SAVE_DECISION.write(job_id, at, body))
+        self._wait()
 
     def purge(self, *, before: float, keep: int) -> None:
         """Drop finished jobs that ended before a UTC time or are not among the newest `keep`.
@@ -258,13 +293,11 @@ class Store:
 
     def _put(self, write: Write) -> None:
         """After all that is held."""
-        if self._held or self._changed:
-            self._held.append(write)
-            self._release()
-        else:
-            self._writer.put(write)
+        self._release()
+        self._writer.put(write)
 
     def _hold(self, write: Write) -> None:
+        self._gather()
         self._held.append(write)
         self._wait()
 
@@ -272,11 +305,21 @@ class Store:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SOON, self._release)
 
+    def _gather(self) -> None:
+        """What is of one kind, as few writes; nothing else may overtake it."""
+        if self._ended:
+            self._held += _SAVE_ENDED.joined(self._ended)
+            self._ended = []
+        if self._decided:
+            self._held += _SAVE_DECISION.joined(self._decided)
+            self._decided = []
+
     def _release(self) -> None:
-        """Give the writer what has gathered. The order is kept for each job and among decisions."""
+        """Give the writer what has gathered."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._gather()
         held, self._held = self._held, []
         changed, self._changed = self._changed, {}
         first = [Write(_SAVE_JOB, _row(*now(), durable=False)) for now in changed.values()]

@@ -67,6 +67,8 @@ class Write:
     args: tuple[Any, ...]
     erases: bool = False
     ticket: Ticket | None = None
+    parts: tuple[Write, ...] = ()
+    """The ones that this one does the work of; tried one by one when it fails."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ class Writer:
         try:
             self._transaction(writes)
         except sqlite3.Error as exc:
-            if len(writes) == 1 or is_busy(exc):
+            if (len(writes) == 1 and not writes[0].parts) or is_busy(exc):
                 self._lose(writes, exc)
                 return
             log.warning("writing to %s failed (%s); one by one now", self._path, exc)
@@ -246,6 +248,7 @@ class Writer:
             return
         else:
             return
+        writes = [part for write in writes for part in write.parts or (write,)]
         for number, write in enumerate(writes):
             try:
                 self._transaction([write])

@@ -79,7 +79,8 @@ class RbeeError(Exception):
         if not isinstance(raw, dict):
             return BadGateway(f"unexpected reply with status {status}")
         cls = BY_CODE.get(str(raw.get("code")), RbeeError)
-        details = dict(raw.get("details") or {})
+        told: Any = raw.get("details")
+        details: dict[str, Any] = dict(told) if isinstance(told, dict) else {}
         error = cls(
             str(raw.get("message") or raw.get("code")), action=details.pop("suggested_action", None)
         )

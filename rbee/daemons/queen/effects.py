@@ -148,6 +148,8 @@ class Effects:
             self._post(SpawnRefused(effect.worker_id, exc))
         except RbeeError as exc:
             log.warning("stopping %s: %s", effect.worker_id, exc)
+        except Exception:  # one hive's defect must not take the queen with it
+            log.exception("stopping %s failed", effect.worker_id)
 
     def _link(self, hive: str) -> HiveLink:
         link = self.links.get(hive)

@@ -157,7 +157,13 @@ class HttpLink:
         except RbeeError as exc:
             log.warning("hive %s was not told to stop: %s", self.name, exc)
 
+    def _check_open(self) -> None:
+        """While its leaving is told it can still be asked; httpx has a RuntimeError for that."""
+        if self._http.is_closed:
+            raise HiveOffline(f"hive {self.name} has just gone offline")
+
     async def _get(self, path: str) -> bytes:
+        self._check_open()
         for pause in RETRIES:
             try:
                 return self._checked(await self._http.get(path))
@@ -176,6 +182,7 @@ class HttpLink:
 
     async def _post(self, path: str, body: bytes, *, limit: float = 10.0, call: str = "") -> bytes:
         headers = {"X-Correlation-Id": call or naming.correlation_id(correlation.get())}
+        self._check_open()
         try:
             return self._checked(
                 await self._http.post(path, content=body, timeout=limit, headers=headers)

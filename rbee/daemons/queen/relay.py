@@ -31,6 +31,7 @@ from rbee.errors import (
     AllSlotsBusy,
     BadGateway,
     InferenceTimeout,
+    InternalError,
     RbeeError,
     WorkerCrashed,
     WorkerNotReady,
@@ -197,6 +198,10 @@ class Relay:
         except (msgspec.MsgspecError, ValueError) as exc:
             log.warning("job %s: %s sent garbage: %s", run.name, dispatch.worker_id, exc)
             error = BadGateway(f"{dispatch.worker_id} answered in no known form")
+            return self._failed(run, error)
+        except Exception as exc:  # one run's defect must not take the queen with it
+            log.exception("job %s on %s failed", run.name, dispatch.worker_id)
+            error = InternalError(f"the relay failed: {type(exc).__name__}")
             return self._failed(run, error)
 
     def _replied(self, run: _Run, reply: Reply) -> Event:

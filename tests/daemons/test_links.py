@@ -1,0 +1,82 @@
+"""A hive's link at its end, and a run that ends in a way nobody has thought of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+from raw_server import LIMIT, STREAM, Peer, serving
+
+from rbee.core.events import Dispatch, Event, HiveLeft, RunFailed
+from rbee.core.jobs import Job
+from rbee.daemons.queen.links import HttpLink
+from rbee.daemons.queen.relay import Relay
+from rbee.daemons.queen.store import Store
+from rbee.daemons.queen.streams import Streams
+from rbee.errors import HiveOffline, RbeeError
+from rbee.protocol import PROTOCOL
+from rbee.protocol.hives import HiveReady
+from rbee.protocol.operations import Infer
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_link_that_tells_its_end_says_offline_to_whoever_still_asks() -> None:
+    said: list[object] = []
+
+    async def hear(event: Event) -> None:
+        said.append(event)
+        for asked in (
+            link.stop("w-01", force=True),
+            link.resolve("echo"),
+            link.log_tail("w-01", 1),
+        ):
+            with pytest.raises(HiveOffline):
+                await asked
+
+    nobody = "http://127.0.0.1:9"
+    ready = HiveReady(name="far", url=nobody, token="t", version="0", protocol=PROTOCOL)
+    link = HttpLink(ready, hear)
+    with anyio.fail_after(LIMIT):
+        await link.run()
+    assert [type(event) for event in said] == [HiveLeft]
+
+
+async def test_a_reply_that_nobody_foresaw_ends_its_run_and_not_the_queen(tmp_path: Path) -> None:
+    deep = b'data: {"token":"x","ids":' + b"[" * 100_000 + b"\n\n"
+
+    async def worker(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(STREAM + b"connection: close\r\n\r\n" + deep)
+
+    store = Store.open(tmp_path / "rbee.db")
+    streams = Streams(store)
+    job = Job(job_id="j-1", request=Infer(model="m", prompt="p"), created_at=0.0, queued_mono=0.0)
+    job.durable = False
+    ended, told = anyio.Event(), list[Event]()
+
+    def post(event: Event) -> None:
+        told.append(event)
+        ended.set()
+
+    async with serving(worker) as server, anyio.create_task_group() as tasks:
+        relay = Relay(
+            tasks=tasks, post=post, streams=streams, token_of=lambda _: "t", stall_timeout=LIMIT
+        )
+        base = server.url.removesuffix("/v1/execute")
+        relay.start(Dispatch(job, 1, "home", "w-01", base, "llamacpp"))
+        await ended.wait()
+        await relay.close()
+    store.close()
+    (event,) = told
+    assert isinstance(event, RunFailed)
+    assert event.error.code == "INTERNAL_ERROR"
+
+
+@pytest.mark.parametrize("details", [5, "why", ["a"], None])
+def test_an_error_whose_details_are_none_is_still_that_error(details: object) -> None:
+    error = RbeeError.from_body(
+        {"error": {"code": "QUEUE_FULL", "message": "m", "details": details}}
+    )
+    assert (error.code, error.message) == ("QUEUE_FULL", "m")

@@ -465,6 +465,29 @@ async def test_a_job_waits_for_its_hive_and_a_model_that_is_gone_fails(world: Wo
         assert kinds(await queen.told("b")) == ["queued", "error"]
 
 
+async def test_a_hive_that_goes_while_it_is_asked_loses_nobody(world: World) -> None:
+    class Silent(Library):
+        async def resolve(self, ref: str) -> ModelInfo:
+            asked.set()
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    asked = anyio.Event()
+    async with world.reign() as queen:
+        await queen.accept("a")
+    async with world.reign(hives=False) as queen:
+        await queen.recovery.run()
+        queen.links["home"] = Silent()
+        async with anyio.create_task_group() as link:
+            link.start_soon(queen.recovery.hive_joined)
+            await asked.wait()
+            link.cancel_scope.cancel()
+        queen.links["home"] = queen.library
+        await queen.brain.call(HiveJoined("home", "http", None, capabilities()))
+        await queen.recovery.hive_joined()
+        assert [job.job_id for job in queen.submitted()] == ["a"]
+
+
 async def test_a_request_that_cannot_be_read_ends_without_harm(world: World) -> None:
     async with world.reign() as queen:
         await queen.accept("bad")

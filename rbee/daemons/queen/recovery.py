@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rbee.queen")
 T = TypeVar("T")
 Waiting = tuple["Unfinished", Infer | Embed]
+Found = dict[tuple[str, str | None], "ModelInfo | RbeeError"]
 _ENDS = {
     EventType.END: JobState.COMPLETED,
     EventType.ERROR: JobState.FAILED,
@@ -75,7 +76,7 @@ class Recovery:
         await self._save_streams()
         if self._admission.settings.job.retention <= 0:
             self._store.purge(before=self._clock.utc() + 1, keep=0)
-        await self._submit(again)
+        await self._submit(again, await self._found(again))
         try:
             await self._store.flush()
         except RbeeError as exc:
@@ -85,8 +86,9 @@ class Recovery:
 
     async def hive_joined(self) -> None:
         """Try again those that waited for a hive."""
+        found = await self._found(self._homeless)  # the link may go, or another come, meanwhile
         waiting, self._homeless = self._homeless, []
-        await self._submit(waiting)
+        await self._submit(waiting, found)
 
     def _judge(self, left: Unfinished) -> Infer | Embed | None:
         """Its stream as it was; the operation when the job goes on, None when it has its end."""
@@ -118,16 +120,17 @@ class Recovery:
             return operation
         return None
 
-    async def _submit(self, waiting: list[Waiting]) -> None:
-        """To the brain, in this order; each model is looked for once."""
-        found: dict[tuple[str, str | None], ModelInfo | RbeeError] = {}
+    async def _found(self, waiting: list[Waiting]) -> Found:
+        """What they ask for, each model looked for once."""
+        wishes = dict.fromkeys((operation.model, operation.hive) for _, operation in waiting)
+        return {wish: await self._resolve(*wish) for wish in wishes}
+
+    async def _submit(self, waiting: list[Waiting], found: Found) -> None:
+        """To the brain, in this order; all of it before anything else can happen."""
         ready: list[Job] = []
         for left, operation in waiting:
-            wish = (operation.model, operation.hive)
-            if wish not in found:
-                found[wish] = await self._resolve(*wish)
-            match found[wish]:
-                case HiveNotFound() | HiveOffline() | NoWorkers():
+            match found.get((operation.model, operation.hive)):
+                case HiveNotFound() | HiveOffline() | NoWorkers() | None:
                     self._homeless.append((left, operation))
                 case RbeeError() as exc:
                     self._lose(left, self._streams.create(left.info.job_id), exc)

@@ -478,3 +478,39 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Pa
     await store.flush()
     assert await store.decisions("old") == [b"because"]
     store.close()
+
+
+async def test_of_rows_that_are_written_together_only_the_faulty_one_is_lost(
+    tmp_path: Path,
+) -> None:
+    store = Store.open(tmp_path / "rbee.db")
+    names = [f"j{number}" for number in range(11)]
+    for name in names:
+        broken: Any = None if name == "j3" else name.encode()
+        store.save_decision(name, 1.0, broken)
+        events = [("token", b'{"t":"%b","i":0}' % name.encode())]
+        store.save_ended(info(name, JobState.COMPLETED), b"{}", events, durable=False)
+    with pytest.raises(InternalError):
+        await store.flush()
+    for name in names:
+        assert await store.stream(name) == [("token", b'{"t":"%b","i":0}' % name.encode())]
+        assert await store.decisions(name) == ([] if name == "j3" else [name.encode()])
+    store.close()
+
+
+async def test_a_job_that_ends_at_once_is_written_as_it_ended(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "rbee.db")
+    asked: list[str] = []
+
+    def now(name: str) -> tuple[JobInfo, bytes]:
+        asked.append(name)
+        return info(name, JobState.RUNNING), b"{}"
+
+    store.save_changed("quick", lambda: now("quick"))
+    store.save_changed("slow", lambda: now("slow"))
+    store.save_ended(info("quick", JobState.COMPLETED), b"{}", [], durable=False)
+    await store.flush()
+    states = {job.job_id: str(job.state) for job in await store.jobs(limit=9)}
+    assert states == {"quick": "completed", "slow": "running"}
+    assert asked == ["slow"]
+    store.close()

@@ -48,7 +48,7 @@ async def client(colony: Colony, connections: int) -> AsyncGenerator[httpx.Async
 
 @pytest.mark.anyio
 async def test_a_thousand_requests_are_all_answered(colony: Colony) -> None:
-    files = files_of(colony)
+    files = colony.files()
     answers: dict[int, str] = {}
     todo = iter(range(REQUESTS))
     async with client(colony, CONNECTIONS) as http, anyio.create_task_group() as tasks:
@@ -65,12 +65,12 @@ async def test_a_thousand_requests_are_all_answered(colony: Colony) -> None:
         for _ in range(CONNECTIONS):
             tasks.start_soon(ask)
     assert answers == {number: f"question {number}" for number in range(REQUESTS)}
-    no_more_files(colony, files)
+    colony.until_files(files)
 
 
 @pytest.mark.anyio
 async def test_five_hundred_streams_at_once_are_all_whole(colony: Colony) -> None:
-    files = files_of(colony)
+    files = colony.files()
     job = await anyio.to_thread.run_sync(colony.infer, "@delay=200 @repeat=10000 on")
     told: list[Told] = []
     begun = 0
@@ -106,7 +106,7 @@ async def test_five_hundred_streams_at_once_are_all_whole(colony: Colony) -> Non
     assert {one.end for one in told} == {"cancelled"}
     (text,) = {one.text for one in told}
     assert len(text.split()) >= 5
-    no_more_files(colony, files)
+    colony.until_files(files)
 
 
 def test_a_reader_who_hardly_reads_holds_nobody_up_and_misses_nothing(colony: Colony) -> None:
@@ -132,7 +132,7 @@ def test_a_reader_who_hardly_reads_holds_nobody_up_and_misses_nothing(colony: Co
 def test_who_leaves_frees_a_slot_or_a_place_in_the_queue(
     colony: Colony,
 ) -> None:
-    files = files_of(colony)
+    files = colony.files()
     body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": FOREVER}]}
     with ThreadPoolExecutor(20) as callers:
         leavers = [callers.submit(leave, colony, body) for _ in range(8)]
@@ -155,7 +155,7 @@ def test_who_leaves_frees_a_slot_or_a_place_in_the_queue(
         httpx.delete(f"{colony.url}/v1/jobs/{job}", timeout=10, trust_env=False)
     wait_for(lambda: idle(colony), what="free slots")
     assert {colony.job(job)["state"] for job in holding} == {"cancelled"}
-    no_more_files(colony, files)
+    colony.until_files(files)
 
 
 def test_what_was_made_for_nobody_is_counted(colony: Colony) -> None:
@@ -228,14 +228,3 @@ def idle(colony: Colony) -> bool:
 
 def port_of(colony: Colony) -> int:
     return int(colony.url.rpartition(":")[2])
-
-
-def files_of(colony: Colony) -> int:
-    """Open files of the queen but for the connections to workers that she keeps for a while."""
-    ports = {int(worker["url"].rpartition(":")[2]) for worker in colony.home.workers()}
-    there = [c for c in colony.queen.net_connections("tcp") if c.raddr and c.raddr.port in ports]
-    return colony.queen.num_fds() - len(there)
-
-
-def no_more_files(colony: Colony, before: int) -> None:
-    wait_for(lambda: files_of(colony) <= before, limit=10, what=f"at most {before} open files")

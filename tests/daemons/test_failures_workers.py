@@ -23,14 +23,19 @@ CHAT = {"model": "echo", "messages": [{"role": "user", "content": PROMPT}]}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Colony]:
-    """Two machines; three silent seconds of a worker are enough to notice."""
+    """Two machines; three silent seconds of a worker are enough to notice. After all deaths the
+    queen has as many files open as before."""
     colony = Colony(
         Home(tmp_path_factory.mktemp("failures")), ("attic", "cellar"),
         RBEE_WORKER_HEARTBEAT="0.5", RBEE_WORKER_STALE_AFTER="3", RBEE_WORKER_REMOVE_AFTER="4",
         RBEE_WORKER_SLOTS="3",
     )  # fmt: skip
-    yield colony
-    colony.close()
+    try:
+        files = colony.files()
+        yield colony
+        colony.until_files(files)
+    finally:
+        colony.close()
 
 
 @pytest.fixture

@@ -55,6 +55,16 @@ class Colony:
         assert self.home.state is not None
         return psutil.Process(self.home.state["pid"])
 
+    def files(self) -> int:
+        """Open files of the queen but for the connections to workers and hives that she keeps."""
+        port = int(self.home.env["RBEE_QUEEN_PORT"])
+        kept = [c for c in self.queen.net_connections("tcp") if c.laddr.port != port]
+        return self.queen.num_fds() - len(kept)
+
+    def until_files(self, most: int) -> None:
+        """She has no more of them open than that."""
+        wait_for(lambda: self.files() <= most, limit=10, what=f"at most {most} open files")
+
     def start_queen(self) -> None:
         done = self.home.rbee("queen", "start")
         assert done.returncode == 0, done.stderr

@@ -86,6 +86,10 @@ def of_worker(facts: Facts, worker: Worker, view: View) -> Bar | None:
         error = check_context(request, worker.ctx)
         assert error is not None
         return Bar(f"{worker.id}: {error.message}", error=error)
+    if worker.ctx and worker.ctx < facts.job.least_ctx:
+        why = f"{worker.id}: {facts.job.least_ctx} tokens do not fit its context of {worker.ctx}"
+        return Bar(why, error=ContextLengthExceeded(why, required=facts.job.least_ctx,
+                                                    available=worker.ctx))  # fmt: skip
     if worker.suspect:
         return Bar(f"{worker.id} does not answer", worker=worker)
     if worker.draining:

@@ -84,6 +84,8 @@ class Job:
     """Hashes of the beginnings of its prompt, see rbee.core.experience."""
     prompt_estimate: float = 0.0
     """Tokens."""
+    least_ctx: int = 0
+    """Tokens of context that a worker must have: one with fewer has refused it."""
     expected_out: float = 0.0
     """Tokens."""
     life: Lifecycle[JobState] = field(init=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, moving, supervising, telling, workers
@@ -18,7 +19,13 @@ from rbee.core.events import (
 )
 from rbee.core.jobs import Job
 from rbee.core.states import JOB_ACTIVE, WORKER_READY
-from rbee.errors import DeadlineUnmet, ShuttingDown, WorkerLost
+from rbee.errors import (
+    ContextLengthExceeded,
+    DeadlineUnmet,
+    RbeeError,
+    ShuttingDown,
+    WorkerLost,
+)
 from rbee.protocol.jobs import EventType, JobState, MetricsData, QueuedData, StatusData
 from rbee.protocol.operations import (
     ModelWork,
@@ -32,6 +39,7 @@ from rbee.protocol.operations import (
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
+    from rbee.core.fleet import Worker
 
 RATE_WEIGHT = 0.3
 """Weight of the newest measurement in a worker's moving average."""
@@ -163,6 +171,17 @@ def failed(colony: Colony, event: RunFailed) -> None:
         else:
             moving.requeue(colony, job, "its worker was busy after all")
         return
+    error = event.error
+    if worker is not None and _fits_elsewhere(colony, job, worker, error):
+        ending.release(colony, job)
+        if job.cancel_reason is not None:
+            ending.end_cancelled(colony, job)
+        else:
+            moving.requeue(colony, job, f"{worker.id}: {error.message}; another has more room")
+        return
+    if job.tokens_before and str(error.details.get("field", "")).startswith("emitted"):
+        error = WorkerLost(f"{job.worker_id} cannot go on with the answer: {error.message}")
+        event = replace(event, error=error, loss=None)
     transient = event.loss is not None or isinstance(event.error, moving.TRANSIENT)
     if transient and worker is not None and not (event.loss is Loss.BROKEN and worker.suspect):
         _blame(colony, worker.id, worker.hive)  # one death is one failure, however many it served
@@ -180,6 +199,19 @@ def failed(colony: Colony, event: RunFailed) -> None:
             ending.end_cancelled(colony, job)
         else:
             ending.fail(colony, job, event.error)
+
+
+def _fits_elsewhere(colony: Colony, job: Job, worker: Worker, error: RbeeError) -> bool:
+    """Whether a live worker has the context that this one lacks; the job then asks for it."""
+    if not isinstance(error, ContextLengthExceeded) or job.model is None:
+        return False
+    required = error.details.get("required")
+    least = required if isinstance(required, int) else worker.ctx + 1
+    others = colony.fleet.of_model(job.model.id, job.model.path)
+    if worker.ctx >= least or not any(other.spec.ctx >= least for other in others):
+        return False
+    job.least_ctx = least
+    return True
 
 
 def _blame(colony: Colony, worker_id: str, hive: str) -> None:

@@ -200,6 +200,12 @@ class Ect:
             for _, other, _ in found.places:
                 if other.ready or (other.evict and ours & {w.id for w in other.evict}):
                     return Spawn(other, self._why(facts, other, view))
+                if not ours < {w.id for w in other.claim}:
+                    continue
+                widened = swap(facts, other.claim, view)  # the room that was claimed has shrunk
+                if widened.allowed or not self.charge:
+                    why = f"{_ending(other.claim)} makes room for {model_id}: {widened.why}"
+                    return Claim(other.claim, why)
             busy = [w for w in claimed if w.jobs] or claimed
             return Wait(f"waiting for {_ending(busy)}, which makes room for {model_id}")
         if place.ready:

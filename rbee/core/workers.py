@@ -180,6 +180,6 @@ def _running(colony: Colony, job: Job, worker_id: str) -> Worker | None:
 def _known(colony: Colony, model_id: str) -> ModelInfo | None:
     for hive in colony.fleet.hives.values():
         for model in hive.capabilities.models:
-            if model_id in (model.id, model.ref):
+            if model_id == model.id:
                 return model
     return None

@@ -62,7 +62,8 @@ class Decision(Wire, frozen=True, kw_only=True):
 
 
 class Why(Wire, frozen=True, kw_only=True):
-    """GET /v1/jobs/{id}/decision: all recorded, the oldest first; of a waiting job also the present."""
+    """GET /v1/jobs/{id}/decision: all recorded, the oldest first; of a waiting job also the present
+    one."""
 
     job_id: str
     state: str

@@ -23,6 +23,7 @@ from rbee.core.events import (
 from rbee.core.limits import Limits
 from rbee.errors import (
     BadGateway,
+    ContextLengthExceeded,
     InferenceTimeout,
     InternalError,
     ModelLoadFailed,
@@ -31,7 +32,7 @@ from rbee.errors import (
     ValidationFailed,
 )
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState, MetricsData, StartedData
-from rbee.protocol.operations import Embed, Priority
+from rbee.protocol.operations import Embed, Priority, WorkerSpawn
 from rbee.protocol.workers import WorkerState
 from tests.core.builders import (
     World,
@@ -318,6 +319,32 @@ def test_batch_work_is_put_back_for_an_interactive_job_that_waits_too_long() -> 
     again = dispatched(world.tell(done("urgent")))
     assert (again.job.job_id, again.attempt, again.job.tokens_before) == ("job", 2, 9)
     assert world.jobs["job"].failures == 0
+
+
+def test_a_prompt_too_long_for_one_worker_goes_to_one_with_more_room() -> None:
+    world = World(device("cuda:0"), device("cpu"), limits=CALM)
+    for number, (place, ctx) in enumerate((("cuda:0", 256), ("cpu", 4096)), 1):
+        world.submit(f"spawn-{number}", WorkerSpawn(model="tiny", device=place, ctx=ctx))
+        world.bring_up(f"w-0{number}")
+        world.beat(f"w-0{number}", WorkerState.IDLE, ctx=ctx)
+    world.submit("job")
+    assert world.jobs["job"].worker_id == "w-01"
+    long = ContextLengthExceeded("1500 tokens, 256 fit", required=1500, available=256)
+    assert dispatched(world.tell(failed("job", long))).worker_id == "w-02"
+    assert world.jobs["job"].failures == 0
+    longer = ContextLengthExceeded("5000 tokens, 4096 fit", required=5000, available=4096)
+    world.tell(failed("job", longer, 2))
+    assert world.jobs["job"].error_code == "CONTEXT_LENGTH_EXCEEDED"
+
+
+def test_an_answer_that_its_next_worker_cannot_take_up_is_no_fault_of_the_caller() -> None:
+    world = two_workers(Limits(attempts=2))
+    running(world)
+    world.tell(broke("job", tokens=4))
+    refusal = ValidationFailed("emitted: too long", field="emitted", constraint="4 MiB")
+    world.tell(failed("job", refusal, 2, tokens=4))
+    assert world.jobs["job"].error_code == "WORKER_LOST"
+    assert world.jobs["job"].tokens_out == 4
 
 
 def test_tokens_made_for_nobody_are_counted() -> None:

@@ -77,7 +77,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.queen $(ARGS)
 
 bench-engine: $(VENV)/.installed

@@ -131,9 +131,7 @@ class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag=
     """Self-test of the streaming path, queen only."""
 
 
-Operation: TypeAlias = (
-    Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain | Status | QueenCheck
-)
+Operation: TypeAlias = Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain | Status | QueenCheck
 OPERATIONS = (
     "infer", "embed", "worker_spawn", "worker_stop", "worker_drain", "status", "queen_check",
 )  # fmt: skip

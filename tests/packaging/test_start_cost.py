@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {
-    "aiohttp", "anyio", "asyncssh", "httpx", "llama_cpp", "msgspec", "numpy", "psutil", "sqlite3",
+    "anyio", "asyncssh", "httpx", "llama_cpp", "msgspec", "numpy", "psutil", "sqlite3",
     "starlette", "textual", "uvicorn",
 }  # fmt: skip
 PROGRAM = """

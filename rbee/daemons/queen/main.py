@@ -78,7 +78,7 @@ async def _main(
     lifetime: str,
     lifeline: bool,
 ) -> int:
-    from rbee.daemons.queen.queen import Queen  # heavy: starlette, aiohttp
+    from rbee.daemons.queen.queen import Queen  # heavy: starlette, uvicorn
 
     # A queen that was killed left her state file: hives of their own that live on know her token.
     before = read_state(paths)

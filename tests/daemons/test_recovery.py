@@ -111,18 +111,19 @@ class Reign:
         )  # fmt: skip
         self.brain = Brain(self.colony, clock, self.carry_out)
         self.links: dict[str, Any] = {"home": self.library} if hives else {}
+        self.admission = Admission(
+            settings=with_retention(retention),
+            clock=clock,
+            brain=self.brain,
+            effects=SimpleNamespace(links=self.links),
+            streams=self.streams,
+            store=self.store,
+        )
         self.recovery = Recovery(
             store=self.store,
             streams=self.streams,
             brain=self.brain,
-            admission=Admission(
-                settings=with_retention(retention),
-                clock=clock,
-                brain=self.brain,
-                effects=SimpleNamespace(links=self.links),
-                streams=self.streams,
-                store=self.store,
-            ),
+            admission=self.admission,
             clock=clock,
         )
 
@@ -444,25 +445,6 @@ async def test_texts_without_vectors_yet_are_embedded_again(world: World) -> Non
     async with world.reign() as queen:
         await queen.recovery.run()
         assert [job.job_id for job in queen.submitted()] == ["vectors"]
-
-
-async def test_a_job_waits_for_its_hive_and_a_model_that_is_gone_fails(world: World) -> None:
-    async with world.reign() as queen:
-        await queen.accept("a")
-        await queen.accept("b", Infer(model="gone", prompt="x"))
-    async with world.reign(hives=False) as queen:
-        await queen.recovery.run()
-        assert not queen.submitted()
-        assert kinds(await queen.told("a")) == ["queued"]
-        queen.links["home"] = queen.library
-        await queen.brain.call(HiveJoined("home", "http", None, capabilities()))
-        await queen.recovery.hive_joined()
-        assert [job.job_id for job in queen.submitted()] == ["a"]
-        assert "recovered" in (await queen.told("a"))[1][1].decode()
-        assert (await queen.state("b")).error_code == "MODEL_NOT_FOUND"
-    async with world.reign(hives=False) as queen:
-        await queen.recovery.run()
-        assert kinds(await queen.told("b")) == ["queued", "error"]
 
 
 async def test_a_hive_that_goes_while_it_is_asked_loses_nobody(world: World) -> None:

@@ -7,6 +7,7 @@ behind 202: a durable job is on disk before anybody hears of it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rbee import naming
@@ -48,6 +49,8 @@ class Admission:
         self._finder = Finder(effects.links, brain.colony.fleet, clock)
         self._streams = streams
         self._store = store
+        self.homeless: Callable[[], int] = int
+        """How many accepted jobs the brain does not know yet."""
 
     async def submit(
         self,
@@ -63,7 +66,7 @@ class Admission:
         colony = self._brain.colony
         if colony.stopping:
             raise ShuttingDown("the queen is shutting down")
-        waiting = len(colony.queue) + len(colony.later)
+        waiting = len(colony.queue) + len(colony.later) + self.homeless()
         capacity = self.settings.queen.queue_capacity
         if isinstance(operation, ModelWork) and waiting >= capacity:
             raise QueueFull(

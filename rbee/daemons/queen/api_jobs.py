@@ -15,13 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rbee.core.events import JobCancelAsked
+from rbee.core.states import JOB_ACTIVE
 from rbee.daemons.base import json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen.params import client_of, correlation_of, flag, is_number, number
+from rbee.daemons.queen.recovery import CANCELLING
 from rbee.errors import Conflict, JobFinished, NotFound, RbeeError, ValidationFailed
-from rbee.protocol.base import decode
+from rbee.protocol.base import decode, encode
 from rbee.protocol.decisions import Decision, Why
-from rbee.protocol.jobs import JobAccepted, JobInfo, JobState
+from rbee.protocol.jobs import EventType, JobAccepted, JobInfo, JobState, StatusData
 from rbee.protocol.operations import ModelWork, parse_operation
 from rbee.protocol.queue import QueueInfo
 from rbee.sse import DONE, encode_comment, encode_event
@@ -119,10 +121,18 @@ class JobRoutes:
         info = await self._job(job_id)
         if info.finished_at is not None:
             raise JobFinished(f"job {info.job_id} has already ended: {info.state}")
-        await self._queen.brain.call(JobCancelAsked(info.job_id, "cancelled by request"))
-        if live is not None:  # with a retention of 0 nothing of it can be read back any more
-            return json_response(self._queen.job_info(live))
-        return json_response(await self._job(job_id))
+        reason = "cancelled by request"
+        ended = self._queen.recovery.cancel(job_id, reason)
+        if ended is not None:
+            return json_response(ended)
+        first = live is not None and live.cancel_reason is None
+        await self._queen.brain.call(JobCancelAsked(job_id, reason))
+        if live is None:
+            return json_response(await self._job(job_id))
+        if first and live.durable and live.state in JOB_ACTIVE:
+            self._promise(job_id, reason)
+        # With a retention of 0 nothing of it can be read back any more.
+        return json_response(self._queen.job_info(live))
 
     async def stream(self, request: Request) -> Response:
         """GET /v1/jobs/{id}/stream?after=&follow="""
@@ -159,6 +169,11 @@ class JobRoutes:
         for job in paused:
             depth[job.priority] += 1
         since = [job.queued_mono for job in paused]
+        homeless = self._queen.recovery.homeless()
+        utc = self._queen.clock.utc()
+        for info in homeless:
+            depth[info.priority] += 1
+            since.append(view.now - (utc - info.created_at))
         oldest = colony.queue.oldest()
         if oldest is not None:
             since.append(oldest)
@@ -170,6 +185,7 @@ class JobRoutes:
             if job in colony.queue:
                 jobs.append(job.info(place, policy.first_token(job, view)))
         jobs += [job.info() for job in paused[: MAX_LISTED - len(jobs)]]
+        jobs += homeless[: MAX_LISTED - len(jobs)]
         shares = colony.queue.shares.counters
         return json_response(
             QueueInfo(
@@ -179,6 +195,13 @@ class JobRoutes:
                 jobs=jobs,
             )
         )
+
+    def _promise(self, job_id: str, reason: str) -> None:
+        """Its worker is still to let go of it; should the queen be killed before, it has ended."""
+        stream = self._queen.streams.live(job_id)
+        if stream is not None:
+            stream.append(EventType.STATUS, encode(StatusData(stage=CANCELLING, message=reason)))
+            self._queen.journal.flush()
 
     def _accepted(self, job: Job) -> Response:
         info = self._queen.job_info(job)

@@ -1,38 +1,50 @@
 """Recovery: what to do with jobs that an earlier queen left unfinished, whatever her death.
 
 What readers were sent is in the journal: a job that had ended there has ended, an answer goes on
-where it stopped, what had sent nothing runs again in its order, and the rest ends as lost. A job
-whose hive has not come back yet waits for it. Owns that decision, nothing of a job's later life.
+where it stopped, what had sent nothing runs again in its order, and the rest ends as lost. Hives
+come back after the queen, so a job that nobody there can do waits for them, as long as a hive would
+for its queen. Owns that decision and those that wait by it, nothing of a job's later life.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from rbee.core.events import JobSubmitted, Tick
-from rbee.core.jobs import Job
+from rbee.core.jobs import Demand, Job
+from rbee.core.policy import Refuse
+from rbee.daemons.queen.leftovers import (
+    Waiting,
+    Wish,
+    in_vain,
+    last,
+    may_go_on,
+    missing,
+    told,
+)
 from rbee.errors import (
-    HiveNotFound,
-    HiveOffline,
-    NoWorkers,
+    InternalError,
     RbeeError,
-    ValidationFailed,
+    ShuttingDown,
     WorkerLost,
 )
 from rbee.protocol.base import decode, encode
 from rbee.protocol.jobs import (
+    CancelledData,
     EndData,
     ErrorData,
     EventType,
     JobInfo,
     JobState,
-    MetricsData,
     StatusData,
 )
-from rbee.protocol.operations import Embed, Infer, Operation
+from rbee.protocol.operations import Embed, Infer, ModelWork, Operation
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -43,18 +55,15 @@ if TYPE_CHECKING:
     from rbee.protocol.hives import ModelInfo
 
 log = logging.getLogger("rbee.queen")
-T = TypeVar("T")
-Waiting = tuple["Unfinished", Infer | Embed]
-Found = dict[tuple[str, str | None], "ModelInfo | RbeeError"]
-_ENDS = {
-    EventType.END: JobState.COMPLETED,
-    EventType.ERROR: JobState.FAILED,
-    EventType.CANCELLED: JobState.CANCELLED,
-}
+Found = dict[Wish, "ModelInfo | RbeeError"]
+AGAIN = 5.0
+"""Seconds after which those that wait are tried again, besides whenever a hive joins."""
+CANCELLING = "cancelling"
+"""The stage of a status after which a job does not go on, whatever becomes of its run."""
 
 
 class Recovery:
-    """Runs once at start, and again for homeless jobs whenever a hive joins."""
+    """Runs once at start, and again for homeless jobs until the hives had time to come back."""
 
     def __init__(
         self, *, store: Store, streams: Streams, brain: Brain, admission: Admission, clock: Clock
@@ -64,7 +73,8 @@ class Recovery:
         self._brain = brain
         self._admission = admission
         self._clock = clock
-        self._homeless: list[Waiting] = []
+        self._homeless: dict[str, Waiting] = {}
+        admission.homeless = lambda: len(self._homeless)
 
     async def run(self) -> None:
         """Take up every job an earlier queen left. Doing this twice does no harm."""
@@ -72,11 +82,10 @@ class Recovery:
         for left in await self._store.unfinished():
             operation = self._judge(left)
             if operation is not None:
-                again.append((left, operation))
+                again.append(Waiting(left, operation))
         await self._save_streams()
-        if self._admission.settings.job.retention <= 0:
-            self._store.purge(before=self._clock.utc() + 1, keep=0)
         await self._submit(again, await self._found(again))
+        self._forget()
         try:
             await self._store.flush()
         except RbeeError as exc:
@@ -86,15 +95,57 @@ class Recovery:
 
     async def hive_joined(self) -> None:
         """Try again those that waited for a hive."""
-        found = await self._found(self._homeless)  # the link may go, or another come, meanwhile
-        waiting, self._homeless = self._homeless, []
-        await self._submit(waiting, found)
+        await self._try_again()
+
+    async def wait_for_hives(self) -> None:
+        """Until a hive's lease is over, from now; what still waits then ends with what it lacks."""
+        lease = self._admission.settings.hive.lease
+        with anyio.move_on_after(lease):
+            while self._homeless:
+                await anyio.sleep(AGAIN)
+                await self._try_again()
+        if self._homeless:
+            await self._try_again(lease=lease)
+
+    def homeless(self) -> list[JobInfo]:
+        """Those that wait for a hive, in their order; the brain does not know them."""
+        return [one.left.info for one in self._homeless.values()]
+
+    def cancel(self, job_id: str, reason: str) -> JobInfo | None:
+        """End one that waits for a hive. None: it does not. Raises ShuttingDown."""
+        one = self._homeless.get(job_id)
+        if one is None:
+            return None
+        stream = self._streams.create(job_id)
+        if stream.closed:
+            raise ShuttingDown("the queen is shutting down")
+        del self._homeless[job_id]
+        stream.append(EventType.CANCELLED, encode(CancelledData(reason=reason)))
+        info = self._end(one.left, stream)
+        self._forget()
+        return info
+
+    async def _try_again(self, *, lease: float | None = None) -> None:
+        """With a `lease`, in seconds, that is over now it is the last time."""
+        if not self._homeless:
+            return
+        # The link may go, another come, or a job be cancelled meanwhile.
+        found = await self._found(list(self._homeless.values()))
+        if self._brain.colony.stopping:
+            return  # the next queen goes on with them
+        waiting = [one for one in self._homeless.values() if one.wish in found]
+        await self._submit(waiting, found, lease=lease)
+        if lease is not None:
+            self._forget()
 
     def _judge(self, left: Unfinished) -> Infer | Embed | None:
         """Its stream as it was; the operation when the job goes on, None when it has its end."""
         job_id = left.info.job_id
         restored = self._streams.restore(job_id) if left.durable else None
         stream = restored or self._streams.create(job_id, durable=left.durable)
+        asked = last(stream, EventType.STATUS, StatusData, stage=CANCELLING)
+        if asked is not None:
+            stream.append(EventType.CANCELLED, encode(CancelledData(reason=asked.message)))
         if stream.ended:
             self._end(left, stream)
             return None
@@ -111,7 +162,7 @@ class Recovery:
             self._lose(left, stream, WorkerLost(why, action="See what is there, then ask again."))
         elif stream.log.has(EventType.RESULT):
             self._complete(left, stream, "stop")
-        elif not _may_go_on(left, stream, known=restored is not None):
+        elif not may_go_on(left, stream, known=restored is not None):
             why = "the queen ended while this job was running, and not all of its answer was kept"
             self._lose(left, stream, WorkerLost(why))
         elif isinstance(operation, Infer) and stream.tokens >= (operation.max_tokens or 1 << 62):
@@ -120,44 +171,86 @@ class Recovery:
             return operation
         return None
 
-    async def _found(self, waiting: list[Waiting]) -> Found:
+    async def _found(self, waiting: Sequence[Waiting]) -> Found:
         """What they ask for, each model looked for once."""
-        wishes = dict.fromkeys((operation.model, operation.hive) for _, operation in waiting)
-        return {wish: await self._resolve(*wish) for wish in wishes}
+        return {wish: await self._resolve(*wish) for wish in dict.fromkeys(o.wish for o in waiting)}
 
-    async def _submit(self, waiting: list[Waiting], found: Found) -> None:
-        """To the brain, in this order; all of it before anything else can happen."""
+    async def _submit(
+        self, waiting: list[Waiting], found: Found, *, lease: float | None = None
+    ) -> None:
+        """To the brain, in this order; all of it before anything else can happen.
+
+        Who cannot be served by the hives that are there waits, or ends when the `lease` is over.
+        """
         ready: list[Job] = []
-        for left, operation in waiting:
-            match found.get((operation.model, operation.hive)):
-                case HiveNotFound() | HiveOffline() | NoWorkers() | None:
-                    self._homeless.append((left, operation))
+        refused: dict[Demand, RbeeError | None] = {}
+        for one in waiting:
+            match found[one.wish]:
                 case RbeeError() as exc:
-                    self._lose(left, self._streams.create(left.info.job_id), exc)
+                    if lease is None:
+                        self._keep(one, exc)
+                        continue
+                    del self._homeless[one.job_id]
+                    stream = self._streams.create(one.job_id)
+                    self._lose(one.left, stream, in_vain(one.operation, exc, lease))
                 case model:
-                    ready.append(self._job(left, operation, model))
+                    job = self._job(one, model)
+                    error = self._refused(job, refused) if lease is None else None
+                    if error is not None:
+                        self._keep(one, error)
+                        continue
+                    self._homeless.pop(one.job_id, None)
+                    ready.append(job)
         for job in ready:
+            self._tell(job)
             self._brain.post(JobSubmitted(job, recovered=True))
-        await self._brain.call(Tick())  # all are placed at once, not one after another
+        if ready:
+            await self._brain.call(Tick())  # all are placed at once, not one after another
 
     async def _resolve(self, model: str, hive: str | None) -> ModelInfo | RbeeError:
         try:
             return await self._admission.resolve(model, hive)
         except RbeeError as exc:
             return exc
+        except Exception as exc:  # one hive's defect must not take the queen with it
+            log.exception("looking for %s failed", model)
+            return InternalError(f"{model} could not be looked for: {exc}")
 
-    def _job(self, left: Unfinished, operation: Infer | Embed, model: ModelInfo) -> Job:
+    def _refused(self, job: Job, known: dict[Demand, RbeeError | None]) -> RbeeError | None:
+        """Why no hive that is there could ever run it; looked at once for all of a kind."""
+        assert isinstance(job.request, ModelWork)
+        if not job.request.wait:
+            return None
+        demand = job.demand()
+        if demand not in known:
+            colony = self._brain.colony
+            verdict = colony.policy.route(job, colony.view(now=self._clock.monotonic()))
+            known[demand] = verdict.error if isinstance(verdict, Refuse) else None
+        return known[demand]
+
+    def _keep(self, one: Waiting, error: RbeeError) -> None:
+        """It waits for a hive; whoever asks is told why."""
+        why = missing(one.operation, error)
+        left = one.left
+        if one.job_id in self._homeless and left.info.waiting_for == why:
+            return
+        stream = self._streams.create(one.job_id)
+        stream.append(EventType.STATUS, encode(StatusData(stage="waiting", message=why)))
+        info = msgspec.structs.replace(
+            left.info, state=JobState.QUEUED, worker_id=None, hive=None, waiting_for=why
+        )
+        self._store.save_job(info, left.request, durable=left.durable)
+        self._homeless[one.job_id] = replace(one, left=replace(left, info=info))
+
+    def _job(self, one: Waiting, model: ModelInfo) -> Job:
         """As it stood; it has waited since it was accepted, whoever was queen."""
-        stream = self._streams.create(left.info.job_id)
-        info, tokens = left.info, stream.tokens
-        what = f"goes on after {tokens} tokens" if tokens else "runs again in its turn"
-        status = StatusData(stage="recovered", message=f"the queen was started again; this {what}")
-        stream.append(EventType.STATUS, encode(status))
+        stream = self._streams.create(one.job_id)
+        info, tokens = one.left.info, stream.tokens
         waited = max(0.0, self._clock.utc() - info.created_at)
         runs = sum(kind == EventType.STARTED for kind, _ in stream.log.events)
         return Job(
             job_id=info.job_id,
-            request=operation,
+            request=one.operation,
             created_at=info.created_at,
             queued_mono=self._clock.monotonic() - waited,
             model=model,
@@ -171,6 +264,12 @@ class Recovery:
             correlation_id=info.correlation_id,
             retry_of=info.retry_of,
         )
+
+    def _tell(self, job: Job) -> None:
+        tokens = job.tokens_out
+        what = f"goes on after {tokens} tokens" if tokens else "runs again in its turn"
+        status = StatusData(stage="recovered", message=f"the queen was started again; this {what}")
+        self._streams.create(job.job_id).append(EventType.STATUS, encode(status))
 
     def _complete(self, left: Unfinished, stream: JobStream, reason: str) -> None:
         """All of its answer was there but for the last word."""
@@ -186,13 +285,19 @@ class Recovery:
         stream.append(EventType.ERROR, encode(data))
         self._end(left, stream)
 
-    def _end(self, left: Unfinished, stream: JobStream) -> None:
+    def _end(self, left: Unfinished, stream: JobStream) -> JobInfo:
         """Save it as its stream tells."""
-        info = _told(left.info, stream, self._clock.utc())
+        info = told(left.info, stream, self._clock.utc())
         self._store.save_job(info, left.request, durable=left.durable)
         events = self._streams.retire(info.job_id)
         if self._admission.settings.job.retention > 0:
             self._store.save_stream(info.job_id, events)
+        return info
+
+    def _forget(self) -> None:
+        """What has ended, where nothing is retained."""
+        if self._admission.settings.job.retention <= 0:
+            self._store.purge(before=self._clock.utc() + 1, keep=0)
 
     async def _save_streams(self) -> None:
         """Of jobs whose end was written when the queen died, but not yet their stream."""
@@ -201,46 +306,3 @@ class Recovery:
         for old in self._streams.left_over():
             if old.ended and await self._store.stream(old.job_id) is None:
                 self._store.save_stream(old.job_id, old.events)
-
-
-def _may_go_on(left: Unfinished, stream: JobStream, *, known: bool) -> bool:
-    """Whether all that its readers have is known, or they have none of its answer."""
-    begun = left.info.state is JobState.RUNNING or stream.log.has(EventType.TOKEN)
-    return not begun or (known and stream.log.whole)
-
-
-def _told(info: JobInfo, stream: JobStream, utc: float) -> JobInfo:
-    """A job's state as the events of its ended stream tell it."""
-    kind = EventType(stream.events[-1][0])
-    end = _last(stream, EventType.END, EndData)
-    error = _last(stream, EventType.ERROR, ErrorData)
-    metrics = _last(stream, EventType.METRICS, MetricsData)
-    if metrics is not None:
-        info = msgspec.structs.replace(
-            info,
-            prompt_tokens=metrics.prompt_tokens,
-            cached_tokens=metrics.cached_tokens,
-            tokens_per_second=metrics.tokens_per_second,
-            ttft_ms=metrics.ttft_ms,
-            resumes=metrics.resumed,
-        )
-    return msgspec.structs.replace(
-        info,
-        state=_ENDS[kind],
-        finished_at=utc,
-        waiting_for=None,
-        tokens_out=end.tokens_out if end is not None else stream.tokens,
-        finish_reason=end.finish_reason if end is not None else info.finish_reason,
-        error_code=error.code if error is not None else None,
-        error_message=error.message if error is not None else None,
-    )
-
-
-def _last(stream: JobStream, kind: EventType, shape: type[T]) -> T | None:
-    """The data of the last such event."""
-    data = next((data for name, data in reversed(stream.events) if name == kind), None)
-    try:
-        return decode(data, shape) if data is not None else None
-    except ValidationFailed as exc:
-        log.warning("a %s event of an earlier queen is unreadable: %s", kind, exc)
-        return None

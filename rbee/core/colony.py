@@ -80,7 +80,7 @@ class Colony:
     missing: list[tuple[WorkerSpawn, ModelInfo]] = field(
         default_factory=list[tuple[WorkerSpawn, ModelInfo]]
     )
-    """Pinned workers that died and are to be started again."""
+    """Pinned workers that died or went with their hive and are to be started again."""
     dirty: bool = True
     """Whether anything has changed that could give a waiting job its place."""
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
@@ -170,8 +170,8 @@ class Colony:
                 self.dirty = True
             case HiveSaid(hive, said):
                 hives.said(self, hive, said)
-            case SpawnRefused(worker_id, error):
-                supervising.spawn_refused(self, worker_id, error)
+            case SpawnRefused(hive, worker_id, error):
+                supervising.spawn_refused(self, hive, worker_id, error)
             case Tick(tokens, late):
                 if late:
                     self.awake_since = self.now

@@ -119,8 +119,9 @@ class HiveSaid:
 
 @dataclass(frozen=True)
 class SpawnRefused:
-    """The hive could not start the process at all."""
+    """The hive could not start the process at all, or knows of none."""
 
+    hive: str
     worker_id: str
     error: RbeeError
 

@@ -150,6 +150,12 @@ class HiveState:
         return None
 
 
+def number_of(worker_id: str) -> int:
+    """The number in an id, `w-01` → 1; 0 where none is."""
+    digits = worker_id.removeprefix("w-")
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else 0
+
+
 class Fleet:
     """All hives and workers of the colony.
 
@@ -157,23 +163,24 @@ class Fleet:
     which keep the index right.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, next_worker: int = 1) -> None:
         self.hives: dict[str, HiveState] = {}
         self.workers: dict[str, Worker] = {}
         self.index = Index()
-        self._next_worker = 1
+        self.next_worker = next_worker
+        """Number of the next id. None is given twice, by this queen or the next one: hives outlive
+        queens, and a worker that still runs there would be taken for the new one."""
 
     def new_worker_id(self) -> str:
-        """The next free id."""
-        while True:
-            name = f"w-{self._next_worker:02d}"
-            self._next_worker += 1
-            if name not in self.workers:
-                return name
+        """An id that no worker has had."""
+        name = f"w-{self.next_worker:02d}"
+        self.next_worker += 1
+        return name
 
     def add(self, worker: Worker) -> None:
         """A worker that is new to the colony."""
         self.remove(worker.id)
+        self.next_worker = max(self.next_worker, number_of(worker.id) + 1)
         self.workers[worker.id] = worker
         self.index.add(worker)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rbee.core import supervising, telling
 from rbee.core.events import HiveJoined, Publish
 from rbee.core.fleet import HiveState, Worker
-from rbee.core.states import WORKER_READY
+from rbee.core.states import WORKER_LIVE, WORKER_READY
 from rbee.errors import HiveOffline
 from rbee.protocol.colony import HiveGone, Telemetry
 from rbee.protocol.hives import (
@@ -20,6 +20,7 @@ from rbee.protocol.hives import (
     HiveWorkers,
     ModelInfo,
 )
+from rbee.protocol.workers import WorkerSpec
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
@@ -39,7 +40,7 @@ def joined(colony: Colony, event: HiveJoined) -> None:
     what = ", ".join(f"{d.name} {d.label}" for d in hive.devices)
     colony.narrate(f"hive is up: {what}", source=hive.name)
     for known in event.workers:
-        _adopt(colony, event.name, known)
+        _adopt(colony, hive, known)
     colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
 
 
@@ -52,6 +53,8 @@ def left(colony: Colony, name: str, reason: str) -> None:
     colony.setbacks.hive(name).forgotten()
     colony.narrate(f"hive is offline: {reason}", source=name, level="error")
     for worker in [w for w in colony.fleet.workers.values() if w.hive == name]:
+        if worker.state in WORKER_LIVE and not worker.draining:
+            supervising.miss(colony, worker)
         supervising.remove(colony, worker, HiveOffline(f"hive {name} went offline: {reason}"))
     colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
     if hive.kind != "local":
@@ -76,7 +79,7 @@ def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
                 colony.dirty = True
             for load in loads:
                 worker = colony.fleet.workers.get(load.worker_id)
-                if worker is not None:
+                if worker is not None and worker.hive == name:
                     worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
                     worker.settled = worker.state in WORKER_READY
                     colony.fleet.touch(worker)
@@ -86,18 +89,16 @@ def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
             pass  # the first event of a stream, which came with HiveJoined
 
 
-def _adopt(colony: Colony, hive: str, known: HiveWorker) -> None:
+def _adopt(colony: Colony, hive: HiveState, known: HiveWorker) -> None:
     """A worker the hive already runs: after a queen's restart, or when the link came back."""
     spec = known.spec
     if spec.worker_id in colony.fleet.workers:
         return
-    model = ModelInfo(
-        id=spec.model_id, ref=spec.model_id, path=spec.model_path, format=spec.format, size=0
-    )
     worker = Worker(
         spec=spec,
-        hive=hive,
-        model=model,
+        hive=hive.name,
+        model=_model(hive, spec),
+        pinned=spec.pinned,
         need_bytes=0,
         started_at=known.started_at,
         started_mono=colony.now,
@@ -106,8 +107,19 @@ def _adopt(colony: Colony, hive: str, known: HiveWorker) -> None:
         log_path=known.log_path,
     )
     colony.fleet.add(worker)
-    colony.narrate(f"adopted {worker.id} with {spec.model_id}", source=hive)
+    colony.narrate(f"adopted {worker.id} with {spec.model_id}", source=hive.name)
+    supervising.found(colony, worker)
     if known.ready is not None:
-        supervising.bound(colony, hive, known.ready, known.log_path)
+        supervising.bound(colony, hive.name, known.ready, known.log_path)
     if known.beat is not None:
-        supervising.beat(colony, hive, known.beat)
+        supervising.beat(colony, hive.name, known.beat)
+
+
+def _model(hive: HiveState, spec: WorkerSpec) -> ModelInfo:
+    """What the hive says of the worker's model; no more than the name where it is not listed."""
+    for model in hive.capabilities.models:
+        if (model.id, model.path) == (spec.model_id, spec.model_path):
+            return model
+    return ModelInfo(
+        id=spec.model_id, ref=spec.model_id, path=spec.model_path, format=spec.format, size=0
+    )

@@ -52,6 +52,7 @@ def start_worker(
         flash_attention=colony.limits.flash_attention,
         max_gap_ms=colony.limits.max_gap_ms,
         prompt_cache_mb=colony.limits.prompt_cache_mb,
+        pinned=pinned,
     )
     worker = Worker(
         spec=spec,
@@ -85,10 +86,10 @@ def stop_worker(colony: Colony, worker: Worker, reason: str, *, force: bool = Fa
     telling.publish_worker(colony, worker)
 
 
-def spawn_refused(colony: Colony, worker_id: str, error: RbeeError) -> None:
-    """The hive could not even start the process."""
+def spawn_refused(colony: Colony, hive: str, worker_id: str, error: RbeeError) -> None:
+    """The hive could not even start the process; of another hive's worker it says nothing."""
     worker = colony.fleet.workers.get(worker_id)
-    if worker is not None:
+    if worker is not None and worker.hive == hive:
         worker.error = error.message
         if worker.state is WorkerState.LOADING:
             _load_failed(colony, worker, error)
@@ -292,13 +293,29 @@ def _set_back(colony: Colony, worker: Worker, error: RbeeError) -> None:
             source=worker.hive,
             level="error",
         )
+    miss(colony, worker)
+
+
+def miss(colony: Colony, worker: Worker) -> None:
+    """A worker that is lost: a pinned one is to be there again, in the same place and shape."""
     if worker.pinned and not any(  # whoever asks for one that does not load hears of it
         isinstance(job.request, WorkerSpawn) and job.worker_id == worker.id
         for job in colony.jobs.values()
     ):
-        spec = worker.spec
-        wish = WorkerSpawn(
-            model=spec.model_id, hive=worker.hive, backend=spec.backend, device=spec.device,
-            slots=spec.slots, ctx=spec.ctx, pin=True,
-        )  # fmt: skip
-        colony.missing.append((wish, worker.model))
+        colony.missing.append((_wish(worker), worker.model))
+
+
+def found(colony: Colony, worker: Worker) -> None:
+    """A pinned worker that was missing while its hive was away need not be started again."""
+    for wish, model in colony.missing if worker.pinned else ():
+        if wish == _wish(worker) and model.path == worker.model.path:
+            colony.missing.remove((wish, model))
+            return
+
+
+def _wish(worker: Worker) -> WorkerSpawn:
+    spec = worker.spec
+    return WorkerSpawn(
+        model=spec.model_id, hive=worker.hive, backend=spec.backend, device=spec.device,
+        slots=spec.slots, ctx=spec.ctx, pin=True,
+    )  # fmt: skip

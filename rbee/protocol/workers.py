@@ -35,6 +35,8 @@ class WorkerSpec(Wire, frozen=True, kw_only=True):
     flash_attention: str = "auto"
     max_gap_ms: float = 200.0
     prompt_cache_mb: int = 256
+    pinned: bool = False
+    """It stays when it is idle. The hive does nothing with it but tell it to the next queen."""
 
 
 class WorkerReady(Wire, frozen=True, kw_only=True):

@@ -175,7 +175,7 @@ class Hosts:
         machine = self.machines[hive]
         if not machine.up:
             error = HiveOffline(f"hive {machine.spec.name} is offline")
-            self._soon(SpawnRefused(spec.worker_id, error))
+            self._soon(SpawnRefused(hive, spec.worker_id, error))
             return
         process = machine.start(spec)
         self._time.after(machine.spec.start, lambda: self._bind(machine, process))

@@ -148,7 +148,7 @@ def test_a_worker_that_dies_while_loading_fails_with_its_last_words() -> None:
 def test_a_process_that_cannot_be_started_fails_the_job() -> None:
     world = World()
     world.submit("a")
-    world.tell(SpawnRefused("w-01", PortTaken("no free port")))
+    world.tell(SpawnRefused("home", "w-01", PortTaken("no free port")))
     assert world.jobs["a"].error_code == "PORT_TAKEN"
     assert not world.colony.fleet.workers
 

@@ -219,7 +219,8 @@ class Brain(RuleBasedStateMachine):
             self.beat(name, WorkerState.FAILED, error=error)
         elif how == "refused":
             del self.processes[name]
-            self.tell(SpawnRefused(name, HiveOffline(f"{process.hive} is not connected")))
+            error = HiveOffline(f"{process.hive} is not connected")
+            self.tell(SpawnRefused(process.hive, name, error))
         else:
             self.end(name, 1)
 

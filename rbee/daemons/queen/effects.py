@@ -29,6 +29,7 @@ from rbee.core.events import (
     StartWorker,
     StopWorker,
 )
+from rbee.core.fleet import number_of
 from rbee.core.states import JOB_TERMINAL
 from rbee.errors import HiveOffline, InternalError, NotFound, RbeeError
 from rbee.protocol.base import encode
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.board import Board
     from rbee.daemons.queen.links import HiveLink
     from rbee.daemons.queen.metrics import Metrics
+    from rbee.daemons.queen.numbers import Numbers
     from rbee.daemons.queen.relay import Relay
     from rbee.daemons.queen.store import Store
     from rbee.daemons.queen.streams import Streams
@@ -60,6 +62,7 @@ class Effects:
         board: Board,
         store: Store,
         metrics: Metrics,
+        numbers: Numbers,
         post: Callable[[Event], None],
         retention: float,
     ) -> None:
@@ -67,6 +70,7 @@ class Effects:
         self._board = board
         self._store = store
         self._metrics = metrics
+        self._numbers = numbers
         self._post = post
         self.retention = retention
         self.links: dict[str, HiveLink] = {}
@@ -133,19 +137,21 @@ class Effects:
     async def _start(self, effect: StartWorker) -> None:
         worker_id = effect.spec.worker_id
         try:
-            await self._link(effect.hive).spawn(effect.spec)
+            link = self._link(effect.hive)
+            await self._numbers.cover(number_of(worker_id))
+            await link.spawn(effect.spec)
         except RbeeError as exc:
-            self._post(SpawnRefused(worker_id, exc))
+            self._post(SpawnRefused(effect.hive, worker_id, exc))
         except Exception as exc:
             log.exception("starting %s failed", worker_id)
             error = InternalError(f"{effect.hive} cannot start a process: {exc}")
-            self._post(SpawnRefused(worker_id, error))
+            self._post(SpawnRefused(effect.hive, worker_id, error))
 
     async def _stop(self, effect: StopWorker) -> None:
         try:
             await self._link(effect.hive).stop(effect.worker_id, force=effect.force)
         except NotFound as exc:
-            self._post(SpawnRefused(effect.worker_id, exc))
+            self._post(SpawnRefused(effect.hive, effect.worker_id, exc))
         except RbeeError as exc:
             log.warning("stopping %s: %s", effect.worker_id, exc)
         except Exception:  # one hive's defect must not take the queen with it

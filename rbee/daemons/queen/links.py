@@ -94,6 +94,8 @@ class HttpLink:
         self.name = ready.name
         self.token = ready.token
         self.url = ready.url
+        self.connecting = True
+        """Until the hive has joined or is given up."""
         self._call = call
         self._http = httpx.AsyncClient(
             base_url=ready.url,
@@ -110,6 +112,7 @@ class HttpLink:
         except (RbeeError, httpx.HTTPError, msgspec.MsgspecError, ValueError) as exc:
             log.warning("hive %s: %s", self.name, exc)
         finally:
+            self.connecting = False
             with anyio.CancelScope(shield=True), suppress(ShuttingDown):
                 await self._http.aclose()
                 await self._call(HiveLeft(self.name, "its telemetry stream ended"))
@@ -126,6 +129,7 @@ class HttpLink:
                         said: AnyHiveEvent = msgspec.json.decode(event.data, type=AnyHiveEvent)
                         if isinstance(said, HiveWorkers):
                             there = HiveJoined(self.name, "http", self.url, caps, said.workers)
+                            self.connecting = False
                             await self._call(there)
                         else:
                             await self._call(HiveSaid(self.name, said))

@@ -18,17 +18,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import anyio.to_thread
 
 from rbee.core.colony import Colony
-from rbee.core.events import (
-    Event,
-    HiveJoined,
-    HiveSaid,
-    SettingsChanged,
-    ShutdownAsked,
-)
+from rbee.core.events import HiveJoined, HiveSaid, SettingsChanged, ShutdownAsked
+from rbee.core.fleet import Fleet
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
@@ -41,6 +35,8 @@ from rbee.daemons.queen.effects import Effects
 from rbee.daemons.queen.journal import Journal
 from rbee.daemons.queen.links import HttpLink, LocalLink
 from rbee.daemons.queen.metrics import Metrics
+from rbee.daemons.queen.numbers import Numbers
+from rbee.daemons.queen.outposts import Outposts
 from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.relay import Relay
 from rbee.daemons.queen.store import Store
@@ -112,7 +108,6 @@ class Queen:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._hive: Hive | None = None
         self._hive_scope = anyio.CancelScope()
-        self._http_links: dict[str, anyio.CancelScope] = {}
         self.store = Store.open(paths.database)
         self.journal = Journal.open(paths.database.with_suffix(".journal"))
         self.journal.erases = settings.job.retention <= 0
@@ -120,7 +115,9 @@ class Queen:
         self.metrics = Metrics()
         self.board = Board(self.snapshot, lambda watched: self.colony.watch(watched))
         policy, limits = decide_by(settings)
+        self._numbers = Numbers(paths.database.with_suffix(".workers"))
         self.colony = Colony(
+            fleet=Fleet(self._numbers.first),
             policy=policy,
             limits=limits,
             now=self._started_mono,
@@ -133,6 +130,7 @@ class Queen:
             board=self.board,
             store=self.store,
             metrics=self.metrics,
+            numbers=self._numbers,
             post=lambda event: self.brain.post(event),
             retention=settings.job.retention,
         )
@@ -146,12 +144,18 @@ class Queen:
             store=self.store,
         )
 
-        self.recovery = Recovery(
+        self._recovery = Recovery(
             store=self.store,
             streams=self.streams,
             brain=self.brain,
             admission=self.admission,
             clock=clock,
+        )
+        self._outposts = Outposts(
+            links=self.effects.links,
+            call=self.brain.call,
+            post=self.brain.post,
+            joined=self._recovery.hive_joined,
         )
 
     # ---- what the routes ask -------------------------------------------------------------------
@@ -224,16 +228,7 @@ class Queen:
                 action="Give the other one a name of its own: rbee-hive --name NAME.",
             )
 
-        async def said(event: Event) -> None:
-            if isinstance(event, HiveJoined):  # before that nothing is to be asked of it
-                self.effects.links[link.name] = link
-            await self._hive_event(event)
-
-        link = HttpLink(ready, said)
-        old = self._http_links.pop(ready.name, None)
-        if old is not None:
-            old.cancel()
-        self._tasks.start_soon(self._follow, link)
+        self._outposts.ready(ready, self._tasks)
 
     def reload(self, settings: Settings) -> None:
         """Take over what may change while she runs: policy and limits, for what starts from now."""
@@ -278,11 +273,10 @@ class Queen:
 
                 if self.settings.queen.local_hive:
                     await self._start_hive(tasks)
-                await self.recovery.run()
+                await self._recovery.run()
                 tasks.start_soon(serve_http)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
                 tasks.start_soon(self._purge)
-                tasks.start_soon(self.recovery.wait_for_hives)
                 tasks.start_soon(self.journal.run)
                 if self.lifetime == "linger":
                     tasks.start_soon(self._linger)
@@ -307,6 +301,7 @@ class Queen:
                 await self.effects.relay.close()
                 await self.streams.settle()
                 self.journal.close()
+                self._numbers.close(self.colony.fleet.next_worker)
                 await anyio.to_thread.run_sync(self.store.close)
             log.info("stopped: %s", self._stop_reason or "cancelled")
 
@@ -340,20 +335,11 @@ class Queen:
         assert self._hive is not None
         self.brain.post(HiveSaid(self._hive.name, event))
 
-    async def _follow(self, link: HttpLink) -> None:
-        with anyio.CancelScope() as scope:
-            self._http_links[link.name] = scope
-            try:
-                await link.run()
-            finally:
-                if self.effects.links.get(link.name) is link:
-                    del self.effects.links[link.name]
-
     async def _linger(self) -> None:
         """Leave when nobody has used the queen for a while and nothing has run."""
         while self.lifetime == "linger":
             limit = self.settings.queen.linger
-            if self.use.open or self.colony.jobs or self.recovery.homeless():
+            if self.use.open or self.colony.jobs:
                 self.use.last = self.clock.monotonic()
             idle = self.clock.monotonic() - self.use.last
             if idle >= limit:
@@ -372,15 +358,6 @@ class Queen:
             job = self.settings.job
             self.store.purge(before=self.clock.utc() - job.retention, keep=job.finished_kept)
             await anyio.sleep(PURGE_EVERY)
-
-    async def _hive_event(self, event: Event) -> None:
-        if isinstance(event, HiveSaid):  # a busy brain must not keep heartbeats on the way
-            self.brain.post(event)
-            await anyio.lowlevel.checkpoint()
-            return
-        await self.brain.call(event)
-        if isinstance(event, HiveJoined):
-            await self.recovery.hive_joined()
 
 
 def decide_by(settings: Settings) -> tuple[Ect, Limits]:

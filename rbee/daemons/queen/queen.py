@@ -144,7 +144,7 @@ class Queen:
             store=self.store,
         )
 
-        self._recovery = Recovery(
+        self.recovery = Recovery(
             store=self.store,
             streams=self.streams,
             brain=self.brain,
@@ -155,7 +155,7 @@ class Queen:
             links=self.effects.links,
             call=self.brain.call,
             post=self.brain.post,
-            joined=self._recovery.hive_joined,
+            joined=self.recovery.hive_joined,
         )
 
     # ---- what the routes ask -------------------------------------------------------------------
@@ -273,10 +273,11 @@ class Queen:
 
                 if self.settings.queen.local_hive:
                     await self._start_hive(tasks)
-                await self._recovery.run()
+                await self.recovery.run()
                 tasks.start_soon(serve_http)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
                 tasks.start_soon(self._purge)
+                tasks.start_soon(self.recovery.wait_for_hives)
                 tasks.start_soon(self.journal.run)
                 if self.lifetime == "linger":
                     tasks.start_soon(self._linger)
@@ -339,7 +340,7 @@ class Queen:
         """Leave when nobody has used the queen for a while and nothing has run."""
         while self.lifetime == "linger":
             limit = self.settings.queen.linger
-            if self.use.open or self.colony.jobs:
+            if self.use.open or self.colony.jobs or self.recovery.homeless():
                 self.use.last = self.clock.monotonic()
             idle = self.clock.monotonic() - self.use.last
             if idle >= limit:

@@ -49,6 +49,9 @@ def submit(colony: Colony, event: JobSubmitted) -> None:
     """A new job: queue work for a model, begin anything else."""
     job = event.job
     colony.jobs[job.job_id] = job
+    if colony.stopping and event.recovered:
+        del colony.jobs[job.job_id]  # the next queen takes it up
+        return
     if colony.stopping:
         ending.fail(colony, job, ShuttingDown("the queen is shutting down"))
         return

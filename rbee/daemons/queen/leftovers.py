@@ -114,6 +114,7 @@ def told(info: JobInfo, stream: JobStream, utc: float) -> JobInfo:
         finish_reason=end.finish_reason if end is not None else info.finish_reason,
         error_code=error.code if error is not None else None,
         error_message=error.message if error is not None else None,
+        dead=error is not None and error.details.get("dead") is True,
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.home import Home, processes_of
 
-# Two test processes that compute with llama.cpp wait for each other's threads, which by default spin
-# for so long that a test of 4 s takes two minutes. Read when the OpenMP library is loaded.
+# Two test processes that compute with llama.cpp wait for each other's threads, which by default
+# spin for so long that a test of 4 s takes two minutes. Read when the OpenMP library is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # A run must tell of this change only; `HYPOTHESIS_PROFILE=search` looks for new examples.

@@ -13,12 +13,12 @@
     │                 └─ VersionMismatch
     ├── PayloadTooLarge 413
     ├── ModelCorrupted 422, ModelIncompatible 422, ModelAmbiguous 422
-    ├── QueueFull 429
+    ├── QueueFull 429, RateLimited 429
     ├── Cancelled 499
     ├── InternalError 500 ─┬─ WorkerCrashed
     │                      ├─ WorkerLost
     │                      └─ ModelLoadFailed
-    ├── BadGateway 502
+    ├── BadGateway 502, DownloadFailed 502
     ├── Unavailable 503 ─┬─ AllSlotsBusy
     │                    ├─ CircuitBreakerOpen
     │                    ├─ NoWorkers
@@ -238,6 +238,14 @@ class QueueFull(RbeeError):
     hint = "Wait and send the request again."
 
 
+class RateLimited(RbeeError):
+    """Somebody asked too often (`details.retry_after`, seconds)."""
+
+    code = "RATE_LIMITED"
+    status = 429
+    hint = "Wait and try again."
+
+
 class Cancelled(RbeeError):
     """The job was cancelled by somebody."""
 
@@ -283,6 +291,14 @@ class BadGateway(RbeeError):
     status = 502
     exit_code = 255
     hint = "Check that the address belongs to rbee and that versions match."
+
+
+class DownloadFailed(RbeeError):
+    """A model could not be fetched, after every try (`details.attempts`)."""
+
+    code = "DOWNLOAD_FAILED"
+    status = 502
+    hint = "Ask for it again: what was fetched is kept, and it goes on from there."
 
 
 class Unavailable(RbeeError):

@@ -173,7 +173,7 @@ class JobSettings(_Section, frozen=True):
 
 
 class ModelSettings(_Section, frozen=True):
-    """Names for models, and how their workers are kept."""
+    """Names for models, where they are kept, and how their workers are."""
 
     aliases: Annotated[
         dict[str, str],
@@ -190,6 +190,31 @@ class ModelSettings(_Section, frozen=True):
     max_workers: Annotated[
         dict[str, Workers], Meta(description="Workers of a model at most: `name = 2`.")
     ] = {}
+    dir: Annotated[
+        str,
+        Meta(
+            pattern=r"^(/[^\x00-\x1f]*)?$",
+            description="Folder for models; empty: `models` in the data folder.",
+        ),
+    ] = ""
+    quota_gb: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="GB the models folder may hold: the least recently used go first; 0: any.",
+        ),
+    ] = 0.0
+    bandwidth_mb: Annotated[
+        float,
+        Meta(ge=0, le=100_000, description="MB a second that downloads may take; 0: all there is."),
+    ] = 0.0
+    transfers: Annotated[
+        int, Meta(ge=1, le=16, description="Files of a model that are fetched at a time.")
+    ] = 4
+    stall_timeout: Annotated[
+        Some, Meta(description="Seconds a download may bring nothing before it is begun anew.")
+    ] = 60.0
 
 
 class TuiSettings(_Section, frozen=True):

@@ -13,6 +13,7 @@ from rbee.protocol.colony import HiveGone, Telemetry
 from rbee.protocol.hives import (
     AnyHiveEvent,
     HiveHeartbeat,
+    HiveModels,
     HiveTelemetry,
     HiveWorker,
     HiveWorkerExited,
@@ -85,6 +86,9 @@ def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
                     colony.fleet.touch(worker)
                     telling.publish_worker(colony, worker)
             colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))
+        case HiveModels(models=models, disk_free=disk_free):
+            if hive is not None:
+                hive.capabilities = hive.capabilities.with_models(models, disk_free)
         case HiveWorkers():
             pass  # the first event of a stream, which came with HiveJoined
 

@@ -75,6 +75,13 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
     capabilities: list[str] = []
     hidden: bool = False
     """Not offered in listings (echo)."""
+    digest: str | None = None
+    """Of its content, where it is known: the same on every hive that has the model."""
+
+    @property
+    def key(self) -> str:
+        """What tells this very model from all others of its name: its digest, else its path."""
+        return self.digest or self.path
 
     def kv_bytes(self, *, ctx: int, slots: int, kv_type: str = "f16") -> int:
         """Keys and values of `slots` contexts of `ctx` tokens each, in bytes."""
@@ -110,6 +117,10 @@ class Capabilities(Wire, frozen=True, kw_only=True):
     models: list[ModelInfo]
     disk_free: int
     disk_total: int
+
+    def with_models(self, models: list[ModelInfo], disk_free: int) -> Capabilities:
+        """The same with other models and so many bytes of free disk."""
+        return msgspec.structs.replace(self, models=models, disk_free=disk_free)
 
 
 class WorkerLoad(Wire, frozen=True, kw_only=True):
@@ -159,6 +170,13 @@ class HiveWorkers(HiveEvent, frozen=True, kw_only=True, tag="workers"):
     workers: list[HiveWorker]
 
 
+class HiveModels(HiveEvent, frozen=True, kw_only=True, tag="models"):
+    """The models on the hive's disk have changed; all of them."""
+
+    models: list[ModelInfo]
+    disk_free: int
+
+
 class HiveWorker(Wire, frozen=True, kw_only=True):
     """A worker as its hive knows it."""
 
@@ -199,4 +217,6 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
     labels: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-AnyHiveEvent = HiveWorkerReady | HiveHeartbeat | HiveWorkerExited | HiveTelemetry | HiveWorkers
+AnyHiveEvent = (
+    HiveWorkerReady | HiveHeartbeat | HiveWorkerExited | HiveTelemetry | HiveModels | HiveWorkers
+)

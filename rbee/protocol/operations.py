@@ -123,6 +123,56 @@ class WorkerDrain(Request, frozen=True, kw_only=True, tag_field="operation", tag
     worker_id: WorkerId
 
 
+class ModelDownload(
+    Request, frozen=True, kw_only=True, tag_field="operation", tag="model_download"
+):
+    """Fetch a model from the hub; the result is `{model, hive, bytes}`."""
+
+    model: ModelName
+    hive: Name | None = None
+    """None: where it would run best."""
+
+
+class ModelDelete(Request, frozen=True, kw_only=True, tag_field="operation", tag="model_delete"):
+    """Take a model off a hive's disk; the result is `{model, hive, freed}`."""
+
+    model: ModelName
+    hive: Name | None = None
+    """None: the only hive that has it."""
+
+
+class ModelVerify(Request, frozen=True, kw_only=True, tag_field="operation", tag="model_verify"):
+    """Read a model's files again and compare them with what they should be; see Verified."""
+
+    model: ModelName
+    hive: Name | None = None
+
+
+class ModelCopy(Request, frozen=True, kw_only=True, tag_field="operation", tag="model_copy"):
+    """Bring a model from one hive to another; the result is `{model, hive, to_hive, bytes}`."""
+
+    model: ModelName
+    hive: Name | None = None
+    """Where from; None: any that has it."""
+    to_hive: Name
+
+
+class ModelPreload(Request, frozen=True, kw_only=True, tag_field="operation", tag="model_preload"):
+    """Have a worker load the model, as the scheduler sees fit, and wait until it is ready."""
+
+    model: ModelName
+    hive: Name | None = None
+    device: DeviceName | None = None
+
+
+class ModelUnload(Request, frozen=True, kw_only=True, tag_field="operation", tag="model_unload"):
+    """End the model's workers, each when what it runs has ended; the result is `{workers}`."""
+
+    model: ModelName
+    hive: Name | None = None
+    device: DeviceName | None = None
+
+
 class Status(Request, frozen=True, kw_only=True, tag_field="operation", tag="status"):
     """One colony snapshot as the job's result."""
 

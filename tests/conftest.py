@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.support.home import Home, processes_of
 # Two test processes that compute with llama.cpp wait for each other's threads, which by default
 # spin for so long that a test of 4 s takes two minutes. Read when the OpenMP library is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# A shell that starts the run in the background has it ignore Ctrl+C, and so would every `rbee` of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A run must tell of this change only; `HYPOTHESIS_PROFILE=search` looks for new examples.
 hypothesis.settings.register_profile("repeatable", derandomize=True)

@@ -8,7 +8,6 @@ All methods may block on the disk; they may be called from several threads.
 from __future__ import annotations
 
 import logging
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,12 +16,11 @@ import msgspec
 
 from rbee.backend_api import BackendInfo, ModelFile
 from rbee.errors import ModelCorrupted, ModelIncompatible, ModelNotFound, RbeeError
-from rbee.models import gguf, gguf_sanity, packages, refs
-from rbee.models.estimate import estimate
+from rbee.models import gguf, packages, refs
+from rbee.models.describe import info_of
 from rbee.protocol.hives import ModelInfo
 
 log = logging.getLogger("rbee.models")
-_EMBEDDERS = re.compile(r"(.*-)?bert(-.*)?|.*-embedding")
 
 
 class Library:
@@ -118,25 +116,7 @@ def _read(path: Path, size: int) -> ModelInfo:
             raise ModelCorrupted(f"{path.name} {what}")
         raise ModelIncompatible(f"{path.name} is not a GGUF file")
     header = gguf.read(path)
-    gguf_sanity.check(header, path.name)
-    need = estimate(header)
-    context = header.get("context_length")
-    embedder = header.get("pooling_type") is not None or _EMBEDDERS.fullmatch(header.architecture)
-    return ModelInfo(
-        id=path.stem,
-        ref=f"file:{path}",
-        path=str(path),
-        format="gguf",
-        size=size,
-        architecture=header.architecture,
-        quant=header.quant,
-        parameters=header.parameters,
-        context=context if isinstance(context, int) and context > 0 else None,
-        weights_bytes=need.weights,
-        kv_bytes_per_token=need.kv_per_token,
-        compute_bytes=need.compute,
-        capabilities=["embedding" if embedder else "text-gen"],
-    )
+    return info_of(header, name=path.name, ref=f"file:{path}", path=str(path), size=size)
 
 
 def _named(info: ModelInfo, name: str, ref: str) -> ModelInfo:

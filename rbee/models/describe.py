@@ -1,0 +1,45 @@
+"""What is known of a model before it is loaded, told from its header: a ModelInfo.
+
+Owns the way from a checked header to the figures of the memory preflight and the capabilities.
+Pure; where the header came from, a disk or the first megabytes over HTTP, is the caller's business.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rbee.models import gguf_sanity
+from rbee.models.estimate import estimate
+from rbee.models.gguf import Header
+from rbee.protocol.hives import ModelInfo
+
+_EMBEDDERS = re.compile(r"(.*-)?bert(-.*)?|.*-embedding")
+
+
+def info_of(
+    header: Header, *, name: str, ref: str, path: str, size: int, digest: str | None = None
+) -> ModelInfo:
+    """The ModelInfo of a GGUF model whose file has `size` bytes; `path` is "" for one not here.
+
+    Raises ModelCorrupted, with `name`, for a header that no backend would survive.
+    """
+    gguf_sanity.check(header, name)
+    need = estimate(header)
+    context = header.get("context_length")
+    embedder = header.get("pooling_type") is not None or _EMBEDDERS.fullmatch(header.architecture)
+    return ModelInfo(
+        id=name.removesuffix(".gguf"),
+        ref=ref,
+        path=path,
+        format="gguf",
+        size=size,
+        architecture=header.architecture,
+        quant=header.quant,
+        parameters=header.parameters,
+        context=context if isinstance(context, int) and context > 0 else None,
+        weights_bytes=need.weights,
+        kv_bytes_per_token=need.kv_per_token,
+        compute_bytes=need.compute,
+        capabilities=["embedding" if embedder else "text-gen"],
+        digest=digest,
+    )

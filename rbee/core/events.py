@@ -12,7 +12,7 @@ from rbee.core.policy import Policy
 from rbee.errors import RbeeError
 from rbee.protocol.base import Wire
 from rbee.protocol.decisions import Decision
-from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveWorker
+from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveWorker, ModelInfo
 from rbee.protocol.jobs import EventType
 from rbee.protocol.workers import Usage, WorkerSpec
 
@@ -118,6 +118,73 @@ class HiveSaid:
 
 
 @dataclass(frozen=True)
+class ModelLocated:
+    """The hive has the model although it does not list it; `model.path` is its path there."""
+
+    hive: str
+    model: ModelInfo
+
+
+@dataclass(frozen=True)
+class FetchProgress:
+    """How far the model is that a job waits for; `progress` 0..1, None: nobody knows."""
+
+    job_id: str
+    message: str
+    progress: float | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The model that a job waits for is on the hive's disk, at `model.path`."""
+
+    job_id: str
+    hive: str
+    model: ModelInfo
+
+
+@dataclass(frozen=True)
+class FetchFailed:
+    """The model that a job waits for cannot be had."""
+
+    job_id: str
+    error: RbeeError
+
+
+@dataclass(frozen=True)
+class PerformProgress:
+    """How far an operation on models is; `progress` 0..1, None: nobody knows."""
+
+    job_id: str
+    stage: str
+    message: str
+    progress: float | None = None
+
+
+@dataclass(frozen=True)
+class Performed:
+    """An operation on models is done; `result` is what its job's stream tells."""
+
+    job_id: str
+    result: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class PerformFailed:
+    """An operation on models went wrong."""
+
+    job_id: str
+    error: RbeeError
+
+
+@dataclass(frozen=True)
+class PerformCancelled:
+    """An operation on models was broken off, as AbortPerform wanted."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
 class SpawnRefused:
     """The hive could not start the process at all, or knows of none."""
 
@@ -168,6 +235,14 @@ Event = (
     | HiveJoined
     | HiveLeft
     | HiveSaid
+    | ModelLocated
+    | FetchProgress
+    | Fetched
+    | FetchFailed
+    | PerformProgress
+    | Performed
+    | PerformFailed
+    | PerformCancelled
     | SpawnRefused
     | Tick
     | Counted
@@ -213,6 +288,40 @@ class StopWorker:
     hive: str
     worker_id: str
     force: bool = False
+
+
+@dataclass(frozen=True)
+class FetchModel:
+    """Bring `job.model` to the hive and tell how far it is: FetchProgress at most four times a
+    second, then Fetched or FetchFailed. Jobs that wait for one model share its transfer."""
+
+    job_id: str
+    hive: str
+    job: Job
+
+
+@dataclass(frozen=True)
+class AbortFetch:
+    """The job waits for its model no more; the transfer ends when nobody else does. Nothing is to
+    be told of it."""
+
+    job_id: str
+
+
+@dataclass(frozen=True)
+class Perform:
+    """Carry out `job.request`, one on models: PerformProgress at most four times a second, then
+    Performed, PerformFailed or, after AbortPerform, perhaps PerformCancelled."""
+
+    job_id: str
+    job: Job
+
+
+@dataclass(frozen=True)
+class AbortPerform:
+    """Break it off: PerformCancelled, or Performed when it was too late, within 5 s."""
+
+    job_id: str
 
 
 @dataclass(frozen=True)
@@ -269,6 +378,10 @@ Effect = (
     | AbortRun
     | StartWorker
     | StopWorker
+    | FetchModel
+    | AbortFetch
+    | Perform
+    | AbortPerform
     | Append
     | SaveJob
     | Publish

@@ -38,6 +38,8 @@ class Job:
     client: str = ""
     durable: bool = True
     """True: accepted with 202, survives the queen. False: lives with the caller's connection."""
+    fetch_on: str | None = None
+    """The hive its model is to be fetched to before it can wait for a worker; None: it is there."""
     worker_id: str | None = None
     hive: str | None = None
     waiting_for: str | None = None

@@ -181,9 +181,17 @@ class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag=
     """Self-test of the streaming path, queen only."""
 
 
-Operation: TypeAlias = Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain | Status | QueenCheck
+ModelTask: TypeAlias = ModelDownload | ModelDelete | ModelVerify | ModelCopy
+"""Carried out by hives, beside the queue."""
+Operation: TypeAlias = (
+    Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain
+    | ModelDownload | ModelDelete | ModelVerify | ModelCopy | ModelPreload | ModelUnload
+    | Status | QueenCheck
+)  # fmt: skip
 OPERATIONS = (
-    "infer", "embed", "worker_spawn", "worker_stop", "worker_drain", "status", "queen_check",
+    "infer", "embed", "worker_spawn", "worker_stop", "worker_drain",
+    "model_download", "model_delete", "model_verify", "model_copy", "model_preload", "model_unload",
+    "status", "queen_check",
 )  # fmt: skip
 
 

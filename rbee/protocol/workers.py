@@ -35,6 +35,8 @@ class WorkerSpec(Wire, frozen=True, kw_only=True):
     flash_attention: str = "auto"
     max_gap_ms: float = 200.0
     prompt_cache_mb: int = 256
+    model_key: str = ""
+    """The model's ModelInfo.key; the hive tells it to the next queen. Empty: the path is it."""
     pinned: bool = False
     """It stays when it is idle. The hive does nothing with it but tell it to the next queen."""
 

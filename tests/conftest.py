@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from tests.support.home import Home, processes_of
+from tests.support.hub_fixture import hub  # noqa: F401
 
 # Two test processes that compute with llama.cpp wait for each other's threads, which by default
 # spin for so long that a test of 4 s takes two minutes. Read when the OpenMP library is loaded.

@@ -1,21 +1,16 @@
-"""The file the queen's memory is in: opened, checked, brought up to date.
+"""The file the queen's memory is in: its schema, and how it is opened.
 
-Owns the schema, its migrations and what becomes of a damaged file. Never reads or writes a row.
+Owns the schema and its migrations. Never reads or writes a row; see `rbee.database` for the rest.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
-import time
 from pathlib import Path
 
-from rbee.errors import InternalError, VersionMismatch
+from rbee.database import PATIENCE, connect, is_busy, open_checked, unusable
 
-log = logging.getLogger("rbee.store")
-PATIENCE = 10.0
-"""Seconds that one try waits for another process's lock."""
+__all__ = ["MIGRATIONS", "PATIENCE", "is_busy", "open_database", "unusable"]
 
 MIGRATIONS = (
     """
@@ -47,10 +42,6 @@ MIGRATIONS = (
 """Step n brings a database from version n to n + 1 (`PRAGMA user_version`)."""
 
 
-class _Corrupt(sqlite3.DatabaseError):
-    """The file's own check found damage."""
-
-
 def open_database(
     path: Path, patience: float = PATIENCE
 ) -> tuple[sqlite3.Connection, sqlite3.Connection, Path | None]:
@@ -59,91 +50,9 @@ def open_database(
     Raises VersionMismatch for a database of a newer rbee, InternalError for one that cannot be used
     now (locked, disk full, no rights, a folder): that stays where it is.
     """
+    reader, aside = open_checked(path, MIGRATIONS, patience)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside = None
-        try:
-            reader = _checked(path, patience)
-        except sqlite3.DatabaseError as exc:
-            if not _is_damage(exc):
-                raise
-            aside = _set_aside(path, exc)
-            reader = _checked(path, patience)
-        try:
-            writer = _connect(path, patience)
-        except BaseException:
-            reader.close()
-            raise
-    except (OSError, sqlite3.Error) as exc:
-        raise unusable(path, exc) from exc
-    return reader, writer, aside
-
-
-def is_busy(exc: sqlite3.Error) -> bool:
-    """Whether another process holds the lock."""
-    return _code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def unusable(path: Path, exc: Exception) -> InternalError:
-    """The error that says so, and what to do."""
-    if isinstance(exc, sqlite3.Error) and is_busy(exc):
-        action = "Another program holds the file; end that and try again."
-    else:
-        action = "Check the disk's free space and the rights, or move it away."
-    why = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    return InternalError(f"the database {path} cannot be used: {why}", action=action)
-
-
-def _is_damage(exc: sqlite3.Error) -> bool:
-    if isinstance(exc, _Corrupt):
-        return True
-    return _code(exc) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _code(exc: sqlite3.Error) -> int:
-    """The primary code: the extended ones carry details in the higher bits."""
-    return getattr(exc, "sqlite_errorcode", 0) & 0xFF
-
-
-def _set_aside(path: Path, why: Exception) -> Path:
-    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-    log.error("database %s is damaged (%s), set aside as %s", path, why, aside)
-    for suffix in ("", "-wal", "-shm"):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            source.rename(aside.with_name(aside.name + suffix))
-    return aside
-
-
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    """A connection with our settings, to a database that has been checked."""
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=patience)
-    try:
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.execute("PRAGMA secure_delete = ON")
+        return reader, connect(path, patience), aside
     except BaseException:
-        db.close()
+        reader.close()
         raise
-    return db
-
-
-def _checked(path: Path, patience: float) -> sqlite3.Connection:
-    """A connection to a sound database of this version; creates and migrates."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = _connect(path, patience)
-    try:
-        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise _Corrupt("its own check found damage")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            raise VersionMismatch(
-                f"{path} was written by a newer rbee (schema {version}, known {len(MIGRATIONS)})",
-                action="Use the newer rbee again, or move the file away.",
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
-    except BaseException:
-        db.close()
-        raise
-    return db

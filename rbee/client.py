@@ -25,8 +25,18 @@ from rbee.errors import (
 from rbee.protocol.base import Wire, convert, decode, encode
 from rbee.protocol.colony import EVENTS, Health, Info
 from rbee.protocol.decisions import Why
-from rbee.protocol.hives import HiveInfo, ModelInfo
+from rbee.protocol.hives import HiveInfo
 from rbee.protocol.jobs import JobAccepted, JobInfo
+from rbee.protocol.models import (
+    CatalogueEntry,
+    DownloadInfo,
+    ForeignModel,
+    FoundModel,
+    GarbageReport,
+    HeldModel,
+    ImportBody,
+    Search,
+)
 from rbee.protocol.operations import Operation
 from rbee.protocol.queue import QueueInfo
 from rbee.protocol.workers import WorkerInfo
@@ -36,6 +46,10 @@ T = TypeVar("T")
 EVENT_LIMIT = 512 << 20
 """Bytes: the vectors of an embed job are one event."""
 _CONTROL = httpx.Timeout(10.0, connect=2.0)
+_HUB = httpx.Timeout(90.0, connect=2.0)
+"""What the queen may first have to ask the hub about; she limits that herself, by less."""
+_DISK = httpx.Timeout(3600.0, connect=2.0)
+"""A model may be read or copied from disk to disk meanwhile."""
 _STREAM = httpx.Timeout(20.0, connect=2.0)
 """Streams: the queen says something at least every 5 s, so 20 s of silence is a dead link."""
 
@@ -101,7 +115,8 @@ class QueenClient:
     async def submit(self, operation: Operation) -> JobAccepted:
         """Submit an operation; when this returns the job is on the queen's disk."""
         body = msgspec.to_builtins(operation)
-        return decode(await self._call("POST", "/v1/jobs", content=encode(body)), JobAccepted)
+        reply = await self._call("POST", "/v1/jobs", content=encode(body), timeout=_HUB)
+        return decode(reply, JobAccepted)
 
     async def jobs(
         self, *, state: str | None = None, dead: bool = False, limit: int = 100
@@ -146,9 +161,48 @@ class QueenClient:
         """All hives."""
         return await self._list("/v1/hives", "hives", HiveInfo)
 
-    async def models(self) -> list[ModelInfo]:
+    async def models(self) -> list[HeldModel]:
         """Models on the colony's disks."""
-        return await self._list("/v1/catalog/models", "models", ModelInfo)
+        return await self._list("/v1/catalog/models", "models", HeldModel)
+
+    async def model(self, name: str) -> HeldModel:
+        """One of them, by id, reference or alias. Raises ModelNotFound."""
+        return await self._get(f"/v1/catalog/models/{_part(name)}", HeldModel)
+
+    async def search(self, text: str, *, limit: int = 10) -> Search:
+        """What the hub has, and what of it would fit where."""
+        params = {"q": text, "limit": limit}
+        reply = await self._call("GET", "/v1/catalog/search", params=params, timeout=_HUB)
+        return decode(reply, Search)
+
+    async def look(self, model: str) -> FoundModel:
+        """One repository of the hub, and what of it would fit where."""
+        params = {"model": model}
+        reply = await self._call("GET", "/v1/catalog/look", params=params, timeout=_HUB)
+        return decode(reply, FoundModel)
+
+    async def transfers(self) -> list[DownloadInfo]:
+        """Models that are on their way to a hive."""
+        return await self._list("/v1/catalog/transfers", "transfers", DownloadInfo)
+
+    async def foreign(self, hive: str) -> list[ForeignModel]:
+        """Models that other programs keep on a hive's machine."""
+        params, path = {"hive": hive}, "/v1/catalog/foreign"
+        return await self._list(path, "models", ForeignModel, params=params, timeout=_DISK)
+
+    async def import_model(self, hive: str, body: ImportBody) -> CatalogueEntry:
+        """Take a file of a hive's machine into its catalogue."""
+        content = encode({"hive": hive, **msgspec.to_builtins(body)})
+        path = "/v1/catalog/import"
+        return decode(
+            await self._call("POST", path, content=content, timeout=_DISK), CatalogueEntry
+        )
+
+    async def gc(self, hive: str, *, dry_run: bool) -> GarbageReport:
+        """Clear a hive's models folder of what is left over; or tell what would go."""
+        content = encode({"hive": hive, "dry_run": dry_run})
+        path = "/v1/catalog/gc"
+        return decode(await self._call("POST", path, content=content, timeout=_DISK), GarbageReport)
 
     async def stay(self) -> None:
         """Have a queen that would leave when unused stay until she is stopped."""
@@ -189,10 +243,8 @@ class QueenClient:
     async def _get(self, path: str, kind: type[T]) -> T:
         return decode(await self._call("GET", path), kind)
 
-    async def _list(
-        self, path: str, key: str, kind: type[T], *, params: dict[str, Any] | None = None
-    ) -> list[T]:
-        body = decode(await self._call("GET", path, params=params), dict[str, Any])
+    async def _list(self, path: str, key: str, kind: type[T], **kwargs: Any) -> list[T]:
+        body = decode(await self._call("GET", path, **kwargs), dict[str, Any])
         return [convert(item, kind) for item in body[key]]
 
     async def _call(self, method: str, path: str, **kwargs: Any) -> bytes:

@@ -27,6 +27,7 @@ class Narrator:
         self._live = self._out.isatty()
         self._open = False
         self._last_step = -1
+        self._stage = ""
 
     def say(self, message: str) -> None:
         """One line."""
@@ -36,10 +37,15 @@ class Narrator:
         self._out.write(f"rbee: {printable(message)}\n")
         self._out.flush()
 
-    def progress(self, message: str, fraction: float) -> None:
-        """Progress 0..1: redrawn in place on a terminal, else one line for every tenth."""
+    def progress(self, message: str, fraction: float, *, stage: str = "") -> None:
+        """Progress 0..1: redrawn in place on a terminal, else one line for every tenth.
+
+        `stage`: of what; each begins with the first tenth again.
+        """
         if self._quiet:
             return
+        if stage != self._stage:
+            self._stage, self._last_step = stage, -1
         text = printable(message)
         if self._live:
             filled = round(max(0.0, min(1.0, fraction)) * 20)

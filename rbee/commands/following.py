@@ -16,6 +16,7 @@ import anyio
 import msgspec
 
 from rbee.client import QueenClient
+from rbee.commands.bars import Bars
 from rbee.commands.common import client
 from rbee.errors import (
     BadGateway,
@@ -77,7 +78,7 @@ class Manner:
     as_json: bool
 
 
-def run(manner: Manner, work: Callable[[QueenClient, Narrator], Awaitable[None]]) -> int:
+def run(manner: Manner, work: Callable[[QueenClient, Bars], Awaitable[None]]) -> int:
     """Do the work on a queen that is found or started; the exit code."""
     return anyio.run(_interruptible, manner, work)
 
@@ -134,9 +135,9 @@ def content_of(path: str, *, of: str) -> str:
 
 
 async def _interruptible(
-    manner: Manner, work: Callable[[QueenClient, Narrator], Awaitable[None]]
+    manner: Manner, work: Callable[[QueenClient, Bars], Awaitable[None]]
 ) -> int:
-    narrator = Narrator(quiet=manner.quiet)
+    narrator = Bars(quiet=manner.quiet)
     caught: list[int] = []
     failure: RbeeError | BrokenPipeError | None = None
     async with anyio.create_task_group() as tasks:
@@ -161,7 +162,8 @@ async def _interruptible(
     if failure is not None and not caught:
         return _failed(failure, as_json=manner.as_json)
     if caught:
-        narrator.say("cancelled")
+        kept = "; what was fetched is kept, and asked for again it goes on from there"
+        narrator.say(f"cancelled{kept if narrator.kept else ''}")
         return 128 + caught[0]
     return 0
 
@@ -216,7 +218,7 @@ def _note(course: Course, event: ServerEvent, narrator: Narrator, take: Take) ->
             status = decode(event.data, StatusData)
             course.lost = course.lost or status.stage == "resuming"
             if status.progress is not None:
-                narrator.progress(status.message, status.progress)
+                narrator.progress(status.message, status.progress, stage=status.stage)
             else:
                 narrator.say(status.message)
         case EventType.STARTED:

@@ -17,7 +17,7 @@ from tests.support.hub_fixture import hub  # noqa: F401
 # spin for so long that a test of 4 s takes two minutes. Read when the OpenMP library is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# A shell that starts the run in the background has it ignore Ctrl+C, and so would every `rbee` of it.
+# A shell that starts the run in the background has it ignore Ctrl+C, and every `rbee` of it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,7 +1,7 @@
 """How a model is named: `pkg:name`, `file:/abs/path`, `hf:org/repo…`, or an alias for one of them.
 
-Owns the grammar of references and the built-in alias table. Never touches the disk: whether a
-reference leads anywhere is the library's business.
+Owns the grammar of references. Never touches the disk or the network: whether a reference leads
+anywhere is the library's business, or the hub's.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeAlias
 
 from rbee.errors import InvalidRequest, ModelNotFound
+from rbee.models.aliases import TABLE
 
-ALIASES: Mapping[str, str] = {"smollm2-135m": "pkg:smollm2-135m"}
-"""Short names everybody has; `models.aliases` in the settings adds to them."""
+ALIASES: Mapping[str, str] = {name: alias.ref for name, alias in TABLE.items()}
+"""Short names everybody has → what they stand for."""
 
 FORMS = "pkg:NAME, file:/absolute/path, hf:org/repo[:QUANT], or an alias"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
-_SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})"
+_SEGMENT = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(
     rf"(?P<repo>{_SEGMENT}/{_SEGMENT})"
-    r"(?::(?P<quant>[A-Za-z0-9][A-Za-z0-9_]{0,31})"
-    r"|@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{0,127})::(?P<file>[^\x00-\x1f\x7f\\]{1,512}))?"
+    r"(?::(?P<quant>[A-Za-z0-9][A-Za-z0-9_-]{0,31})"
+    r"|@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{0,127})(?:::(?P<file>[^\\:]{1,512}))?)?"
 )
 
 
@@ -51,7 +52,7 @@ class FileRef:
 
 @dataclass(frozen=True)
 class HubRef:
-    """`hf:org/repo`, `hf:org/repo:QUANT`, `hf:org/repo@revision::file`."""
+    """`hf:org/repo`, `hf:org/repo:QUANT`, `hf:org/repo@revision`, `hf:org/repo@revision::file`."""
 
     repo: str
     quant: str | None = None
@@ -59,8 +60,8 @@ class HubRef:
     file: str | None = None
 
     def __str__(self) -> str:
-        if self.file is not None:
-            return f"hf:{self.repo}@{self.revision}::{self.file}"
+        if self.revision is not None:
+            return f"hf:{self.repo}@{self.revision}" + (f"::{self.file}" if self.file else "")
         return f"hf:{self.repo}" + (f":{self.quant}" if self.quant else "")
 
 
@@ -145,12 +146,25 @@ def _file(text: str, path: str) -> FileRef:
 
 def _hub(text: str, rest: str) -> HubRef:
     match = _HUB.fullmatch(rest)
-    if match is None or ".." in match["repo"] or ".." in (match["revision"] or ""):
+    if match is None or not is_repo(match["repo"]) or not _is_revision(match["revision"] or "main"):
         raise InvalidRequest(
             f"{text!r} is not a hub reference",
             action="Write hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo@revision::file.gguf.",
         )
-    file = match["file"]
-    if file is not None and (file.startswith("/") or ".." in PurePosixPath(file).parts):
+    if match["file"] is not None and not _is_inside(match["file"]):
         raise InvalidRequest(f"{text!r}: the file must lie inside the repository")
-    return HubRef(match["repo"], match["quant"], match["revision"], file)
+    return HubRef(match["repo"], match["quant"], match["revision"], match["file"])
+
+
+def is_repo(name: str) -> bool:
+    """Whether the hub would take it for `org/repo`: its own rules, huggingface_hub's validators."""
+    plain = re.fullmatch(rf"{_SEGMENT}/{_SEGMENT}", name) is not None
+    return plain and ".." not in name and "--" not in name and not name.endswith(".git")
+
+
+def _is_revision(name: str) -> bool:
+    return ".." not in name and "//" not in name and not name.endswith(("/", "."))
+
+
+def _is_inside(file: str) -> bool:
+    return file.isprintable() and not {"", ".", ".."} & set(file.split("/"))

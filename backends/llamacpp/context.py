@@ -173,6 +173,7 @@ def _params(lib: Any, model: Model, options: LoadOptions) -> Any:
     params.flash_attn_type = FLASH[options.flash_attention]
     params.type_k = params.type_v = KV_TYPES[options.kv_type]
     params.kv_unified = model.recurrent
+    params.swa_full = False  # the cost of it is a prompt computed again, see `forget`
     params.no_perf = True
     return params
 

@@ -12,6 +12,7 @@ from rbee.models import gguf_sanity
 from rbee.models.estimate import estimate
 from rbee.models.gguf import Header
 from rbee.protocol.hives import ModelInfo
+from rbee.protocol.memory import KvWindow
 
 _EMBEDDERS = re.compile(r"(.*-)?bert(-.*)?|.*-embedding")
 
@@ -24,9 +25,9 @@ def info_of(
     Raises ModelCorrupted, with `name`, for a header that no backend would survive.
     """
     gguf_sanity.check(header, name)
-    need = estimate(header)
     context = header.get("context_length")
     embedder = header.get("pooling_type") is not None or _EMBEDDERS.fullmatch(header.architecture)
+    need = estimate(header)
     return ModelInfo(
         id=name.removesuffix(".gguf"),
         ref=ref,
@@ -39,7 +40,12 @@ def info_of(
         context=context if isinstance(context, int) and context > 0 else None,
         weights_bytes=need.weights,
         kv_bytes_per_token=need.kv_per_token,
+        gpu_weights_bytes=need.gpu_weights,
+        kv_windows=[KvWindow(tokens=n, bytes_per_token=size) for n, size in need.windows],
+        state_bytes=need.state,
         compute_bytes=need.compute,
+        heads=need.heads,
+        row_bytes=need.row,
         capabilities=["embedding" if embedder else "text-gen"],
         digest=digest,
     )

@@ -8,15 +8,20 @@ from typing import Any
 import msgspec
 
 from rbee.protocol.base import Wire
+from rbee.protocol.memory import (
+    COMPUTE_CTX,
+    DEVICE_BYTES,
+    KV_BITS,
+    LEAST_MARGIN,
+    MASK_BYTES,
+    TEXTS,
+    UBATCH,
+    UNKNOWN_BYTES,
+    KvWindow,
+    Measured,
+    padded,
+)
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
-
-KV_BITS = {
-    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0,
-    "q4_0": 4.5, "iq4_nl": 4.5,
-}  # fmt: skip
-"""How keys and values can be kept → bits each number takes, block scales included."""
-_MEASURED_CTX, _MASK_BYTES = 4096, 1024
-"""compute_bytes holds the masks of so much context; more takes so many bytes a token."""
 
 
 class Device(Wire, frozen=True, kw_only=True):
@@ -68,10 +73,23 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
     context: int | None = None
     """Context length the model was trained for, tokens."""
     weights_bytes: int = 0
+    """In main memory, for the CPU; 0: not known."""
+    gpu_weights_bytes: int = 0
+    """On a GPU, which does not hold everything; 0: the same."""
     kv_bytes_per_token: int = 0
-    """With 16-bit keys and values."""
+    """With 16-bit keys and values, as if all layers looked at the whole context."""
+    kv_windows: list[KvWindow] = []
+    """Which part of it belongs to layers that look back a few tokens only."""
+    state_bytes: int = 0
+    """Recurrent state of one slot."""
     compute_bytes: int = 0
     """Working buffers at the default batch, for a context of 4096 tokens."""
+    heads: int = 0
+    """Attention heads of a layer."""
+    row_bytes: int = 0
+    """One row of logits; 0: it has none."""
+    measured: list[Measured] = []
+    """What workers of certain shapes really took on the hive that tells this."""
     capabilities: list[str] = []
     hidden: bool = False
     """Not offered in listings (echo)."""
@@ -83,23 +101,106 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
         """What tells this very model from all others of its name: its digest, else its path."""
         return self.digest or self.path
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it only turns texts into vectors."""
+        return self.capabilities == ["embedding"]
+
     def kv_bytes(self, *, ctx: int, slots: int, kv_type: str = "f16") -> int:
-        """Keys and values of `slots` contexts of `ctx` tokens each, in bytes."""
+        """Keys and values of `slots` contexts of `ctx` tokens each, in bytes.
+
+        A layer with a window keeps that many tokens and those computed at a time, if that is less.
+        """
+        ctx = padded(ctx)
+        full, narrow = self.kv_bytes_per_token, 0
+        for window in self.kv_windows:
+            full -= window.bytes_per_token
+            narrow += window.bytes_per_token * min(ctx, padded(window.tokens + UBATCH))
         bits = KV_BITS.get(kv_type, KV_BITS["f32"])
-        return math.ceil(self.kv_bytes_per_token * _round_up(ctx, 256) * slots * bits / 16)
+        return math.ceil((max(0, full) * ctx + narrow) * slots * bits / 16)
 
-    def memory_needed(self, *, ctx: int, slots: int, kv_type: str = "f16") -> int:
-        """Estimate in bytes, margin max(512 MiB, 5 %) included; 64 MiB for unknown weights."""
-        if not self.weights_bytes:
-            return 64 << 20
-        masks = max(0, ctx - _MEASURED_CTX) * _MASK_BYTES
+    def memory_used(
+        self,
+        *,
+        ctx: int,
+        slots: int,
+        kv_type: str = "f16",
+        device_kind: str = "cpu",
+        flash: bool = True,
+        backend: str = "",
+    ) -> int:
+        """Weights, contexts and working buffers on a device of that kind, in bytes.
+
+        What was measured of a worker of this very shape, else the estimate. `flash`: attention in
+        one pass, without which its weights are held for all tokens at once. `backend` "": any.
+        """
+        known = [
+            m.bytes
+            for m in self.measured
+            if m.slots == slots
+            and m.ctx == padded(ctx)
+            and m.device_kind == device_kind
+            and m.kv_type == kv_type
+            and m.flash == flash
+            and backend in ("", m.backend)
+        ]
+        if known:
+            return max(known)
+        weights = self.weights_bytes
+        if device_kind != "cpu":
+            weights = self.gpu_weights_bytes or weights
+        if self.embeds:
+            return weights + self._vectors(ctx, flash=flash)
         kv = self.kv_bytes(ctx=ctx, slots=slots, kv_type=kv_type)
-        need = self.weights_bytes + kv + self.compute_bytes + masks
-        return need + max(512 << 20, need // 20)
+        state = self.state_bytes * slots
+        return weights + kv + state + self._working(padded(ctx), slots, flash=flash)
 
+    def memory_needed(
+        self,
+        *,
+        ctx: int,
+        slots: int,
+        kv_type: str = "f16",
+        device_kind: str = "cpu",
+        flash: bool = True,
+        backend: str = "",
+    ) -> int:
+        """`memory_used` with what the process takes on the device, and a margin: bytes to be free.
 
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
+        The margin is max(512 MiB, 5 %). 64 MiB for unknown weights.
+        """
+        if not self.weights_bytes:
+            return UNKNOWN_BYTES
+        used = self.memory_used(
+            ctx=ctx,
+            slots=slots,
+            kv_type=kv_type,
+            device_kind=device_kind,
+            flash=flash,
+            backend=backend,
+        )
+        return used + DEVICE_BYTES.get(device_kind, 0) + max(LEAST_MARGIN, used // 20)
+
+    def _working(self, ctx: int, slots: int, *, flash: bool) -> int:
+        """Buffers for UBATCH tokens at a time, and a row of logits a slot."""
+        if self.state_bytes:  # these keep one KV stream for all slots
+            ctx *= slots
+        seen = ctx + sum(min(ctx, padded(w.tokens + UBATCH)) for w in self.kv_windows)
+        masks = MASK_BYTES * (seen if flash else 2 * seen) - MASK_BYTES * COMPUTE_CTX
+        scores = 0 if flash else 4 * self.heads * UBATCH * ctx
+        rows = self.row_bytes * slots
+        return max(0, self.compute_bytes + masks + scores, rows) + rows
+
+    def _vectors(self, ctx: int, *, flash: bool) -> int:
+        """Of a model that computes `ctx` tokens at a time, whole texts, whatever the slots.
+
+        One that looks at all of a text at once keeps no keys and values.
+        """
+        count = max(UBATCH, min(ctx, self.context or ctx))
+        each = max(0, self.compute_bytes - COMPUTE_CTX * MASK_BYTES) // UBATCH
+        pairs = 2 if flash else 4 * self.heads + 4
+        kv = self.kv_bytes(ctx=count, slots=1) if self.row_bytes else 0
+        return max(each, self.row_bytes) * count + pairs * count**2 + self.row_bytes * TEXTS + kv
 
 
 class Capabilities(Wire, frozen=True, kw_only=True):
@@ -124,7 +225,7 @@ class Capabilities(Wire, frozen=True, kw_only=True):
 
 
 class WorkerLoad(Wire, frozen=True, kw_only=True):
-    """One worker's process figures."""
+    """One worker's process figures: whole per cent of a core, whole MiB."""
 
     worker_id: str
     cpu_percent: float
@@ -158,10 +259,26 @@ class HiveWorkerExited(HiveEvent, frozen=True, kw_only=True, tag="worker_exited"
 
 
 class HiveTelemetry(HiveEvent, frozen=True, kw_only=True, tag="telemetry"):
-    """Every second."""
+    """Every second: what has changed since the telemetry before. The first that a queen gets of a
+    hive tells everything, so does the first on every new stream.
 
-    devices: list[Device]
-    workers: list[WorkerLoad]
+    A heartbeat passes on its own (HiveHeartbeat) when it says anything new, or when the worker is
+    not among those `heard`; any other is told of by `within`, which then covers it. A hive whose
+    workers beat faster than it measures passes every heartbeat on and hears none.
+    """
+
+    measured: bool = True
+    """False: a measurement takes longer; this tells only of whom the hive hears."""
+    devices: list[Device] | None = None
+    """All of them; None: as before."""
+    workers: list[WorkerLoad] = []
+    """Those whose load has changed."""
+    heard: list[str] | None = None
+    """Ids of all workers that have given a sign of life lately; None: the same ones as before."""
+    within: float = 0.0
+    """Seconds: each of those has given one within this time."""
+    silent: dict[str, float] = {}
+    """Of the others that have ever given one: seconds since the last."""
 
 
 class HiveWorkers(HiveEvent, frozen=True, kw_only=True, tag="workers"):

@@ -14,7 +14,7 @@ from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
 from rbee.core.sizing import ctx_that_fits, slots_that_fit, ways_out
 from rbee.errors import InsufficientRam, InsufficientVram, ValidationFailed
-from rbee.protocol.hives import KV_BITS
+from rbee.protocol.memory import KV_BITS
 from rbee.protocol.operations import Infer, WorkerSpawn
 from tests.core.builders import GIB, World, capabilities, device, model, of
 

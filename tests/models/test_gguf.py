@@ -45,8 +45,7 @@ def test_a_real_model(smol):
 @needs_smol
 def test_the_estimate_of_a_real_model(smol):
     need = estimate(gguf.read(smol))
-    embeddings = 576 * 49152 // 32 * 34
-    assert need.weights == 96_576_768 + embeddings
+    assert need.weights == need.gpu_weights == 96_576_768  # tied embeddings lie there once
     assert need.kv_per_token == 30 * 3 * (64 + 64) * 2
     assert need.compute == int(512 * 4 * (6.75 * 576 + 2 * 1536) + 4096 * 512 * 2)
 
@@ -170,7 +169,9 @@ def test_corrupt_bytes_are_read_or_refused_but_never_crash(changes, length):
         path.write_bytes(data[:length] if length % 3 == 0 else data)
         with contextlib.suppress(ModelCorrupted, ModelIncompatible):
             header = gguf.read(path)
-            assert min(estimate(header)) >= 0
+            need = estimate(header)
+            flat = [*need._replace(windows=()), *(n for window in need.windows for n in window)]
+            assert all(0 <= n < 1 << 62 for n in flat if n != ())
             assert header.quant
 
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rbee.errors import ModelCorrupted, ModelIncompatible
 from rbee.models.gguf_types import ARRAY, FILE_TYPES, SCALARS, STRING, TENSOR_TYPES
@@ -34,6 +34,18 @@ _TOKENS = "tokenizer.ggml.tokens"
 _TOKEN_TYPES = "tokenizer.ggml.token_type"
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
 _LAYER = re.compile(r"(?:enc\.)?blk\.(\d{1,9})\.")
+
+
+class Source(Protocol):
+    """What a header is read from: an open file, or one that is far away."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Up to `size` bytes from where it stands; none at the end."""
+        ...
+
+    def seek(self, offset: int, /) -> int:
+        """Stand at `offset` from the start."""
+        ...
 
 
 class Skipped(NamedTuple):
@@ -111,17 +123,26 @@ def read(path: Path) -> Header:
     Raises ModelCorrupted with the place, ModelIncompatible for a split file, OSError.
     """
     with path.open("rb", buffering=0) as file:
-        reader = _Reader(file, path.name, path.stat().st_size)
-        if reader.take(4, "magic") != MAGIC:
-            raise reader.bad("it does not begin with GGUF")
-        version = reader.number("<I", "version")
-        if version not in _VERSIONS:
-            raise reader.bad(f"version {version} is not 2 or 3")
-        tensor_count = reader.count("tensor count", least=24, limit=_MAX_TENSORS)
-        key_count = reader.count("key count", least=13, limit=_MAX_KEYS)
-        metadata = _metadata(reader, key_count)
-        tensors = _tensors(reader, tensor_count, metadata)
-        return _checked(reader, version, metadata, tensors)
+        return read_from(file, name=path.name, size=path.stat().st_size)
+
+
+def read_from(file: Source, *, name: str, size: int) -> Header:
+    """The header of a model whose file has `size` bytes, wherever they are.
+
+    Only the header is read, in pieces of 1 MiB; what it promises is checked against `size`.
+    Raises as `read`, and what `file` raises.
+    """
+    reader = _Reader(file, name, size)
+    if reader.take(4, "magic") != MAGIC:
+        raise reader.bad("it does not begin with GGUF")
+    version = reader.number("<I", "version")
+    if version not in _VERSIONS:
+        raise reader.bad(f"version {version} is not 2 or 3")
+    tensor_count = reader.count("tensor count", least=24, limit=_MAX_TENSORS)
+    key_count = reader.count("key count", least=13, limit=_MAX_KEYS)
+    metadata = _metadata(reader, key_count)
+    tensors = _tensors(reader, tensor_count, metadata)
+    return _checked(reader, version, metadata, tensors)
 
 
 def _metadata(reader: _Reader, count: int) -> dict[str, Any]:
@@ -245,7 +266,7 @@ def _checked(
 class _Reader:
     """A window moving over the file; every length is checked against what is left of the file."""
 
-    def __init__(self, file: BinaryIO, name: str, size: int) -> None:
+    def __init__(self, file: Source, name: str, size: int) -> None:
         self.name = name
         self.size = size
         self._file = file

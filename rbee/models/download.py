@@ -151,7 +151,10 @@ class _Fetch:
     def _tell(self, transfer: Transfer, message: str) -> None:
         self._report(
             Progress(
-                done=sum(kept.have for kept in self._kept), total=self._order.size, file=transfer.planned.name,
-                attempt=transfer.attempt, message=message,
+                done=sum(kept.have for kept in self._kept),
+                total=self._order.size,
+                file=transfer.planned.name,
+                attempt=transfer.attempt,
+                message=message,
             )
-        )  # fmt: skip
+        )

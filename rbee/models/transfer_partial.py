@@ -125,7 +125,7 @@ class Partial:
     def write(self, blocks: Iterable[bytes]) -> None:
         """Append. Raises InsufficientDisk or DownloadFailed; what fitted is kept and counted."""
         data = memoryview(b"".join(blocks))
-        with told(self.planned.name, need=self.planned.size - self.have, folder=self._path.parent):
+        with told(self.planned.name, self):
             while data:
                 count = os.pwrite(self._fd, data, self.have)
                 if self._hashed == self.have:
@@ -144,7 +144,7 @@ class Partial:
 
     def finish(self) -> CatalogueFile:
         """Put it among the whole files; it is complete and has been compared."""
-        with told(self.planned.name, need=0, folder=self._path.parent):
+        with told(self.planned.name, self):
             os.fsync(self._fd)
             self.close()
             self._path.replace(self.whole)
@@ -170,13 +170,13 @@ class Partial:
 
 
 @contextlib.contextmanager
-def told(name: str, *, need: int = 0, folder: Path | None = None) -> Generator[None]:
+def told(name: str, growing: Partial | None = None) -> Generator[None]:
     """What the disk refuses becomes an error for people."""
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL and folder is not None:
-            raise full(need, folder) from exc
+        if exc.errno in _FULL and growing is not None:
+            raise full(growing.planned.size - growing.have, growing.whole.parent) from exc
         raise DownloadFailed(
             f"{name} cannot be kept on this machine's disk: {exc.strerror}",
             action="Check the models folder and its disk, then ask for it again.",

@@ -1,7 +1,9 @@
 """A stand-in for hives: `python -m bench.fake_hive`, as many hives and workers as wished.
 
-Says what a hive says (capabilities, telemetry, heartbeats, what already runs) and answers for its
-workers (`fake_worker`); no process stands behind a worker and nothing is computed. It announces
+Says what a hive says (capabilities, telemetry, what already runs) and answers for its workers
+(`fake_worker`); no process stands behind a worker and nothing is computed. Every second its devices
+have changed, and the load of some of its workers; the heartbeats of those say nothing new, so that
+the telemetry tells of them, as it does with a hive (`rbee.daemons.hive.news`). It announces
 itself to a queen and is announced again while she does not listen. Each hive has a port of its own;
 the workers of all share the first.
 """
@@ -22,6 +24,7 @@ import msgspec
 from bench.fake_protocol import CHUNKED_HEAD, LAST_CHUNK, Connection, event, listen
 from bench.fake_worker import FakeWorkers, Pace
 from rbee import __version__
+from rbee.daemons.hive.news import News
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import builtins, encode
 from rbee.protocol.hives import (
@@ -45,6 +48,10 @@ GIB = 1 << 30
 CTX = 100_000
 ANNOUNCE_EVERY = 2.0
 ANNOUNCED_AT_ONCE = 16
+CHANGING = 0.05
+"""Of its workers, those whose load is another one each time."""
+VARIANTS = 5
+"""Different telemetries that follow each other, made beforehand."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,9 @@ class FakeHive:
         self._token = token
         self._fleet: dict[str, HiveWorker] = {}
         self._follower: Connection | None = None
-        self._beats = b""
+        self._turn = VARIANTS
+        self._telemetry: list[bytes] = []
+        """The next ones; the last of them is the first that a new reader gets, and tells all."""
         self.url = ""
 
     async def start(self, port: int, workers_url: str | None) -> None:
@@ -83,16 +92,12 @@ class FakeHive:
                 format="fake", backend="fake", device="cpu", slots=self._shape.slots, ctx=CTX,
             )  # fmt: skip
             self._fleet[spec.worker_id] = self._made(spec, url)
-        self._telemetry = event(builtins(HiveTelemetry(devices=[device()], workers=[
-            WorkerLoad(worker_id=name, cpu_percent=1.0, rss_bytes=GIB) for name in self._fleet
-        ])))  # fmt: skip
         self._again()
         # Hives started together would all speak in the same moment; a colony's do not.
         loop = asyncio.get_running_loop()
         offset = hash(self.name) % 1000 / 1000
-        for every, tell in ((self._shape.telemetry, self._measure), (self._shape.beat, self._beat)):
-            if every:
-                loop.call_later(every * offset, self._repeat, every, tell)
+        if every := self._shape.telemetry:
+            loop.call_later(every * offset, self._repeat, every)
 
     @property
     def followed(self) -> bool:
@@ -117,19 +122,32 @@ class FakeHive:
                           ready=ready, beat=beat)  # fmt: skip
 
     def _again(self) -> None:
-        beats = [w.beat for w in self._fleet.values() if w.beat is not None]
-        self._beats = b"".join(event(builtins(HiveHeartbeat(beat=beat))) for beat in beats)
+        """What is to be told from now on: everything, then what changes."""
+        news = News(heartbeat=self._shape.beat, every=self._shape.telemetry)
+        ages = {name: self._shape.beat * n / len(self._fleet) for n, name in enumerate(self._fleet)}
+        few = max(1, round(CHANGING * len(self._fleet)))
+        told: list[HiveTelemetry] = []
+        for turn in range(1 + 2 * VARIANTS):  # the first round lays down what the second changes
+            names = list(self._fleet)
+            changing = {names[(turn * few + n) % len(names)] for n in range(few) if names}
+            loads = [
+                WorkerLoad(
+                    worker_id=name,
+                    cpu_percent=float(1 + turn % VARIANTS if name in changing else 0),
+                    rss_bytes=GIB + (1 + turn % VARIANTS << 20 if name in changing else 0),
+                )
+                for name in names
+            ]
+            told.append(news.telemetry(([device(turn % VARIANTS)], loads), ages))
+        rounds = told[-VARIANTS:] + told[:1]
+        self._telemetry = [event(builtins(one)) for one in rounds]
+        self._turn = VARIANTS
 
-    def _repeat(self, every: float, tell: object) -> None:
-        assert callable(tell)
-        tell()
-        asyncio.get_running_loop().call_later(every, self._repeat, every, tell)
-
-    def _measure(self) -> None:
-        self._tell(self._telemetry, 1)
-
-    def _beat(self) -> None:
-        self._tell(self._beats, len(self._fleet))
+    def _repeat(self, every: float) -> None:
+        if self._follower is not None:
+            self._tell(self._telemetry[self._turn], 1)
+            self._turn = (self._turn + 1) % VARIANTS
+        asyncio.get_running_loop().call_later(every, self._repeat, every)
 
     def _tell(self, data: bytes, events: int) -> None:
         if self._follower is not None and data:
@@ -167,6 +185,7 @@ class FakeHive:
         self._follower = connection
         connection.stream = self
         connection.transport.write(CHUNKED_HEAD)
+        self._turn = VARIANTS
         self._tell(event(builtins(HiveWorkers(workers=list(self._fleet.values())))), 1)
 
     def _spawn(self, connection: Connection, spec: WorkerSpec) -> None:
@@ -192,10 +211,12 @@ def model() -> ModelInfo:
                      capabilities=["text-gen"])  # fmt: skip
 
 
-def device() -> Device:
-    """A place with memory to spare."""
+def device(turn: int = 0) -> Device:
+    """A place with memory to spare, each turn a little less."""
+    used = GIB + (turn << 20)
     return Device(name="cpu", kind="cpu", label="stand-in", memory_total=1024 * GIB,
-                  memory_used=GIB, memory_free=1023 * GIB, utilisation=0.1, cores=64)  # fmt: skip
+                  memory_used=used, memory_free=1024 * GIB - used, utilisation=turn / 100,
+                  cores=64)  # fmt: skip
 
 
 def capabilities(name: str, slots: int) -> Capabilities:

@@ -143,17 +143,15 @@ async def colony(context: Context) -> None:
             await anyio.sleep(size.listened)
             cpu, seconds = queen.cpu() - before, anyio.current_time() - began
             told = (await direct.get("/fake/stats"))["told"] - told
-            hives, workers = COLONY
-            per_second = hives * (1 / Fleet.telemetry + workers / Fleet.beat)
             context.book.add("colony", QUEEN, {
                 "share": cpu / seconds * 100,
                 "message": cpu / told * 1e6,
-                "scaled": cpu / told * per_second * 100,
+                "scaled": cpu / seconds * 100 * COLONY[0] / size.hives,
                 "rate": told / seconds,
                 "memory": queen.rss() / size.hives / size.workers / 1000,
             })  # fmt: skip
     if (size.hives, size.workers) != COLONY:
         context.book.note(
             f"*colony* is {size.hives} hives of {size.workers} workers; what {COLONY[0]} of"
-            f" {COLONY[1]} take is reckoned from the CPU time of one message, not measured."
+            f" {COLONY[1]} take is reckoned from what these do, not measured."
         )

@@ -138,7 +138,7 @@ class Colony:
         return Totals(
             hives_online=sum(1 for h in self.fleet.hives.values() if h.online),
             hives_total=len(self.fleet.hives),
-            workers=sum(1 for _ in self.fleet.live()),
+            workers=self.fleet.live_total(),
             jobs_running=sum(1 for j in self.jobs.values() if j.worker_id is not None),
             jobs_queued=len(self.queue) + len(self.later),
             tokens_per_second=round(rate, 1),

@@ -85,17 +85,14 @@ def overdue(fleet: Fleet, now: float, limits: Limits) -> list[Worker]:
     spare = spare_of(fleet, limits)
     found: list[Worker] = []
     leaving: dict[str, int] = {}
-    for worker in fleet.workers.values():
-        name = worker.spec.model_id
-        if (
-            worker.state is WorkerState.IDLE
-            and not worker.jobs
-            and not worker.pinned
-            and now - worker.idle_since >= limits.keep_alive_of(name)
-            and leaving.get(name, 0) < spare(name)
-        ):
-            leaving[name] = leaving.get(name, 0) + 1
-            found.append(worker)
+    for name, resting in fleet.index.idle.items():
+        keep = limits.keep_alive_of(name)
+        for worker in resting.values():
+            if now - worker.idle_since < keep or leaving.get(name, 0) >= spare(name):
+                break
+            if worker.state is WorkerState.IDLE and not worker.jobs and not worker.pinned:
+                leaving[name] = leaving.get(name, 0) + 1
+                found.append(worker)
     return found
 
 

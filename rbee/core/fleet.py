@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rbee.core.index import Index, Pool, Spot
+from rbee.core.pulses import Pulse, Pulses
 from rbee.core.setbacks import Where
 from rbee.core.speeds import Speeds
 from rbee.core.states import WORKER_LIVE, WORKER_READY, WORKER_STEPS, Lifecycle
@@ -36,9 +37,12 @@ class Worker:
     cpu_percent: float = 0.0
     beat_mono: float = 0.0
     beat_at: float | None = None
+    pulse: Pulse | None = None
+    """Its hive hears it, and tells that of many at once; None: its own beats are all there is."""
     idle_since: float = 0.0
     suspect: bool = False
     """A connection to it broke: nothing more is sent until it beats again or its exit is known."""
+    suspect_mono: float = 0.0
     decode_rate: float | None = None
     """Measured tokens per second of one stream, moving average."""
     error: str | None = None
@@ -50,6 +54,8 @@ class Worker:
     """The model that it makes room for as soon as it is idle."""
     ready_mono: float | None = None
     """Monotonic: when it had loaded."""
+    metered: bool = False
+    """Its hive has told its load, and tells it again when it changes."""
     settled: bool = False
     """Its hive's telemetry is younger than its load: the device's free memory counts it."""
     speeds: Speeds | None = None
@@ -94,6 +100,18 @@ class Worker:
             return 0
         return max(0, self.slots_total - len(self.jobs))
 
+    @property
+    def heard_mono(self) -> float:
+        """Monotonic: it has given a sign of life then or later."""
+        return self.beat_mono if self.pulse is None else max(self.beat_mono, self.pulse.mono)
+
+    @property
+    def heard_at(self) -> float | None:
+        """The same in UTC seconds; None: never."""
+        if self.pulse is None:
+            return self.beat_at
+        return max(self.beat_at or 0.0, self.pulse.utc)
+
     def info(self, now: float) -> WorkerInfo:
         """The wire form."""
         return WorkerInfo(
@@ -115,7 +133,7 @@ class Worker:
             cpu_percent=self.cpu_percent,
             tokens_per_second=self.decode_rate,
             started_at=self.started_at,
-            last_beat_at=self.beat_at,
+            last_beat_at=self.heard_at,
             idle_seconds=0.0 if self.jobs else max(0.0, now - self.idle_since),
             quant=self.model.quant,
             pinned=self.pinned,
@@ -167,6 +185,7 @@ class Fleet:
         self.hives: dict[str, HiveState] = {}
         self.workers: dict[str, Worker] = {}
         self.index = Index()
+        self.pulses = Pulses()
         self.next_worker = next_worker
         """Number of the next id. None is given twice, by this queen or the next one: hives outlive
         queens, and a worker that still runs there would be taken for the new one."""
@@ -183,6 +202,7 @@ class Fleet:
         self.next_worker = max(self.next_worker, number_of(worker.id) + 1)
         self.workers[worker.id] = worker
         self.index.add(worker)
+        self.pulses.add(worker)
 
     def remove(self, worker_id: str) -> Worker | None:
         """A worker that is no more; None: there was none."""
@@ -191,6 +211,7 @@ class Fleet:
             hive = self.hives.get(worker.hive)
             told = hive.devices if hive is not None and hive.online else None
             self.index.remove(worker, told)
+            self.pulses.remove(worker)
         return worker
 
     def touch(self, worker: Worker) -> None:
@@ -225,6 +246,18 @@ class Fleet:
     def claimed_for(self, model_id: str) -> list[Worker]:
         """Workers that make room for this model."""
         return list(self.index.claims.get(model_id, {}).values())
+
+    def unready(self) -> list[Worker]:
+        """Workers that load or leave."""
+        return list(self.index.unready.values())
+
+    def suspects(self) -> list[Worker]:
+        """Ready workers that get nothing until they give a sign of life."""
+        return list(self.index.suspects.values())
+
+    def live_total(self) -> int:
+        """How many workers are loading or ready."""
+        return sum(self.index.live.values())
 
     def draining(self) -> list[Worker]:
         """Workers that are ready and get nothing more."""

@@ -38,6 +38,7 @@ def joined(colony: Colony, event: HiveJoined) -> None:
         devices=list(event.capabilities.devices),
     )
     colony.fleet.hives[event.name] = hive
+    colony.fleet.pulses.forget(event.name)
     what = ", ".join(f"{d.name} {d.label}" for d in hive.devices)
     colony.narrate(f"hive is up: {what}", source=hive.name)
     for known in event.workers:
@@ -51,6 +52,7 @@ def left(colony: Colony, name: str, reason: str) -> None:
     if hive is None or not hive.online:
         return
     hive.online, hive.left_mono = False, colony.now
+    colony.fleet.pulses.forget(name)
     colony.setbacks.hive(name).forgotten()
     colony.narrate(f"hive is offline: {reason}", source=name, level="error")
     for worker in [w for w in colony.fleet.workers.values() if w.hive == name]:
@@ -74,23 +76,42 @@ def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
             supervising.beat(colony, name, beat)
         case HiveWorkerExited():
             supervising.exited(colony, name, event)
-        case HiveTelemetry(devices=devices, workers=loads):
-            if hive is not None:
-                hive.devices = devices
-                colony.dirty = True
-            for load in loads:
-                worker = colony.fleet.workers.get(load.worker_id)
-                if worker is not None and worker.hive == name:
-                    worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
-                    worker.settled = worker.state in WORKER_READY
-                    colony.fleet.touch(worker)
-                    telling.publish_worker(colony, worker)
-            colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=devices)))
+        case HiveTelemetry():
+            if event.measured:
+                _measured(colony, name, event)
+            supervising.heard(colony, name, event.within, event.heard, event.silent)
         case HiveModels(models=models, disk_free=disk_free):
             if hive is not None:
                 hive.capabilities = hive.capabilities.with_models(models, disk_free)
         case HiveWorkers():
             pass  # the first event of a stream, which came with HiveJoined
+
+
+def _measured(colony: Colony, name: str, said: HiveTelemetry) -> None:
+    """What has changed on its devices and of its workers' loads; all else was measured as well."""
+    hive = colony.fleet.hives.get(name)
+    for load in said.workers:
+        worker = colony.fleet.workers.get(load.worker_id)
+        if worker is not None and worker.hive == name:
+            held = worker.held_bytes
+            worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
+            worker.metered = True
+            if held != worker.held_bytes:
+                colony.fleet.touch(worker)
+            telling.publish_worker(colony, worker)
+    if hive is None:
+        return
+    # A list of its own also where nothing changed: what has gone since was measured as gone.
+    hive.devices = list(said.devices if said.devices is not None else hive.devices)
+    colony.dirty = True
+    for device in hive.devices:
+        spot = colony.fleet.spot(name, device.name)
+        for worker in list(spot.loading.values()) if spot is not None else ():
+            if worker.metered and worker.state in WORKER_READY:
+                worker.settled = True
+                colony.fleet.touch(worker)
+    if colony.watched:
+        colony.effects.append(Publish("telemetry", Telemetry(hive=name, devices=hive.devices)))
 
 
 def _adopt(colony: Colony, hive: HiveState, known: HiveWorker) -> None:

@@ -112,6 +112,7 @@ class Seat:
     computes: bool = False
     loads: bool = False
     idle_bytes: int = 0
+    idle_since: float | None = None
     drains: bool = False
     claimed_for: str | None = None
 
@@ -126,6 +127,11 @@ class Index:
         self.claims: dict[str, dict[str, Worker]] = {}
         """Model id → workers that make room for it."""
         self.draining: dict[str, Worker] = {}
+        self.unready: dict[str, Worker] = {}
+        """Whatever their state: those that are neither idle nor busy."""
+        self.suspects: dict[str, Worker] = {}
+        self.idle: dict[str, dict[str, Worker]] = {}
+        """Model id → workers without work that are not pinned, the longest idle first."""
         self.live: dict[str, int] = {}
         """Model id → live workers."""
         self.live_on: dict[str, int] = {}
@@ -166,12 +172,20 @@ class Index:
         if seat.pool is not None:
             self._unpool(worker, seat)
         self._claim(worker, seat, None)
+        self.unready.pop(worker.id, None)
+        self.suspects.pop(worker.id, None)
+        self._rest(worker, seat, None)
 
     def _regard(self, worker: Worker, seat: Seat, spot: Spot) -> None:
         """Count it on its device and among its model's workers as it is now."""
         state = worker.state
         ready = state in WORKER_READY
         usable = ready and not (worker.suspect or worker.draining or worker.claimed_for)
+        for table, here in ((self.unready, not ready), (self.suspects, ready and worker.suspect)):
+            if here:
+                table[worker.id] = worker
+            else:
+                table.pop(worker.id, None)
         idle = ready and not worker.jobs and not worker.pinned
         fresh = Seat(
             ready=ready,
@@ -194,6 +208,7 @@ class Index:
                 table[name] = table.get(name, 0) + 1
         self._count(worker, seat, spot, fresh)
         self._claim(worker, seat, worker.claimed_for if ready else None)
+        self._rest(worker, seat, worker.idle_since if idle else None)
 
     def _count(self, worker: Worker, seat: Seat, spot: Spot, fresh: Seat) -> None:
         pool = seat.pool
@@ -241,6 +256,25 @@ class Index:
         if claimed_for is not None:
             self.claims.setdefault(claimed_for, {})[worker.id] = worker
         seat.claimed_for = claimed_for
+
+    def _rest(self, worker: Worker, seat: Seat, since: float | None) -> None:
+        """Keep those without work in the order in which they came to rest."""
+        if since == seat.idle_since:
+            return
+        name = worker.spec.model_id
+        if seat.idle_since is not None:
+            idle = self.idle[name]
+            del idle[worker.id]
+            if not idle:
+                del self.idle[name]
+        seat.idle_since = since
+        if since is None:
+            return
+        idle = self.idle.setdefault(name, {})
+        late = bool(idle) and since < idle[next(reversed(idle))].idle_since
+        idle[worker.id] = worker
+        if late:  # a pin was taken off: all others come in order
+            self.idle[name] = dict(sorted(idle.items(), key=lambda one: one[1].idle_since))
 
     def _unpool(self, worker: Worker, seat: Seat) -> None:
         pool = seat.pool

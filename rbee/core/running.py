@@ -166,8 +166,7 @@ def failed(colony: Colony, event: RunFailed) -> None:
     worker = colony.fleet.workers.get(job.worker_id or "")
     if event.loss is Loss.BUSY:
         if worker is not None:
-            worker.suspect = True
-            colony.fleet.touch(worker)
+            supervising.doubt(colony, worker)
         ending.release(colony, job)
         if job.cancel_reason is not None:
             ending.end_cancelled(colony, job)
@@ -191,8 +190,7 @@ def failed(colony: Colony, event: RunFailed) -> None:
     if event.loss is Loss.STALLED and worker is not None:
         supervising.hung(colony, worker, event.error.message)
     elif event.loss is Loss.BROKEN and worker is not None:
-        worker.suspect = True
-        colony.fleet.touch(worker)
+        supervising.doubt(colony, worker)
     if transient and job.state in JOB_ACTIVE:
         moving.lose(colony, job, event.error, abort=False)
         return
@@ -285,8 +283,7 @@ def cancelled(colony: Colony, event: RunCancelled) -> None:
         ending.end_cancelled(colony, job)
     elif not colony.stopping:  # else the next queen goes on with it
         if worker is not None:
-            worker.suspect = True  # until it beats again
-            colony.fleet.touch(worker)
+            supervising.doubt(colony, worker)
         error = WorkerLost(f"{job.worker_id} let go of it", worker_id=job.worker_id)
         moving.lose(colony, job, error, abort=False)
 

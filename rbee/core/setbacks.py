@@ -8,7 +8,7 @@ is tried again after a pause that doubles, and no more when it goes on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from rbee.errors import RbeeError
@@ -147,10 +147,9 @@ class Setbacks:
         """A person asks for this place: what was is no reason any more."""
         self.places.pop(where, None)
 
-    def tidy(self, now: float, workers: Iterable[str]) -> None:
+    def tidy(self, now: float, workers: Container[str]) -> None:
         """Drop what nobody will ask for again."""
-        living = set(workers)
-        for worker_id in [w for w in self.workers if w not in living]:
+        for worker_id in [w for w in self.workers if w not in workers]:
             del self.workers[worker_id]
         for where, setback in list(self.places.items()):
             if setback.until + STABLE < now:

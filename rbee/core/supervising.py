@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, moving, telling
@@ -110,7 +111,7 @@ def hung(colony: Colony, worker: Worker, what: str) -> None:
 def tick(colony: Colony) -> None:
     """Once a second: loads that hang, workers that fell silent, workers nobody needs."""
     limits = colony.limits
-    for worker in list(colony.fleet.workers.values()):
+    for worker in colony.fleet.unready():
         if (
             worker.state is WorkerState.LOADING
             and colony.now - worker.started_mono > limits.load_timeout
@@ -123,10 +124,6 @@ def tick(colony: Colony) -> None:
             worker.error = error.message
             _load_failed(colony, worker, error)
             stop_worker(colony, worker, f"load hung in stage {worker.stage!r}", force=True)
-        elif worker.state in WORKER_READY:
-            _watch(colony, worker)
-            if worker.ready_mono is not None and colony.now - worker.ready_mono > STABLE:
-                colony.setbacks.stable(worker.where)
         elif (
             worker.state is WorkerState.STOPPING
             and colony.now - worker.stopping_mono > limits.stop_limit
@@ -137,20 +134,71 @@ def tick(colony: Colony) -> None:
             )
             colony.narrate(error.message, source=worker.hive, level="error")
             remove(colony, worker, error)
+    for worker in colony.fleet.pulses.quiet(colony.now - limits.stale_after):
+        if worker.state in WORKER_READY:
+            _watch(colony, worker)
+    _calm(colony)
     for worker in overdue(colony.fleet, colony.now, limits):
         stop_worker(colony, worker, f"idle for {limits.keep_alive_of(worker.spec.model_id):g} s")
     colony.setbacks.tidy(colony.now, colony.fleet.workers)
-    colony.effects.append(Publish("totals", colony.totals()))
+    if colony.watched:
+        colony.effects.append(Publish("totals", colony.totals()))
+
+
+def _calm(colony: Colony) -> None:
+    """Places that have gone wrong, and where one has been ready for so long that it is over."""
+    for where in list(colony.setbacks.places):
+        model_id, key, hive, device = where
+        pool = colony.fleet.pool(model_id, key)
+        for worker in pool.hives.get(hive, {}).values() if pool is not None else ():
+            lives = worker.state in WORKER_READY and worker.spec.device == device
+            if lives and colony.now - (worker.ready_mono or colony.now) > STABLE:
+                colony.setbacks.stable(where)
+
+
+def heard(
+    colony: Colony, hive: str, within: float, names: list[str] | None, silent: Mapping[str, float]
+) -> None:
+    """A hive hears the workers of these names, each within so many seconds; None: those it heard
+    before. `silent`: of which others it has not heard for how many seconds."""
+    heard = None if names is None else [_own(colony, hive, name) or name for name in names]
+    since = colony.now - within
+    pulse = colony.fleet.pulses.beat(hive, since, colony.utc - within, heard)
+    if hive in colony.fleet.hives:
+        for name in pulse.strangers:
+            colony.effects.append(StopWorker(hive, name, force=True))
+    for name, age in silent.items():
+        worker = _own(colony, hive, name)
+        if worker is not None:
+            worker.beat_mono = max(worker.beat_mono, colony.now - age)
+            worker.beat_at = max(worker.beat_at or 0.0, colony.utc - age)
+    for worker in colony.fleet.suspects():
+        if worker.hive == hive and worker.heard_mono > worker.suspect_mono:
+            worker.suspect = False
+            colony.fleet.touch(worker)
+            colony.dirty = True
+            telling.publish_worker(colony, worker)
+
+
+def doubt(colony: Colony, worker: Worker) -> None:
+    """Nothing more is sent to it until it gives a sign of life."""
+    if not worker.suspect:
+        worker.suspect, worker.suspect_mono = True, colony.now
+    colony.fleet.touch(worker)
+
+
+def _own(colony: Colony, hive: str, worker_id: str) -> Worker | None:
+    worker = colony.fleet.workers.get(worker_id)
+    return worker if worker is not None and worker.hive == hive else None
 
 
 def _watch(colony: Colony, worker: Worker) -> None:
     """A ready worker that is silent: without tokens either it hangs."""
-    limits, silent = colony.limits, colony.now - max(worker.beat_mono, colony.awake_since)
+    limits, silent = colony.limits, colony.now - max(worker.heard_mono, colony.awake_since)
     if silent <= limits.stale_after:
         return
     if not worker.suspect:
-        worker.suspect = True
-        colony.fleet.touch(worker)
+        doubt(colony, worker)
         colony.narrate(f"{worker.id} is silent for {silent:.0f} s", level="warning")
     moved = max((colony.jobs[j].moved_mono for j in worker.jobs if j in colony.jobs), default=None)
     still = silent if moved is None else min(silent, colony.now - moved)
@@ -174,8 +222,8 @@ def bound(colony: Colony, hive: str, ready: WorkerReady, log_path: str) -> None:
 
 def _of_hive(colony: Colony, hive: str, worker_id: str) -> Worker | None:
     """A hive speaks for its own workers only; one it should not have is to be ended there."""
-    worker = colony.fleet.workers.get(worker_id)
-    if worker is not None and worker.hive == hive:
+    worker = _own(colony, hive, worker_id)
+    if worker is not None:
         return worker
     if hive in colony.fleet.hives:
         colony.effects.append(StopWorker(hive, worker_id, force=True))

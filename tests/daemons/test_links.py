@@ -37,7 +37,7 @@ async def test_a_link_that_tells_its_end_says_offline_to_whoever_still_asks() ->
 
     nobody = "http://127.0.0.1:9"
     ready = HiveReady(name="far", url=nobody, token="t", version="0", protocol=PROTOCOL)
-    link = HttpLink(ready, hear)
+    link = HttpLink(ready, hear, said.append)
     with anyio.fail_after(LIMIT):
         await link.run()
     assert [type(event) for event in said] == [HiveLeft]

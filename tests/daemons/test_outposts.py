@@ -63,7 +63,8 @@ class FarHive:
             body = encode(CAPABILITIES)
             return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         event = b"data: %b\n\n" % encode(HiveWorkers(workers=[]))
-        start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        start = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+        start += b"transfer-encoding: chunked\r\n\r\n"
         return start + b"%x\r\n%b\r\n" % (len(event), event)
 
     def ready(self, token: str = "t", protocol: int = PROTOCOL) -> HiveReady:

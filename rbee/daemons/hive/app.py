@@ -66,6 +66,7 @@ class Feed:
             await self._send.aclose()
         self._send, self.alone_since = send, None
         try:
+            hive.news.afresh()
             yield encode_event(encode(HiveWorkers(workers=hive.listing())))
             async with receive:
                 async for event in receive:

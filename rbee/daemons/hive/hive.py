@@ -11,6 +11,7 @@ import platform
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from rbee import __version__, registry
+from rbee.daemons.hive.news import News
 from rbee.daemons.hive.workers import Workers
 from rbee.daemons.process import sweep
 from rbee.daemons.state import locked
@@ -30,8 +32,8 @@ from rbee.protocol.hives import (
     AnyHiveEvent,
     BackendStatus,
     Capabilities,
+    Device,
     HiveHeartbeat,
-    HiveTelemetry,
     HiveWorker,
     HiveWorkerReady,
     ModelInfo,
@@ -72,6 +74,9 @@ class Hive:
         self._listener = listener
         self._probe = Probe()
         self._library: Library | None = None
+        self.news = News(heartbeat=settings.worker.heartbeat, every=TELEMETRY_EVERY)
+        self._measured: tuple[list[Device], list[WorkerLoad]] | None = None
+        """What was measured and is not told yet."""
         nonce = secrets.token_hex(4)
         self._nonce = nonce
         self.workers = Workers(
@@ -103,6 +108,7 @@ class Hive:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.workers.run)
+                tasks.start_soon(self._measure)
                 tasks.start_soon(self._telemetry)
         finally:
             self._probe.close()
@@ -170,9 +176,14 @@ class Hive:
         await self._listener(HiveWorkerReady(ready=ready, log_path=log_path))
 
     async def heartbeat(self, beat: Heartbeat) -> None:
-        """A worker's heartbeat. Raises NotFound for one that is not ours."""
-        self.workers.get(beat.worker_id).beat = beat
-        await self._listener(HiveHeartbeat(beat=beat))
+        """A worker's heartbeat; one that says nothing new is told of by the next telemetry.
+
+        Raises NotFound for one that is not ours.
+        """
+        child = self.workers.get(beat.worker_id)
+        before, child.beat, child.beat_mono = child.beat, beat, time.monotonic()
+        if self.news.is_new(beat, before):
+            await self._listener(HiveHeartbeat(beat=beat))
 
     def listing(self) -> list[HiveWorker]:
         """The workers that run."""
@@ -187,12 +198,19 @@ class Hive:
 
         return tail(path, lines)
 
-    async def _telemetry(self) -> None:
+    async def _measure(self) -> None:
         while True:
             devices, _ = await anyio.to_thread.run_sync(self._probe.read)
             loads = await anyio.to_thread.run_sync(self._loads)
-            await self._listener(HiveTelemetry(devices=devices, workers=loads))
+            self._measured = devices, loads
             await anyio.sleep(TELEMETRY_EVERY)
+
+    async def _telemetry(self) -> None:
+        """A measurement that hangs must not make workers seem silent."""
+        while True:
+            await anyio.sleep(TELEMETRY_EVERY)
+            measured, self._measured = self._measured, None
+            await self._listener(self.news.telemetry(measured, self.workers.ages()))
 
     def _loads(self) -> list[WorkerLoad]:
         return [

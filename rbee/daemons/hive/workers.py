@@ -52,6 +52,7 @@ class Child:
     started_at: float
     ready: WorkerReady | None = None
     beat: Heartbeat | None = None
+    beat_mono: float = 0.0
     stopping: bool = False
     gone: anyio.Event = field(default_factory=anyio.Event)
     meter: Any = None
@@ -177,6 +178,15 @@ class Workers:
     def listing(self) -> list[HiveWorker]:
         """All that run."""
         return [child.info() for child in self._children.values()]
+
+    def ages(self) -> dict[str, float]:
+        """Seconds since the last heartbeat of each that has given one."""
+        now = time.monotonic()
+        return {
+            worker_id: now - child.beat_mono
+            for worker_id, child in self._children.items()
+            if child.beat is not None
+        }
 
     def log_path(self, worker_id: str) -> Path:
         """Where a worker's output goes."""

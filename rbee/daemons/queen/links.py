@@ -6,8 +6,10 @@ Both look the same to the effects: `spawn`, `stop`, `resolve`, and events that a
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from typing import Protocol
 
 import anyio
@@ -18,6 +20,7 @@ from rbee import naming
 from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.logs import correlation
+from rbee.daemons.queen.upstream import Upstream, UpstreamError, UpstreamTimeout
 from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode, encode
@@ -31,6 +34,15 @@ RETRIES = (0.1, 0.2, 0.4)
 """Seconds between tries of an idempotent call."""
 SILENCE = 6.0
 """Seconds without telemetry after which a hive is offline."""
+
+
+_SAID: msgspec.json.Decoder[AnyHiveEvent] = msgspec.json.Decoder(AnyHiveEvent)
+
+
+@cache
+def _no_tls() -> ssl.SSLContext:
+    """Hives are reached without TLS; a context for each would cost 16 ms and its certificates."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class HiveLink(Protocol):
@@ -83,9 +95,13 @@ class LocalLink:
 
 
 class HttpLink:
-    """A hive with a process of its own. `run` follows its telemetry and reports to the brain."""
+    """A hive with a process of its own. `run` follows its telemetry and reports to the brain.
 
-    def __init__(self, ready: HiveReady, call: Call) -> None:
+    `call` is awaited with its coming and its leaving; all it says between goes to `post`, from
+    within the event loop: no task wakes for it.
+    """
+
+    def __init__(self, ready: HiveReady, call: Call, post: Callable[[Event], None]) -> None:
         if ready.protocol != PROTOCOL:
             raise VersionMismatch(
                 f"hive {ready.name} speaks protocol {ready.protocol} (rbee {ready.version}),"
@@ -97,11 +113,16 @@ class HttpLink:
         self.connecting = True
         """Until the hive has joined or is given up."""
         self._call = call
+        self._post_event = post
+        self._early: list[HiveSaid] | None = []
+        """What it said before the brain knew it; None: she does."""
+        self._telemetry = Upstream()
         self._http = httpx.AsyncClient(
             base_url=ready.url,
             timeout=httpx.Timeout(10.0, connect=2.0),
             headers={"Authorization": f"Bearer {ready.token}"},
             trust_env=False,
+            verify=_no_tls(),
         )
 
     async def run(self) -> None:
@@ -109,30 +130,58 @@ class HttpLink:
         try:
             caps = decode(await self._get("/v1/capabilities"), Capabilities)
             await self._follow(caps)
-        except (RbeeError, httpx.HTTPError, msgspec.MsgspecError, ValueError) as exc:
+        except (
+            RbeeError, httpx.HTTPError, UpstreamError, UpstreamTimeout, msgspec.MsgspecError,
+            ValueError,
+        ) as exc:  # fmt: skip
             log.warning("hive %s: %s", self.name, exc)
         finally:
             self.connecting = False
             with anyio.CancelScope(shield=True), suppress(ShuttingDown):
+                await self._telemetry.close()
                 await self._http.aclose()
                 await self._call(HiveLeft(self.name, "its telemetry stream ended"))
 
     async def _follow(self, caps: Capabilities) -> None:
         decoder = Decoder()
-        limits = httpx.Timeout(SILENCE, connect=2.0)
-        async with self._http.stream("GET", "/v1/telemetry/stream", timeout=limits) as reply:
-            if reply.status_code != 200:
-                raise BadGateway(f"telemetry answered {reply.status_code}")
-            async for chunk in reply.aiter_raw():
-                for event in decoder.feed(chunk):
-                    if event.data:
-                        said: AnyHiveEvent = msgspec.json.decode(event.data, type=AnyHiveEvent)
-                        if isinstance(said, HiveWorkers):
-                            there = HiveJoined(self.name, "http", self.url, caps, said.workers)
-                            self.connecting = False
-                            await self._call(there)
-                        else:
-                            await self._call(HiveSaid(self.name, said))
+        first: list[HiveWorkers] = []
+        came = anyio.Event()
+
+        def take(chunk: bytes) -> None:
+            for event in decoder.feed(chunk):
+                if not event.data:
+                    continue
+                said = _SAID.decode(event.data)
+                if isinstance(said, HiveWorkers):
+                    first.append(said)
+                    came.set()
+                elif self._early is None:
+                    self._post_event(HiveSaid(self.name, said))
+                else:
+                    self._early.append(HiveSaid(self.name, said))
+
+        async def join() -> None:
+            await came.wait()
+            self.connecting = False
+            await self._call(HiveJoined(self.name, "http", self.url, caps, first[0].workers))
+            early, self._early = self._early or [], None
+            for said in early:
+                self._post_event(said)
+
+        headers = {"Authorization": f"Bearer {self.token}"}
+        url = f"{self.url}/v1/telemetry/stream"
+        broke: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(join)
+            try:
+                reply = await self._telemetry.get(url, headers, on_data=take, silence=SILENCE)
+                if reply.status != 200:
+                    broke = BadGateway(f"telemetry answered {reply.status}")
+            except Exception as exc:  # told outside of the group, as itself
+                broke = exc
+            tasks.cancel_scope.cancel()
+        if broke is not None:
+            raise broke
 
     async def spawn(self, spec: WorkerSpec) -> None:
         """See Hive.spawn."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 
-from rbee.core.events import Event, HiveJoined, HiveSaid
+from rbee.core.events import Event, HiveJoined
 from rbee.daemons.queen.links import SILENCE, HiveLink, HttpLink
 from rbee.protocol.hives import HiveReady
 
@@ -58,11 +57,7 @@ class Outposts:
         if there == (ready.url, ready.token):
             return
 
-        async def said(event: Event) -> None:
-            if isinstance(event, HiveSaid):  # a busy brain must not keep heartbeats on the way
-                self._post(event)
-                await anyio.lowlevel.checkpoint()
-                return
+        async def told(event: Event) -> None:
             joins = isinstance(event, HiveJoined)
             if joins:  # before that nothing is to be asked of it
                 self._links[link.name] = link
@@ -70,7 +65,8 @@ class Outposts:
             if joins:
                 await self._joined()
 
-        link = HttpLink(ready, said)
+        # A busy brain must not keep signs of life on the way: they are put into her inbox.
+        link = HttpLink(ready, told, self._post)
         if old is not None:
             old.scope.cancel()
         self._followed[ready.name] = followed = _Followed(link)

@@ -112,8 +112,38 @@ class Upstream:
         Broken, BadReply, Silent after `silence` seconds without a byte, Overdue after `total`
         seconds, and what `on_data` raises. Cancelling closes the connection at once.
         """
+        return await self._send(
+            "POST", url, body, headers, on_data=on_data, silence=silence, total=total,
+            repeatable=repeatable,
+        )  # fmt: skip
+
+    async def get(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        on_data: Callable[[bytes], None] | None = None,
+        silence: float,
+    ) -> Reply:
+        """The same without a body, for what may be asked twice."""
+        return await self._send(
+            "GET", url, b"", headers, on_data=on_data, silence=silence, total=None, repeatable=True
+        )
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        on_data: Callable[[bytes], None] | None,
+        silence: float,
+        total: float | None,
+        repeatable: bool,
+    ) -> Reply:
         target = _target(url)
-        head = _head(target, headers, len(body))
+        head = _head(target, headers, len(body), method)
         deadline = math.inf if total is None else asyncio.get_running_loop().time() + total
         order = Order(head, body, on_data, silence, total, deadline)
         kept = self._kept(target)
@@ -204,10 +234,10 @@ def _target(url: str) -> _Target:
     return _Target(parts.hostname, parts.port or 80, "", parts.netloc, request)
 
 
-def _head(target: _Target, headers: Mapping[str, str], length: int) -> bytes:
+def _head(target: _Target, headers: Mapping[str, str], length: int, method: str) -> bytes:
     """Raises ValueError for a field that cannot be sent, or that is said here."""
     lines = [
-        f"POST {target.request} HTTP/1.1",
+        f"{method} {target.request} HTTP/1.1",
         f"Host: {target.authority}",
         "Connection: keep-alive",
         "Accept-Encoding: identity",

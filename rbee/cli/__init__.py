@@ -16,7 +16,7 @@ try:
     import typer
 
     from rbee import __version__
-    from rbee.cli import asking, colony, config, jobs, simulating
+    from rbee.cli import asking, colony, config, jobs, models, simulating
     from rbee.cli.shared import AsJson, LogFormat, run
 except KeyboardInterrupt:  # these imports are most of the time before `main`
     raise SystemExit(130) from None
@@ -38,7 +38,7 @@ for group, name in (
     (colony.hive, "hive"),
     (colony.worker, "worker"),
     (jobs.job, "job"),
-    (colony.model, "model"),
+    (models.model, "model"),
     (config.config, "config"),
 ):
     app.add_typer(group, name=name)

@@ -1,4 +1,4 @@
-"""`rbee queen|hive|worker|model …`: what the colony is made of."""
+"""`rbee queen|hive|worker …`: what the colony is made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rbee.cli.shared import AsJson, Quiet, WorkerId, group, run
 queen = group("The queen in the background.")
 hive = group("The machines of the colony.")
 worker = group("The processes that run models.")
-model = group("The models on the colony's disks.")
 
 
 @queen.command("start")
@@ -89,14 +88,3 @@ def worker_stop(worker_id: WorkerId, as_json: AsJson = False) -> None:
     from rbee.commands import workers as command
 
     run(lambda: command.stop(worker_id, as_json=as_json), as_json=as_json)
-
-
-@model.command("list")
-def model_list(
-    everything: Annotated[bool, typer.Option("--all", help="Test models too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """The models that can be used now."""
-    from rbee.commands import listings as command
-
-    run(lambda: command.models(everything=everything, as_json=as_json), as_json=as_json)

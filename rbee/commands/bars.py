@@ -150,6 +150,11 @@ class Bars(Narrator):
             self._screen.close()
         super().clear()
 
+    def make_room(self) -> None:
+        """For a line on stdout, which may be the same terminal; what goes on draws itself again."""
+        super().clear()
+        self._screen.close()
+
     @property
     def kept(self) -> bool:
         """Whether some of what is on its way goes on later from where it is now."""

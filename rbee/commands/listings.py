@@ -1,9 +1,9 @@
-"""Listings of what is there: hives and models."""
+"""Listings of what is there: hives."""
 
 from __future__ import annotations
 
 from rbee.commands.common import ask
-from rbee.output import print_json, print_table, size
+from rbee.output import print_json, print_table
 
 
 def hives(*, as_json: bool) -> int:
@@ -25,23 +25,4 @@ def hives(*, as_json: bool) -> int:
     ]
     columns = ["hive", "state", "via", "rbee", "devices", "workers"]
     print_table(columns, rows, empty="No hives: this queen runs none of its own.")
-    return 0
-
-
-def models(*, everything: bool, as_json: bool) -> int:
-    """`rbee model list`"""
-    found = [m for m in ask(lambda queen: queen.models()) if everything or not m.hidden]
-    if as_json:
-        print_json({"models": found})
-        return 0
-    rows = [
-        [m.id, m.format, m.quant or "·", size(m.size), str(m.context or "·"), m.ref] for m in found
-    ]
-    columns = ["model", "format", "quant", "size", "context", "ref"]
-    print_table(
-        columns,
-        rows,
-        empty="No models yet. `pip install 'rbee[demo]'` brings a small one;"
-        " a file of yours is used as --model file:/path/to/model.gguf.",
-    )
     return 0

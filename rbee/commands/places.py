@@ -1,0 +1,55 @@
+"""Hives as commands about models need them: one that is named, or the one of this machine.
+
+Owns the choice of a hive where the user named none; asks the queen what hives there are.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rbee.client import QueenClient
+from rbee.errors import HiveNotFound, HiveOffline, InvalidRequest
+from rbee.protocol.hives import HiveInfo
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def check_hive(name: str | None) -> None:
+    """Raises InvalidRequest for what no hive is called, before a queen is started."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"--hive: {name[:80]!r} is no hive's name", action="`rbee hive list` shows the names."
+        )
+
+
+def pick(hives: list[HiveInfo], name: str | None) -> HiveInfo:
+    """The one of that name; without one this machine's. Raises HiveNotFound, HiveOffline."""
+    if name is None:
+        found = [hive for hive in hives if hive.kind == "local"] or hives
+        if len(found) != 1:
+            raise InvalidRequest(
+                f"which hive? There are {len(hives)}", action="Name it with --hive."
+            )
+    else:
+        found = [hive for hive in hives if hive.name == name]
+    if not found:
+        known = ", ".join(hive.name for hive in hives)
+        raise HiveNotFound(f"no hive is called {name}", action=f"Known: {known or 'none'}.")
+    if not found[0].online:
+        raise HiveOffline(f"{found[0].name} is offline")
+    return found[0]
+
+
+async def hive_of(queen: QueenClient, name: str | None) -> HiveInfo:
+    """See `pick`."""
+    return pick(await queen.hives(), name)
+
+
+async def check_known(queen: QueenClient, name: str | None) -> None:
+    """Raises HiveNotFound for a hive that the colony does not have, offline or not."""
+    if name is None:
+        return
+    hives = await queen.hives()
+    if not any(hive.name == name for hive in hives):
+        known = ", ".join(hive.name for hive in hives)
+        raise HiveNotFound(f"no hive is called {name}", action=f"Known: {known or 'none'}.")

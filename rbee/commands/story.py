@@ -98,6 +98,8 @@ class _Lines:
     tokens: int = 0
     attempt: int = 0
     open: bool = False
+    step: tuple[str, int] = ("", -1)
+    """Stage and tenth of the progress that was told last."""
 
     def add(self, event: ServerEvent) -> None:
         if event.event == EventType.TOKEN:
@@ -108,9 +110,9 @@ class _Lines:
                 sys.stdout.flush()
                 self.open = not token.endswith("\n")
             return
-        self.close()
         line = self._line(event)
         if line:
+            self.close()
             _write(f"{event.id or '':>5}  {line}")
 
     def close(self) -> None:
@@ -122,6 +124,15 @@ class _Lines:
             _write(f"{'':>5}  {_tokens(self.tokens)}")
         self.tokens = 0
 
+    def _status(self, status: StatusData) -> str:
+        """Of progress, a line for each tenth: a long download tells hundreds of steps."""
+        if status.progress is not None:
+            step = (status.stage, int(status.progress * 10))
+            if step == self.step:
+                return ""
+            self.step = step
+        return f"{status.stage}: {status.message}"
+
     def _line(self, event: ServerEvent) -> str:
         match event.event:
             case EventType.QUEUED:
@@ -130,8 +141,7 @@ class _Lines:
                 when = f", first token in about {milliseconds(eta)}" if eta is not None else ""
                 return f"queued at place {queued.position}{when}"
             case EventType.STATUS:
-                status = decode(event.data, StatusData)
-                return f"{status.stage}: {status.message}"
+                return self._status(decode(event.data, StatusData))
             case EventType.STARTED:
                 return _started(decode(event.data, StartedData))
             case EventType.RESULT:

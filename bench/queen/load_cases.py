@@ -137,6 +137,7 @@ async def colony(context: Context) -> None:
         stack.push_async_callback(direct.stop)
         await queen.hives(size.hives)
         await queen.workers(size.hives * size.workers)
+        await anyio.sleep(3 * Fleet.telemetry)  # the first telemetry of each tells everything
         for _ in range(context.rounds):
             before, told = queen.cpu(), (await direct.get("/fake/stats"))["told"]
             began = anyio.current_time()

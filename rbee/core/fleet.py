@@ -186,6 +186,7 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         self.index = Index()
         self.pulses = Pulses()
+        self._on: dict[str, dict[str, Worker]] = {}
         self.next_worker = next_worker
         """Number of the next id. None is given twice, by this queen or the next one: hives outlive
         queens, and a worker that still runs there would be taken for the new one."""
@@ -203,6 +204,7 @@ class Fleet:
         self.workers[worker.id] = worker
         self.index.add(worker)
         self.pulses.add(worker)
+        self._on.setdefault(worker.hive, {})[worker.id] = worker
 
     def remove(self, worker_id: str) -> Worker | None:
         """A worker that is no more; None: there was none."""
@@ -212,6 +214,10 @@ class Fleet:
             told = hive.devices if hive is not None and hive.online else None
             self.index.remove(worker, told)
             self.pulses.remove(worker)
+            there = self._on[worker.hive]
+            del there[worker.id]
+            if not there:
+                del self._on[worker.hive]
         return worker
 
     def touch(self, worker: Worker) -> None:
@@ -246,6 +252,10 @@ class Fleet:
     def claimed_for(self, model_id: str) -> list[Worker]:
         """Workers that make room for this model."""
         return list(self.index.claims.get(model_id, {}).values())
+
+    def on(self, hive: str) -> list[Worker]:
+        """All workers of a hive, whatever their state."""
+        return list(self._on.get(hive, {}).values())
 
     def unready(self) -> list[Worker]:
         """Workers that load or leave."""

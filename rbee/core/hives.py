@@ -55,7 +55,7 @@ def left(colony: Colony, name: str, reason: str) -> None:
     colony.fleet.pulses.forget(name)
     colony.setbacks.hive(name).forgotten()
     colony.narrate(f"hive is offline: {reason}", source=name, level="error")
-    for worker in [w for w in colony.fleet.workers.values() if w.hive == name]:
+    for worker in colony.fleet.on(name):
         if worker.state in WORKER_LIVE and not worker.draining:
             supervising.miss(colony, worker)
         supervising.remove(colony, worker, HiveOffline(f"hive {name} went offline: {reason}"))
@@ -97,7 +97,7 @@ def _measured(colony: Colony, name: str, said: HiveTelemetry) -> None:
             worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
             worker.metered = True
             if held != worker.held_bytes:
-                colony.fleet.touch(worker)
+                colony.fleet.index.weigh(worker)
             telling.publish_worker(colony, worker)
     if hive is None:
         return

@@ -153,6 +153,15 @@ class Index:
             self._regard(worker, seat, self.spots[worker.hive, worker.spec.device])
             self._file(worker, seat)
 
+    def weigh(self, worker: Worker) -> None:
+        """It holds another amount of memory; nothing else of it has changed."""
+        seat = self._seats.get(worker.id)
+        if seat is not None and seat.idle_since is not None:
+            held = worker.held_bytes
+            spot = self.spots[worker.hive, worker.spec.device]
+            spot.idle_bytes += held - seat.idle_bytes
+            seat.idle_bytes = held
+
     def remove(self, worker: Worker, told: object) -> None:
         """Forget it. `told`: its hive's last telemetry, which still counts its memory as used."""
         where = (worker.hive, worker.spec.device)

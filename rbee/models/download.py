@@ -17,10 +17,10 @@ import anyio
 import anyio.to_thread
 
 from rbee.clock import Clock, SystemClock
-from rbee.errors import InsufficientDisk, RbeeError
+from rbee.errors import RbeeError
 from rbee.models.transfer import Transfer
 from rbee.models.transfer_names import check_order
-from rbee.models.transfer_pace import Bandwidth, Limits
+from rbee.models.transfer_pace import MARGIN, Bandwidth, Limits
 from rbee.models.transfer_partial import Partial, full
 from rbee.protocol.models import CatalogueFile, DownloadOrder
 
@@ -68,6 +68,13 @@ def missing_bytes(order: DownloadOrder, folder: Path) -> int:
     return sum(max(0, file.size - _here(folder, file.name)) for file in order.files)
 
 
+def check_room(order: DownloadOrder, folder: Path, more: int = MARGIN) -> None:
+    """Raises InsufficientDisk unless what is missing and `more` bytes fit. Blocks on the disk."""
+    missing = missing_bytes(order, folder)
+    if missing and shutil.disk_usage(folder).free < missing + more:
+        raise full(missing + more, folder)
+
+
 def _here(folder: Path, name: str) -> int:
     for kind in ("files", "part"):
         try:
@@ -110,16 +117,7 @@ class _Fetch:
             if kept.planned.name in found:
                 kept.adopt(found[kept.planned.name])
             kept.have = _here(self._folder, kept.planned.name)
-        missing = missing_bytes(self._order, self._folder)
-        free = shutil.disk_usage(self._folder).free
-        if missing and free < missing + reserved + self._limits.margin:
-            raise self._no_room(missing, reserved)
-
-    def _no_room(self, missing: int, reserved: int) -> InsufficientDisk:
-        error = full(missing + reserved + self._limits.margin, self._folder)
-        error.message = f"{self._order.model_id}: {error.message}"
-        error.args = (error.message,)
-        return error
+        check_room(self._order, self._folder, reserved + self._limits.margin)
 
     async def run(self, bandwidth: Bandwidth) -> list[CatalogueFile]:
         limits = self._limits

@@ -47,6 +47,7 @@ class Partial:
         self._fd = -1
         self._hasher = self._fresh()
         self._hashed = 0
+        self._finished: CatalogueFile | None = None
 
     def _fresh(self) -> Hasher:
         only_git = self.planned.git_sha1 is not None and self.planned.sha256 is None
@@ -64,15 +65,22 @@ class Partial:
 
     def open(self) -> None:
         """Find what is here. `have` is told at once, but the hash lacks it: see `hash_more`."""
+        if (finished := self.already()) is not None:
+            self._finished, self.have, self._hashed = finished, finished.size, finished.size
+            return
         with told(self.planned.name):
             for path in (self._path, self._etag_path, self.whole):
                 path.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
-            self._fd = os.open(self._path, _FLAGS, 0o600)
-            self.have = os.fstat(self._fd).st_size
+            self.have = os.fstat(self._file()).st_size
             with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
                 self.etag = self._etag_path.read_text("ascii")[:1024] or None
         if self.have > self.planned.size or not (self.etag or self.known):
             self.restart()
+
+    def _file(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self._path, _FLAGS, 0o600)
+        return self._fd
 
     @property
     def known(self) -> bool:
@@ -85,7 +93,7 @@ class Partial:
         return self.have == self.planned.size
 
     def close(self) -> None:
-        """Keep what is here for another time."""
+        """Keep what is here for another time; any other call opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -95,7 +103,7 @@ class Partial:
         end = min(self.have, self._hashed + most)
         with told(self.planned.name):
             while self._hashed < end:
-                data = os.pread(self._fd, min(STEP, end - self._hashed), self._hashed)
+                data = os.pread(self._file(), min(STEP, end - self._hashed), self._hashed)
                 if not data:
                     raise OSError(errno.EIO, "became shorter")
                 self._hasher.update(data)
@@ -127,7 +135,7 @@ class Partial:
         data = memoryview(b"".join(blocks))
         with told(self.planned.name, self):
             while data:
-                count = os.pwrite(self._fd, data, self.have)
+                count = os.pwrite(self._file(), data, self.have)
                 if self._hashed == self.have:
                     self._hasher.update(data[:count])
                     self._hashed += count
@@ -136,6 +144,8 @@ class Partial:
 
     def difference(self) -> tuple[str, str] | None:
         """What was expected and what came instead; None when they agree or nothing is expected."""
+        if self._finished is not None:
+            return None
         if (want := self.planned.sha256) is not None:
             return None if want == self._hasher.sha256 else (want, self._hasher.sha256)
         got = self._hasher.git_sha1
@@ -144,13 +154,17 @@ class Partial:
 
     def finish(self) -> CatalogueFile:
         """Put it among the whole files; it is complete and has been compared."""
+        if self._finished is not None:
+            return self._finished
         with told(self.planned.name, self):
-            os.fsync(self._fd)
+            os.fsync(self._file())
             self.close()
             self._path.replace(self.whole)
             self._etag_path.unlink(missing_ok=True)
-        size, sha256 = self.planned.size, self._hasher.sha256
-        return CatalogueFile(name=self.planned.name, size=size, sha256=sha256)
+        self._finished = CatalogueFile(
+            name=self.planned.name, size=self.planned.size, sha256=self._hasher.sha256
+        )
+        return self._finished
 
     def adopt(self, source: Path) -> bool:
         """Take a file of this machine by a hard link; False where the disk does not allow it.

@@ -120,7 +120,7 @@ def of_site(facts: Facts, site: Site, pool: Pool | None, view: View) -> Bar | No
             if barred is None or barred.error is None:
                 what = f"{here} already has {worker.id} with {demand.model_id}"
                 return Bar(what, worker=worker)
-    where: Where = (demand.model_id, demand.model_path, hive.name, device.name)
+    where: Where = (demand.model_id, demand.model_key, hive.name, device.name)
     error = facts.job.failed_places.get(where)
     if error is not None:
         return Bar(f"{here}: {error.message}", error=error)

@@ -10,18 +10,26 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rbee.core import hives, moving, placing, running, supervising, workers
+from rbee.core import fetching, hives, moving, performing, placing, running, supervising, workers
 from rbee.core.events import (
     Count,
     Counted,
     Effect,
     Event,
+    Fetched,
+    FetchFailed,
+    FetchProgress,
     HiveJoined,
     HiveLeft,
     HiveSaid,
     JobCancelAsked,
     JobSubmitted,
+    ModelLocated,
     Narrate,
+    PerformCancelled,
+    Performed,
+    PerformFailed,
+    PerformProgress,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -46,6 +54,8 @@ from rbee.protocol.operations import ModelWork, WorkerSpawn
 
 TICK = 0.5
 """Seconds between ticks."""
+_QUIET = (RunStarted, HiveSaid, Counted, FetchProgress, PerformProgress)
+"""Events that by themselves give no waiting job its place."""
 RATE_WINDOW = 5.0
 """Seconds over which the colony's tokens per second are averaged."""
 
@@ -65,6 +75,10 @@ class Colony:
     queue: JobQueue = field(default_factory=JobQueue)
     later: dict[str, Job] = field(default_factory=dict[str, Job])
     """Queued jobs that are not placed before a pause is over."""
+    fetching: dict[str, Job] = field(default_factory=dict[str, Job])
+    """Queued jobs whose model is on its way to a hive."""
+    performing: dict[str, Job] = field(default_factory=dict[str, Job])
+    """Operations on models that hives carry out."""
     experience: Experience = field(default_factory=Experience)
     setbacks: Setbacks = field(default_factory=Setbacks)
     urgent: dict[str, Job] = field(default_factory=dict[str, Job])
@@ -98,7 +112,7 @@ class Colony:
         """Apply one event and plan what follows. `now` is monotonic, `utc` wall-clock seconds."""
         self.now, self.utc, self.effects = now, utc, []
         self._apply(event)
-        if not isinstance(event, RunStarted | HiveSaid | Counted):
+        if not isinstance(event, _QUIET):
             self.dirty = True
         comes_back = isinstance(event, JobSubmitted) and event.recovered  # with thousands of others
         if self.dirty and not comes_back:
@@ -129,6 +143,11 @@ class Colony:
         """Say whether there are dashboards; a new one has a snapshot, so this is no event."""
         self.watched = watched
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait: in the queue, for a pause to be over, for their model."""
+        return len(self.queue) + len(self.later) + len(self.fetching)
+
     def totals(self) -> Totals:
         """The top bar's figures."""
         rate = 0.0
@@ -139,8 +158,9 @@ class Colony:
             hives_online=sum(1 for h in self.fleet.hives.values() if h.online),
             hives_total=len(self.fleet.hives),
             workers=self.fleet.live_total(),
-            jobs_running=sum(1 for j in self.jobs.values() if j.worker_id is not None),
-            jobs_queued=len(self.queue) + len(self.later),
+            jobs_running=sum(1 for j in self.jobs.values() if j.worker_id is not None)
+            + len(self.performing),
+            jobs_queued=self.waiting,
             tokens_per_second=round(rate, 1),
             uptime_seconds=self.now - self.started_mono,
         )
@@ -170,6 +190,22 @@ class Colony:
                 self.dirty = True
             case HiveSaid(hive, said):
                 hives.said(self, hive, said)
+            case ModelLocated():
+                hives.located(self, event)
+            case FetchProgress():
+                fetching.progressed(self, event)
+            case Fetched():
+                running.fetched(self, event)
+            case FetchFailed():
+                fetching.failed(self, event)
+            case PerformProgress():
+                performing.progressed(self, event)
+            case Performed():
+                performing.done(self, event)
+            case PerformFailed():
+                performing.failed(self, event)
+            case PerformCancelled(job_id):
+                performing.cancelled(self, job_id)
             case SpawnRefused(hive, worker_id, error):
                 supervising.spawn_refused(self, hive, worker_id, error)
             case Tick(tokens, late):
@@ -196,6 +232,7 @@ class Colony:
         self.token_counts.append((self.now, self.tokens_done + in_flight))
         moving.bring_back(self)
         running.end_overdue(self)
+        performing.end_cancelled(self)
         supervising.tick(self)
         workers.keep_up(self)
 

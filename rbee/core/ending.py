@@ -9,7 +9,13 @@ from rbee.core.events import SaveJob
 from rbee.core.jobs import Job
 from rbee.errors import HiveOffline, RbeeError, WorkerStuck
 from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData
-from rbee.protocol.operations import ModelWork, WorkerDrain, WorkerSpawn, WorkerStop
+from rbee.protocol.operations import (
+    ModelPreload,
+    ModelWork,
+    WorkerDrain,
+    WorkerSpawn,
+    WorkerStop,
+)
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
@@ -58,7 +64,7 @@ def load_failed(colony: Colony, worker: Worker, error: RbeeError) -> None:
     """A worker did not come up: its place is ruled out for those that counted on it."""
     where = worker.where
     for job in list(colony.queue):
-        if job.model is not None and (job.model.id, job.model.path) == where[:2]:
+        if job.model is not None and (job.model.id, job.model.key) == where[:2]:
             job.failed_places[where] = error
             job.waits_on = None
     fail_spawns(colony, worker.id, error)
@@ -67,7 +73,7 @@ def load_failed(colony: Colony, worker: Worker, error: RbeeError) -> None:
 def fail_spawns(colony: Colony, worker_id: str, error: RbeeError) -> None:
     """Who asked for a worker that does not come up hears why."""
     for job in list(colony.jobs.values()):
-        if isinstance(job.request, WorkerSpawn) and job.worker_id == worker_id:
+        if isinstance(job.request, WorkerSpawn | ModelPreload) and job.worker_id == worker_id:
             fail(colony, job, error)
 
 
@@ -75,6 +81,8 @@ def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
     """What ran on a worker goes on elsewhere; what was about the worker has its end."""
     from rbee.core import moving  # which ends jobs by this module
 
+    for job in [j for j in colony.jobs.values() if worker_id in j.unloading]:
+        unloaded(colony, job, worker_id, error)
     for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
         match job.request:
             case WorkerStop() | WorkerDrain() if isinstance(error, WorkerStuck | HiveOffline):
@@ -89,11 +97,22 @@ def worker_gone(colony: Colony, worker_id: str, error: RbeeError) -> None:
                 fail(colony, job, error)
 
 
+def unloaded(colony: Colony, job: Job, worker_id: str, error: RbeeError) -> None:
+    """One of the workers that the job ends is gone; with the last one it has its result."""
+    if isinstance(error, WorkerStuck | HiveOffline):
+        fail(colony, job, error)
+        return
+    job.unloading[worker_id] = True
+    if all(job.unloading.values()):
+        telling.append(colony, job, EventType.RESULT, {"workers": list(job.unloading)})
+        complete(colony, job, "stop")
+
+
 def worker_ready(colony: Colony, worker_id: str) -> None:
     """Jobs that asked for this worker have their result."""
     worker = colony.fleet.workers[worker_id]
     for job in [j for j in colony.jobs.values() if j.worker_id == worker_id]:
-        if isinstance(job.request, WorkerSpawn):
+        if isinstance(job.request, WorkerSpawn | ModelPreload):
             telling.append(colony, job, EventType.RESULT, worker.info(colony.now))
             complete(colony, job, "stop")
 
@@ -102,7 +121,7 @@ def worker_progress(colony: Colony, worker_id: str, message: str, progress: floa
     """Load progress for jobs that asked for this worker."""
     for job in colony.jobs.values():
         if (
-            isinstance(job.request, WorkerSpawn)
+            isinstance(job.request, WorkerSpawn | ModelPreload)
             and job.worker_id == worker_id
             and job.waiting_for != message
         ):
@@ -143,7 +162,7 @@ def _finish(colony: Colony, job: Job) -> None:
     job.finished_at, job.waiting_for = colony.utc, None
     colony.tokens_done += job.tokens_out
     del colony.jobs[job.job_id]
-    if isinstance(job.request, ModelWork):
+    if isinstance(job.request, ModelWork) and job.fetch_on is None:
         colony.queue.shares.leave(job.client)
     colony.count("tokens", job.tokens_out, kind="answer", model=job.model.id if job.model else "")
     outcome = job.error_code or job.state

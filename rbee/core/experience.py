@@ -74,7 +74,7 @@ class Running:
 def place_of(worker: Worker) -> tuple[str, str, str, str, str]:
     """What a speed or a load time belongs to: model, file, hive, device, backend."""
     spec = worker.spec
-    return (spec.model_id, spec.model_path, worker.hive, spec.device, spec.backend)
+    return (spec.model_id, worker.model.key, worker.hive, spec.device, spec.backend)
 
 
 class Experience:
@@ -164,7 +164,7 @@ class Experience:
 
     def speeds_at(self, model: ModelInfo, hive: str, device: str, backend: str) -> Speeds:
         """Of a worker that could be started there."""
-        known = self._speeds.get(model.id, model.path, hive, device, backend)
+        known = self._speeds.get(model.id, model.key, hive, device, backend)
         return known or prior_speeds(device.partition(":")[0], model.weights_bytes)
 
     def attach(self, worker: Worker) -> Speeds:
@@ -179,7 +179,7 @@ class Experience:
 
     def load_seconds(self, model: ModelInfo, hive: str, device: str, backend: str) -> float:
         """Measured, else from the file's size and the measured or usual disk rate."""
-        known = self._loads.get(model.id, model.path, hive, device, backend)
+        known = self._loads.get(model.id, model.key, hive, device, backend)
         if known is not None:
             return known
         return INIT + model.size / (self._disks.get(hive) or DISK_RATE)

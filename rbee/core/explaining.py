@@ -25,7 +25,7 @@ LARGE = 16
 
 def options_of(facts: Facts, view: View) -> int:
     """How many options there should be of each kind in a decision that is recorded."""
-    pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+    pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_key)
     known = len(pool.workers) if pool is not None else 0
     return FEW if known > LARGE or len(view.fleet.hives) > LARGE else MOST
 
@@ -35,7 +35,7 @@ def explain(
 ) -> Decision:
     """The decision; `found`: the places there are for the job; at most so many workers."""
     job, demand = facts.job, facts.demand
-    pool = view.fleet.pool(demand.model_id, demand.model_path)
+    pool = view.fleet.pool(demand.model_id, demand.model_key)
     workers: dict[str, Worker] = {}
     if isinstance(verdict, Run | Wait) and verdict.worker is not None:
         workers[verdict.worker.id] = verdict.worker

@@ -1,23 +1,24 @@
 """Hard filters: where a model could be started, and one sentence for each place that cannot.
 
-Owns devices, backends and memory. What failed lately and what a job minds is added by the policy.
+Owns files, devices, backends and memory. What failed lately and what a job minds is added by the
+policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from rbee.core.eviction import Room, claim_for, could_ever, evict_for
 from rbee.core.fleet import Fleet, HiveState, Worker
-from rbee.core.sizing import USUAL_SLOTS, slots_that_fit, ways_out
+from rbee.core.sizing import USUAL_SLOTS, Spread, insufficient, need_of, slots_that_fit
 from rbee.errors import (
     BackendUnavailable,
     HiveNotFound,
     HiveOffline,
-    InsufficientRam,
-    InsufficientVram,
     ModelIncompatible,
+    ModelNotFound,
     NoWorkers,
     RbeeError,
     ValidationFailed,
@@ -26,6 +27,8 @@ from rbee.protocol.hives import BackendStatus, Device, ModelInfo
 from rbee.protocol.workers import WorkerState
 
 GIB = 1 << 30
+_MOST_ASKED = 32
+"""Hives that are looked at for another place to propose."""
 _ENDING = frozenset({WorkerState.STOPPING, WorkerState.STOPPED, WorkerState.FAILED})
 
 
@@ -62,11 +65,15 @@ class Wish:
     slots: int | None = None
     """None: as many as fit, up to the usual."""
     kv_type: str = "f16"
+    flash: bool = True
+    """Attention in one pass; without it a long context needs far more working memory."""
     clamp: bool = False
     """`slots` is meant for all backends: one that runs fewer at a time gets its most."""
     hive: str | None = None
     device: str | None = None
     backend: str | None = None
+    anywhere: bool = False
+    """It is yet to be fetched: a hive need not have it."""
 
 
 Site = tuple[HiveState, Device, BackendStatus]
@@ -118,6 +125,9 @@ def _in_hive(wish: Wish, hive: HiveState) -> Iterator[Site | RbeeError]:
     if isinstance(backend, RbeeError):
         yield backend
         return
+    if not wish.anywhere and wish.model.key not in hive.paths:
+        yield not_there(wish.model, hive)
+        return
     devices = hive.devices
     if wish.device is not None:
         device = hive.device(wish.device)
@@ -161,6 +171,14 @@ def _backend(wish: Wish, hive: HiveState) -> BackendStatus | RbeeError:
     return BackendUnavailable(f"{hive.name}: no backend ({wanted}) is installed")
 
 
+def not_there(model: ModelInfo, hive: HiveState) -> ModelNotFound:
+    """The hive would need the model's file first."""
+    return ModelNotFound(
+        f"{hive.name} does not have {model.id}",
+        action=f"rbee model copy {model.id} --to {hive.name}",
+    )
+
+
 def _no_device(name: str, hive: HiveState) -> RbeeError:
     have = ", ".join(d.name for d in hive.devices)
     kind = name.partition(":")[0]
@@ -182,13 +200,14 @@ def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place
     if wish.slots is not None and wish.slots > backend.max_slots and not wish.clamp:
         return _too_many(wish.slots, hive, backend)
     free = fleet.free_memory(hive, device)
-    model, ctx, kv_type = wish.model, wish.ctx, wish.kv_type
+    model, ctx = wish.model, wish.ctx
+    spread = Spread(wish.kv_type, device.kind, wish.flash, backend.name)
     if wish.slots is not None:
         slots = min(wish.slots, backend.max_slots)
     else:
         most = min(USUAL_SLOTS, backend.max_slots)
-        slots = slots_that_fit(model, ctx=ctx, kv_type=kv_type, free=free, most=most) or 1
-    need = model.memory_needed(ctx=ctx, slots=slots, kv_type=kv_type)
+        slots = slots_that_fit(model, spread, ctx=ctx, free=free, most=most) or 1
+    need = need_of(model, spread, ctx=ctx, slots=slots)
 
     def place(
         evict: list[Worker] | None = None,
@@ -202,7 +221,7 @@ def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place
             backend,
             need,
             slots,
-            kv_type,
+            wish.kv_type,
             evict or [],
             leaving or [],
             claim or [],
@@ -234,14 +253,32 @@ def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place
             if could_ever(missing - coming, staying, room):
                 others = [w.id for w in there if w.state is WorkerState.LOADING or w.claimed_for]
                 return place(until=f"the memory of {', '.join(others)}")
-    kind = InsufficientRam if device.kind == "cpu" else InsufficientVram
-    return kind(
-        f"{model.id} needs {need / GIB:.1f} GiB on {hive.name} {device.name}"
-        f" ({slots} × {ctx} tokens of context in {kv_type}), {free / GIB:.1f} GiB is free",
-        action=ways_out(model, ctx=ctx, slots=slots, kv_type=kv_type, free=free),
-        required=need,
-        available=free,
+    return insufficient(
+        model,
+        spread,
+        where=f"{hive.name} {device.name}",
+        ctx=ctx,
+        slots=slots,
+        free=free,
+        elsewhere=_elsewhere(wish, fleet, site, slots),
     )
+
+
+def _elsewhere(wish: Wish, fleet: Fleet, site: Site, slots: int) -> str:
+    """A place that was ruled out by name only and has room now; empty: there is none."""
+    if wish.hive is None and wish.device is None:
+        return ""
+    free_wish = replace(wish, hive=None, device=None)
+    for found in sites(free_wish, fleet, islice(fleet.hives.values(), _MOST_ASKED)):
+        if isinstance(found, RbeeError) or found[:2] == site[:2]:
+            continue
+        hive, device, backend = found
+        spread = Spread(wish.kv_type, device.kind, wish.flash, backend.name)
+        need = need_of(wish.model, spread, ctx=wish.ctx, slots=min(slots, backend.max_slots))
+        free = fleet.free_memory(hive, device)
+        if hive.online and need <= free:
+            return f"{hive.name} {device.name}, which has {free / GIB:.1f} GiB free"
+    return ""
 
 
 def _too_many(slots: int, hive: HiveState, backend: BackendStatus) -> RbeeError:

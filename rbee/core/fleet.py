@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rbee.core.index import Index, Pool, Spot
+from rbee.core.holdings import Holdings
+from rbee.core.index import Index, ModelKey, Pool, Spot
 from rbee.core.pulses import Pulse, Pulses
 from rbee.core.setbacks import Where
 from rbee.core.speeds import Speeds
@@ -81,7 +82,7 @@ class Worker:
     @property
     def where(self) -> Where:
         """What its failures are counted for."""
-        return (self.spec.model_id, self.spec.model_path, self.hive, self.spec.device)
+        return (self.spec.model_id, self.model.key, self.hive, self.spec.device)
 
     @property
     def kind(self) -> str:
@@ -90,8 +91,16 @@ class Worker:
 
     @property
     def held_bytes(self) -> int:
-        """What would be free without it."""
-        return max(self.rss_bytes, self.memory_bytes)
+        """What would be free on its device without it: on a GPU what its backend says it took."""
+        if self.spec.device == "cpu":
+            return max(self.rss_bytes, self.memory_bytes)
+        return self.memory_bytes or (0 if self.ready_mono is None else self.need_bytes)
+
+    @property
+    def taken_bytes(self) -> int:
+        """What its device already counts as used while it loads. The process's own memory is main
+        memory, and says nothing of a GPU's."""
+        return self.rss_bytes if self.spec.device == "cpu" else self.memory_bytes
 
     @property
     def free_slots(self) -> int:
@@ -156,6 +165,12 @@ class HiveState:
     """Monotonic: when it went offline."""
     seen_at: float | None = None
     devices: list[Device] = field(default_factory=list[Device])
+    paths: dict[str, str] = field(default_factory=dict[str, str])
+    """ModelInfo.key → path there, of every model it has; changed by Holdings only."""
+    held: set[ModelKey] = field(default_factory=set[ModelKey])
+    """The same models by name and key."""
+    located: dict[str, ModelInfo] = field(default_factory=dict[str, ModelInfo])
+    """By key: those of them that it does not list, such as files outside its models folder."""
     asleep: bool = False
     """It is off and can be woken."""
     wake_seconds: float = 90.0
@@ -183,6 +198,7 @@ class Fleet:
 
     def __init__(self, next_worker: int = 1) -> None:
         self.hives: dict[str, HiveState] = {}
+        self.holdings = Holdings()
         self.workers: dict[str, Worker] = {}
         self.index = Index()
         self.pulses = Pulses()
@@ -190,6 +206,26 @@ class Fleet:
         self.next_worker = next_worker
         """Number of the next id. None is given twice, by this queen or the next one: hives outlive
         queens, and a worker that still runs there would be taken for the new one."""
+
+    def join(self, hive: HiveState) -> bool:
+        """A hive that is new or comes back, with the models it lists; whether the colony has other
+        models than before."""
+        before = self.hives.get(hive.name)
+        self.hives[hive.name] = hive
+        return self.holdings.join(hive, before)
+
+    def held_models(self) -> list[tuple[ModelInfo, list[str], int]]:
+        """Every model of the colony, hidden ones last: as the first hive tells it, the hives that
+        have it, how many workers have it loaded. Not for decisions."""
+        found: dict[tuple[str, str], tuple[ModelInfo, list[str]]] = {}
+        for hive in self.hives.values():
+            for model in (*hive.capabilities.models, *hive.located.values()):
+                found.setdefault((model.id, model.key), (model, []))[1].append(hive.name)
+        return [
+            (model, list(dict.fromkeys(hives)), len(pool.workers) if pool is not None else 0)
+            for model, hives in sorted(found.values(), key=lambda f: (f[0].hidden, f[0].id))
+            for pool in (self.pool(model.id, model.key),)
+        ]
 
     def new_worker_id(self) -> str:
         """An id that no worker has had."""
@@ -232,13 +268,13 @@ class Fleet:
         """How many live workers have a model of that name."""
         return self.index.live.get(model_id, 0)
 
-    def pool(self, model_id: str, path: str) -> Pool | None:
-        """The live workers with that very model."""
-        return self.index.pools.get((model_id, path))
+    def pool(self, model_id: str, key: str) -> Pool | None:
+        """The live workers with that very model; `key`: its ModelInfo.key."""
+        return self.index.pools.get((model_id, key))
 
-    def of_model(self, model_id: str, path: str) -> list[Worker]:
+    def of_model(self, model_id: str, key: str) -> list[Worker]:
         """Live workers with that very model, as a list: not for decisions."""
-        pool = self.pool(model_id, path)
+        pool = self.pool(model_id, key)
         return list(pool.workers.values()) if pool is not None else []
 
     def spot(self, hive: str, device: str) -> Spot | None:
@@ -278,7 +314,7 @@ class Fleet:
         spot = self.spot(hive.name, device.name)
         if spot is None or not spot.loading:
             return device.memory_free
-        coming = sum(max(0, w.need_bytes - w.rss_bytes) for w in spot.loading.values())
+        coming = sum(max(0, w.need_bytes - w.taken_bytes) for w in spot.loading.values())
         return max(0, device.memory_free - coming)
 
     def hive_info(self, hive: HiveState) -> HiveInfo:

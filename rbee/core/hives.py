@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import supervising, telling
-from rbee.core.events import HiveJoined, Publish
+from rbee.core.events import HiveJoined, ModelLocated, Publish
 from rbee.core.fleet import HiveState, Worker
 from rbee.core.states import WORKER_LIVE, WORKER_READY
 from rbee.errors import HiveOffline
-from rbee.protocol.colony import HiveGone, Telemetry
+from rbee.protocol.colony import HiveGone, Models, Telemetry
 from rbee.protocol.hives import (
     AnyHiveEvent,
     HiveHeartbeat,
@@ -37,13 +37,15 @@ def joined(colony: Colony, event: HiveJoined) -> None:
         seen_at=colony.utc,
         devices=list(event.capabilities.devices),
     )
-    colony.fleet.hives[event.name] = hive
+    changed = colony.fleet.join(hive)
     colony.fleet.pulses.forget(event.name)
     what = ", ".join(f"{d.name} {d.label}" for d in hive.devices)
     colony.narrate(f"hive is up: {what}", source=hive.name)
     for known in event.workers:
         _adopt(colony, hive, known)
     colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
+    if changed:
+        publish_models(colony)
 
 
 def left(colony: Colony, name: str, reason: str) -> None:
@@ -82,7 +84,9 @@ def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:
             supervising.heard(colony, name, event.within, event.heard, event.silent)
         case HiveModels(models=models, disk_free=disk_free):
             if hive is not None:
-                hive.capabilities = hive.capabilities.with_models(models, disk_free)
+                colony.dirty = True
+                if colony.fleet.holdings.listed(hive, models, disk_free):
+                    publish_models(colony)
         case HiveWorkers():
             pass  # the first event of a stream, which came with HiveJoined
 
@@ -93,10 +97,9 @@ def _measured(colony: Colony, name: str, said: HiveTelemetry) -> None:
     for load in said.workers:
         worker = colony.fleet.workers.get(load.worker_id)
         if worker is not None and worker.hive == name:
-            held = worker.held_bytes
-            worker.cpu_percent, worker.rss_bytes = load.cpu_percent, load.rss_bytes
-            worker.metered = True
-            if held != worker.held_bytes:
+            worker.cpu_percent, worker.metered = load.cpu_percent, True
+            if load.rss_bytes != worker.rss_bytes:
+                worker.rss_bytes = load.rss_bytes
                 colony.fleet.index.weigh(worker)
             telling.publish_worker(colony, worker)
     if hive is None:
@@ -119,10 +122,12 @@ def _adopt(colony: Colony, hive: HiveState, known: HiveWorker) -> None:
     spec = known.spec
     if spec.worker_id in colony.fleet.workers:
         return
+    model = _model(hive, spec)
+    colony.fleet.holdings.locate(hive, model)
     worker = Worker(
         spec=spec,
         hive=hive.name,
-        model=_model(hive, spec),
+        model=model,
         pinned=spec.pinned,
         need_bytes=0,
         started_at=known.started_at,
@@ -142,9 +147,30 @@ def _adopt(colony: Colony, hive: HiveState, known: HiveWorker) -> None:
 
 def _model(hive: HiveState, spec: WorkerSpec) -> ModelInfo:
     """What the hive says of the worker's model; no more than the name where it is not listed."""
-    for model in hive.capabilities.models:
-        if (model.id, model.path) == (spec.model_id, spec.model_path):
+    for model in (*hive.capabilities.models, *hive.located.values()):
+        same = spec.model_key in ("", model.key) and model.path == spec.model_path
+        if model.id == spec.model_id and (same or spec.model_key == model.key):
             return model
+    digest = spec.model_key if spec.model_key != spec.model_path else ""
     return ModelInfo(
-        id=spec.model_id, ref=spec.model_id, path=spec.model_path, format=spec.format, size=0
+        id=spec.model_id,
+        ref=spec.model_id,
+        path=spec.model_path,
+        format=spec.format,
+        size=0,
+        digest=digest or None,
     )
+
+
+def located(colony: Colony, event: ModelLocated) -> None:
+    """A model was found on a hive that does not list it."""
+    hive = colony.fleet.hives.get(event.hive)
+    if hive is not None and colony.fleet.holdings.locate(hive, event.model):
+        publish_models(colony)
+
+
+def publish_models(colony: Colony) -> None:
+    """The colony's models to the dashboards, if there are any."""
+    if colony.watched:
+        models = [model for model, _, _ in colony.fleet.held_models()]
+        colony.effects.append(Publish("models", Models(models=models)))

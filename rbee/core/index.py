@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rbee.core.fleet import Worker
 
 ModelKey = tuple[str, str]
-"""Id and path: names alone may be shared by different files."""
+"""Id and ModelInfo.key: names alone may be shared by different files."""
 
 MOST_SHARERS = 3
 """More busy workers on a device are counted as so many when workers are sorted into lanes."""
@@ -209,7 +209,7 @@ class Index:
             if seat.pool is not None:
                 self._unpool(worker, seat)
         elif seat.pool is None:
-            key = (worker.spec.model_id, worker.spec.model_path)
+            key = (worker.spec.model_id, worker.model.key)
             seat.pool = self.pools.setdefault(key, Pool())
             seat.pool.workers[worker.id] = worker
             seat.pool.hives.setdefault(worker.hive, {})[worker.id] = worker
@@ -299,7 +299,7 @@ class Index:
         if not there:
             del pool.hives[worker.hive]
         if not pool.workers:
-            del self.pools[worker.spec.model_id, worker.spec.model_path]
+            del self.pools[worker.spec.model_id, worker.model.key]
         for table, name in ((self.live, worker.spec.model_id), (self.live_on, worker.hive)):
             table[name] -= 1
             if not table[name]:

@@ -20,7 +20,7 @@ class Demand:
     """What a job needs of a worker; jobs with equal demands are interchangeable for placing."""
 
     model_id: str
-    model_path: str
+    model_key: str
     hive: str | None
     worker_id: str | None
     device: str | None
@@ -71,6 +71,12 @@ class Job:
     """Of its answer, when the present run began."""
     tokens_charged: int = 0
     """Of its answer, to its client's share."""
+    unloading: dict[str, bool] = field(default_factory=dict[str, bool])
+    """Workers that it ends, each with whether that is done."""
+    attached: bool = False
+    """The worker that it waits for was started for others."""
+    cancelled_mono: float | None = None
+    """Monotonic: when its end was asked for."""
     dead: bool = False
     not_before: float = 0.0
     """Monotonic: it is not placed earlier than this, after a failure."""
@@ -117,7 +123,7 @@ class Job:
         assert isinstance(self.request, ModelWork)
         assert self.model is not None
         r = self.request
-        return Demand(self.model.id, self.model.path, r.hive, r.worker_id, r.device)
+        return Demand(self.model.id, self.model.key, r.hive, r.worker_id, r.device)
 
     @property
     def streams_text(self) -> bool:

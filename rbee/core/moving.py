@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from rbee.core import ending, telling
+from rbee.core import ending, fetching, telling
 from rbee.core.events import AbortRun, SaveJob
 from rbee.core.jobs import Job
 from rbee.core.setbacks import pause, times
@@ -106,7 +106,7 @@ def bring_back(colony: Colony) -> None:
 
 def unqueue(colony: Colony, job: Job) -> None:
     """Take a job that waits out of wherever it waits."""
-    if colony.later.pop(job.job_id, None) is None:
+    if colony.later.pop(job.job_id, None) is None and not fetching.leave(colony, job):
         colony.queue.remove(job)
 
 

@@ -168,7 +168,7 @@ def _preempt(colony: Colony, job: Job) -> None:
         return
     demand, request = job.demand(), job.request
     assert isinstance(request, ModelWork)
-    pool = colony.fleet.pool(demand.model_id, demand.model_path)
+    pool = colony.fleet.pool(demand.model_id, demand.model_key)
     running = [  # where the slot would be the waiting job's to use
         other
         for worker in (pool.full.members if pool is not None else ())

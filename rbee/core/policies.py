@@ -35,7 +35,7 @@ class LeastConnections(Ect):
     def choose(self, facts: Facts, view: View) -> Choice:
         """Looks at every live worker of the model."""
         choice = Choice()
-        pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+        pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_key)
         free: list[Worker] = []
         soon: list[Worker] = []
         for worker in pool.workers.values() if pool is not None else ():

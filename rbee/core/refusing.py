@@ -12,13 +12,21 @@ from rbee.core.states import WORKER_LIVE
 from rbee.core.surveying import Survey
 from rbee.errors import AllSlotsBusy, CircuitBreakerOpen, NotFound, NoWorkers, RbeeError
 
-_NEAREST = {"INSUFFICIENT_VRAM": 0, "INSUFFICIENT_RAM": 0, "HIVE_NOT_FOUND": 0, "HIVE_OFFLINE": 2}
+_NEAREST = {
+    "INSUFFICIENT_VRAM": 0,
+    "INSUFFICIENT_RAM": 0,
+    "INSUFFICIENT_DISK": 0,
+    "HIVE_NOT_FOUND": 0,
+    "HIVE_OFFLINE": 2,
+    "MODEL_NOT_FOUND": 3,
+}
+"""How telling an error is, by its code; 1: any other."""
 
 
 def busy(facts: Facts, view: View) -> Refuse:
     """It does not want to wait and all slots are taken."""
     demand, request = facts.demand, facts.request
-    pool = view.fleet.pool(demand.model_id, demand.model_path)
+    pool = view.fleet.pool(demand.model_id, demand.model_key)
     total = count = workers = 0
     if pool is not None and (request.hive, request.worker_id, request.device) == (None,) * 3:
         total, count, workers = pool.slots, pool.busy, pool.ready
@@ -121,6 +129,7 @@ def _away(facts: Facts, view: View) -> HiveState | None:
         if (
             not hive.online
             and hive.left_mono is not None
+            and facts.demand.model_key in hive.paths
             and facts.request.hive in (None, hive.name)
             and view.now - hive.left_mono < view.limits.hive_return
         ):

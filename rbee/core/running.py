@@ -5,10 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rbee.core import ending, moving, supervising, telling, workers
+from rbee.core import (
+    ending,
+    fetching,
+    moving,
+    performing,
+    supervising,
+    telling,
+    unloading,
+    workers,
+)
 from rbee.core.events import (
     AbortRun,
     Count,
+    Fetched,
     JobSubmitted,
     Loss,
     RunCancelled,
@@ -28,6 +38,12 @@ from rbee.errors import (
 )
 from rbee.protocol.jobs import EventType, JobState, MetricsData, QueuedData, StatusData
 from rbee.protocol.operations import (
+    ModelCopy,
+    ModelDelete,
+    ModelDownload,
+    ModelPreload,
+    ModelUnload,
+    ModelVerify,
     ModelWork,
     Priority,
     QueenCheck,
@@ -55,12 +71,20 @@ def submit(colony: Colony, event: JobSubmitted) -> None:
     if colony.stopping:
         ending.fail(colony, job, ShuttingDown("the queen is shutting down"))
         return
+    if job.fetch_on is not None:
+        fetching.begin(colony, job, recovered=event.recovered)
+        return
     match job.request:
         case ModelWork():
             _queue(colony, job, recovered=event.recovered)
-        case WorkerSpawn() as wish:
+        case WorkerSpawn() | ModelPreload():
+            _load(colony, job)
+        case ModelUnload() as wish:
             _begin(colony, job)
-            workers.spawn(colony, job, wish)
+            unloading.begin(colony, job, wish)
+        case ModelDownload() | ModelDelete() | ModelVerify() | ModelCopy():
+            _begin(colony, job)
+            performing.begin(colony, job)
         case WorkerStop(worker_id=worker_id):
             _begin(colony, job)
             workers.stop(colony, job, worker_id)
@@ -82,6 +106,22 @@ def submit(colony: Colony, event: JobSubmitted) -> None:
                 )
             telling.append(colony, job, EventType.RESULT, colony.totals())
             ending.complete(colony, job, "stop")
+
+
+def fetched(colony: Colony, event: Fetched) -> None:
+    """The model that a job waited for is there: it goes on as if it came only now, in its turn."""
+    job = fetching.fetched(colony, event)
+    if job is None:
+        return
+    if isinstance(job.request, ModelWork):
+        _queue(colony, job, recovered=True)
+    else:
+        _load(colony, job)
+
+
+def _load(colony: Colony, job: Job) -> None:
+    _begin(colony, job)
+    workers.load(colony, job)
 
 
 def _queue(colony: Colony, job: Job, *, recovered: bool) -> None:
@@ -208,7 +248,7 @@ def _fits_elsewhere(colony: Colony, job: Job, worker: Worker, error: RbeeError) 
         return False
     required = error.details.get("required")
     least = required if isinstance(required, int) else worker.ctx + 1
-    others = colony.fleet.of_model(job.model.id, job.model.path)
+    others = colony.fleet.of_model(job.model.id, job.model.key)
     if worker.ctx >= least or not any(other.spec.ctx >= least for other in others):
         return False
     job.least_ctx = least
@@ -249,20 +289,24 @@ def cancel(colony: Colony, job_id: str, reason: str) -> None:
     job = colony.jobs.get(job_id)
     if job is None or job.cancel_reason is not None:
         return
-    job.cancel_reason = reason
+    job.cancel_reason, job.cancelled_mono = reason, colony.now
     if job.state is JobState.QUEUED:
         moving.unqueue(colony, job)
         ending.end_cancelled(colony, job)
     elif isinstance(job.request, ModelWork):
         colony.effects.append(AbortRun(job_id, job.attempt))
+    elif job_id in colony.performing:
+        performing.cancel(colony, job)
     else:
         worker = colony.fleet.workers.get(job.worker_id or "")
-        if isinstance(job.request, WorkerSpawn) and worker and worker.state not in WORKER_READY:
+        starts = isinstance(job.request, WorkerSpawn | ModelPreload) and not job.attached
+        if starts and worker and worker.state not in WORKER_READY:
             supervising.stop_worker(colony, worker, "its start was cancelled", force=True)
         if isinstance(job.request, WorkerDrain) and worker and worker.state in WORKER_READY:
             worker.draining = False
             colony.fleet.touch(worker)
             telling.publish_worker(colony, worker)
+        unloading.cancel(colony, job)
         ending.end_cancelled(colony, job)
 
 
@@ -292,10 +336,13 @@ def shut_down(colony: Colony) -> None:
     """End what runs; what waits, and batch work that runs, goes on after the next start."""
     for job in list(colony.jobs.values()):
         waits = job.state is JobState.QUEUED
-        if waits and job.durable:
+        if waits and job.durable and isinstance(job.request, ModelWork):
             continue
         if waits:
             moving.unqueue(colony, job)
+        elif job.job_id in colony.performing:
+            if performing.shut_down(colony, job):
+                continue
         elif isinstance(job.request, ModelWork):
             colony.effects.append(AbortRun(job.job_id, job.attempt))
             ending.release(colony, job)

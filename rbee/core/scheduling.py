@@ -58,7 +58,7 @@ class Ect:
             refused = check_context(request, min(self.ctx, model.context or self.ctx))
         if refused is not None or request.deadline_ms is None:
             return refused
-        if not view.fleet.of_model(model.id, model.path):
+        if not view.fleet.of_model(model.id, model.key):
             return None  # refused at the door it would never be loaded, and Retry-After untrue
         first = self.first_token(job, view)
         if first is None or first * 1000 <= request.deadline_ms:
@@ -119,7 +119,7 @@ class Ect:
 
     def choose(self, facts: Facts, view: View) -> Choice:
         """The best live worker."""
-        pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+        pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_key)
         return choose(facts, pool, view)
 
     def survey(self, facts: Facts, view: View, looks: int | None = None) -> Survey:
@@ -132,6 +132,7 @@ class Ect:
             slots=self.slots,
             clamp=True,
             kv_type=self.kv_type,
+            flash=view.limits.flash_attention != "off",
             hive=facts.request.hive,
             device=facts.request.device,
         )
@@ -179,7 +180,7 @@ class Ect:
         demand = facts.demand
         if view.fleet.live_count(demand.model_id) >= view.limits.most_workers(demand.model_id):
             return True
-        pool = view.fleet.pool(demand.model_id, demand.model_path)
+        pool = view.fleet.pool(demand.model_id, demand.model_key)
         coming = 0
         for worker in pool.loading.members if pool is not None else ():
             coming += worker.spec.slots
@@ -248,7 +249,7 @@ def _backlog(facts: Facts, terms: Terms, before: int, view: View) -> float:
     """Seconds until so many others of the same demand have been served, over all its slots."""
     if before <= 0:
         return 0.0
-    pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_path)
+    pool = view.fleet.pool(facts.demand.model_id, facts.demand.model_key)
     slots = 1
     if pool is not None:
         slots = max(1, pool.slots + sum(w.spec.slots for w in pool.loading.around(0, 32)))

@@ -77,7 +77,7 @@ def times(count: int) -> str:
 
 
 Where = tuple[str, str, str, str]
-"""Model id, model path, hive, device."""
+"""Model id, ModelInfo.key, hive, device."""
 
 
 @dataclass

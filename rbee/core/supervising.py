@@ -22,7 +22,7 @@ from rbee.errors import (
 )
 from rbee.protocol.colony import WorkerGone
 from rbee.protocol.hives import HiveWorkerExited, ModelInfo
-from rbee.protocol.operations import WorkerSpawn
+from rbee.protocol.operations import ModelPreload, WorkerSpawn
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec, WorkerState
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def start_worker(
     spec = WorkerSpec(
         worker_id=colony.fleet.new_worker_id(),
         model_id=model.id,
-        model_path=model.path,
+        model_path=place.hive.paths.get(model.key, model.path),
+        model_key=model.key,
         format=model.format,
         backend=place.backend.name,
         device=place.device.name,
@@ -347,7 +348,7 @@ def _set_back(colony: Colony, worker: Worker, error: RbeeError) -> None:
 def miss(colony: Colony, worker: Worker) -> None:
     """A worker that is lost: a pinned one is to be there again, in the same place and shape."""
     if worker.pinned and not any(  # whoever asks for one that does not load hears of it
-        isinstance(job.request, WorkerSpawn) and job.worker_id == worker.id
+        isinstance(job.request, WorkerSpawn | ModelPreload) and job.worker_id == worker.id
         for job in colony.jobs.values()
     ):
         colony.missing.append((_wish(worker), worker.model))
@@ -356,7 +357,7 @@ def miss(colony: Colony, worker: Worker) -> None:
 def found(colony: Colony, worker: Worker) -> None:
     """A pinned worker that was missing while its hive was away need not be started again."""
     for wish, model in colony.missing if worker.pinned else ():
-        if wish == _wish(worker) and model.path == worker.model.path:
+        if wish == _wish(worker) and model.key == worker.model.key:
             colony.missing.remove((wish, model))
             return
 

@@ -17,6 +17,7 @@ from rbee.core.eviction import Room, spare_of
 from rbee.core.feasibility import Place, Wish, fit, sites
 from rbee.core.fleet import HiveState
 from rbee.core.policy import View
+from rbee.core.sizing import Spread, need_of
 from rbee.errors import RbeeError
 
 MANY = 32
@@ -50,7 +51,7 @@ def survey(
     """
     found = Survey()
     fleet = view.fleet
-    pool = fleet.pool(facts.demand.model_id, facts.demand.model_path)
+    pool = fleet.pool(facts.demand.model_id, facts.demand.model_key)
     room = Room(
         losing=partial(losing, view=view),
         spare=spare_of(fleet, view.limits),
@@ -86,15 +87,21 @@ def survey(
 
 
 def _some(facts: Facts, wish: Wish, view: View) -> Iterator[HiveState]:
-    """Hives with room for one slot, idle workers' memory counted as room; some others if none."""
-    hives = view.fleet.hives
+    """Hives that have the model and room for one slot, idle workers' memory counted as room; some
+    others if none."""
+    hives = view.fleet.holdings.of(facts.demand.model_key) or view.fleet.hives
     start = facts.seed % len(hives)
-    need = wish.model.memory_needed(ctx=wish.ctx, slots=wish.slots or 1, kv_type=wish.kv_type)
+    needs: dict[str, int] = {}
     any_room = False
     for hive in chain(islice(hives.values(), start, None), islice(hives.values(), start)):
         for device in hive.devices:
+            if device.kind not in needs:
+                spread = Spread(wish.kv_type, device.kind, wish.flash)
+                needs[device.kind] = need_of(
+                    wish.model, spread, ctx=wish.ctx, slots=wish.slots or 1
+                )
             spot = view.fleet.spot(hive.name, device.name)
-            if device.memory_free + (spot.idle_bytes if spot else 0) >= need:
+            if device.memory_free + (spot.idle_bytes if spot else 0) >= needs[device.kind]:
                 any_room = True
                 yield hive
                 break

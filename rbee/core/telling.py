@@ -10,6 +10,7 @@ from rbee.core.fleet import Worker
 from rbee.core.jobs import Job
 from rbee.protocol.base import Wire
 from rbee.protocol.jobs import EventType, JobState, StatusData
+from rbee.protocol.operations import ModelWork
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
@@ -30,6 +31,7 @@ def publish_job(colony: Colony, job: Job) -> None:
     waits = (
         job.state is JobState.QUEUED
         and job.job_id not in colony.later
+        and isinstance(job.request, ModelWork)
         and len(colony.queue) <= POSITIONS_UP_TO
     )
     position = colony.queue.position(job, colony.now) if waits else None

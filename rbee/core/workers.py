@@ -8,18 +8,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, supervising, telling
+from rbee.core.bars import busy_sentence
 from rbee.core.feasibility import Place, Wish, places
 from rbee.core.jobs import Job
+from rbee.core.refusing import choose_error
 from rbee.core.states import WORKER_LIVE, WORKER_READY
 from rbee.errors import NotFound, RbeeError, WorkerNotReady
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import EventType, StatusData
-from rbee.protocol.operations import WorkerSpawn
+from rbee.protocol.operations import ModelPreload, WorkerDrain, WorkerSpawn
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
     from rbee.core.fleet import Worker
+
+
+def load(colony: Colony, job: Job) -> None:
+    """A worker is asked for with a model, or a model without saying where."""
+    match job.request:
+        case WorkerSpawn() as wish:
+            spawn(colony, job, wish)
+        case ModelPreload() as wish:
+            preload(colony, job, wish)
+        case _:
+            raise AssertionError(job.operation)
 
 
 def spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
@@ -41,7 +54,7 @@ def spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
             telling.append(colony, job, EventType.STATUS, status)
         colony.waiting_spawns[job.job_id] = job
         return
-    where = (job.model.id, job.model.path, found.hive.name, found.device.name)
+    where = (job.model.id, job.model.key, found.hive.name, found.device.name)
     colony.setbacks.forget(where)
     worker = supervising.start_worker(
         colony,
@@ -57,12 +70,39 @@ def spawn(colony: Colony, job: Job, wish: WorkerSpawn) -> None:
     telling.publish_job(colony, job)
 
 
+def preload(colony: Colony, job: Job, wish: ModelPreload) -> None:
+    """Have a worker with the model: one that is there or comes up already, else a new one."""
+    assert job.model is not None
+    there = [
+        worker
+        for worker in colony.fleet.of_model(job.model.id, job.model.key)
+        if wish.hive in (None, worker.hive)
+        and wish.device in (None, worker.spec.device, worker.kind)
+        and not (worker.draining or worker.suspect or worker.claimed_for)
+    ]
+    worker = min(there, key=lambda w: (w.state not in WORKER_READY, w.started_mono), default=None)
+    if worker is None:
+        spawn(colony, job, WorkerSpawn(model=wish.model, hive=wish.hive, device=wish.device))
+        return
+    job.worker_id, job.hive, job.waiting_for, job.attached = worker.id, worker.hive, None, True
+    if worker.state in WORKER_READY:
+        what = f"{worker.id} on {worker.hive} {worker.spec.device} has {job.model.id} already"
+        telling.append(colony, job, EventType.STATUS, StatusData(stage="ready", message=what))
+        ending.worker_ready(colony, worker.id)
+        return
+    what = busy_sentence(worker)
+    status = StatusData(stage="loading", message=what, progress=worker.progress)
+    job.waiting_for = what
+    telling.append(colony, job, EventType.STATUS, status)
+    telling.publish_job(colony, job)
+
+
 def spawn_waiting(colony: Colony) -> None:
     """Starts whose room may be there by now."""
     for job in list(colony.waiting_spawns.values()):
         del colony.waiting_spawns[job.job_id]
-        if job.job_id in colony.jobs and isinstance(job.request, WorkerSpawn):
-            spawn(colony, job, job.request)
+        if job.job_id in colony.jobs:
+            load(colony, job)
 
 
 def stop(colony: Colony, job: Job, worker_id: str) -> None:
@@ -98,6 +138,11 @@ def end_drained(colony: Colony) -> None:
             supervising.stop_worker(colony, worker, "drained")
 
 
+def drains(job: Job, worker_id: str) -> bool:
+    """Whether the job is one that drains this worker."""
+    return isinstance(job.request, WorkerDrain) and job.worker_id == worker_id
+
+
 def keep_up(colony: Colony) -> None:
     """Start what must be there and is not: pinned workers that died, `models.min_workers`."""
     if colony.stopping:
@@ -114,7 +159,7 @@ def keep_up(colony: Colony) -> None:
         model = _known(colony, model_id)
         if model is None:
             continue
-        there = len(colony.fleet.of_model(model.id, model.path))
+        there = len(colony.fleet.of_model(model.id, model.key))
         if there < least:
             _try(colony, model, WorkerSpawn(model=model_id))
 
@@ -123,7 +168,7 @@ def _try(colony: Colony, model: ModelInfo, wish: WorkerSpawn) -> str | None:
     """Start it where nothing stands against it; why not, in a word."""
     found = _place(colony, model, wish, patient=True)
     if isinstance(found, RbeeError):
-        gone = [s for s in colony.setbacks.places.items() if s[0][:2] == (model.id, model.path)]
+        gone = [s for s in colony.setbacks.places.items() if s[0][:2] == (model.id, model.key)]
         return "given up" if gone and all(s.given_up for _, s in gone) else "later"
     if not found.ready:
         return "later"
@@ -144,6 +189,7 @@ def _place(
             slots=wish.slots or colony.policy.slots,
             clamp=wish.slots is None,
             kv_type=colony.policy.kv_type,
+            flash=colony.limits.flash_attention != "off",
             hive=wish.hive,
             device=wish.device,
             backend=wish.backend,
@@ -152,13 +198,13 @@ def _place(
     )
     if patient:
         for place in list(good):
-            where = (model.id, model.path, place.hive.name, place.device.name)
+            where = (model.id, model.key, place.hive.name, place.device.name)
             setback = colony.setbacks.place(where, colony.now)
             if setback is not None:
                 good.remove(place)
                 bad.append(setback.error)
     if not good:
-        return bad[-1]
+        return choose_error(bad)
     return min(good, key=lambda p: (not p.ready, bool(p.evict)))
 
 

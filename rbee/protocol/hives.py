@@ -106,6 +106,12 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
         """Whether it only turns texts into vectors."""
         return self.capabilities == ["embedding"]
 
+    def with_weights(self, size: int) -> ModelInfo:
+        """The same model with weights of another size, of which nothing was measured."""
+        return msgspec.structs.replace(
+            self, weights_bytes=size, gpu_weights_bytes=0, size=size, measured=[]
+        )
+
     def kv_bytes(self, *, ctx: int, slots: int, kv_type: str = "f16") -> int:
         """Keys and values of `slots` contexts of `ctx` tokens each, in bytes.
 

@@ -53,8 +53,18 @@ def device(name: str = "cpu", *, free_gib: float = 16.0) -> Device:
     )  # fmt: skip
 
 
+EVERYWHERE = (
+    "tiny", "small", "large", "vast", "big", "other", "huge", "hot", "cold", "a", "b", "c", "new",
+    "old", "third",
+)  # fmt: skip
+"""Models that every hive has unless a test says otherwise."""
+
+
 def capabilities(
-    *devices: Device, backend_devices: tuple[str, ...] = ("cpu", "cuda")
+    *devices: Device,
+    backend_devices: tuple[str, ...] = ("cpu", "cuda"),
+    models: tuple[str, ...] = EVERYWHERE,
+    disk_gib: float = 100.0,
 ) -> Capabilities:
     return Capabilities(
         hive="home", version="0", protocol=1, hostname="home", os="Linux",
@@ -65,7 +75,8 @@ def capabilities(
                 devices=list(backend_devices), max_slots=1,
             )
         ],
-        absent_backends=[], models=[], disk_free=0, disk_total=0,
+        absent_backends=[], models=[model(name) for name in models],
+        disk_free=int(disk_gib * GIB), disk_total=200 * GIB,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Scene:
         state = HiveState(
             name=name, kind="http", url=None, capabilities=told, devices=list(told.devices)
         )
-        self.fleet.hives[name] = state
+        self.fleet.join(state)
         return state
 
     def view(self) -> View:

@@ -14,6 +14,7 @@ from rbee.core.events import (
     JobCancelAsked,
     JobSubmitted,
     Loss,
+    ModelLocated,
     ShutdownAsked,
     SpawnRefused,
     StartWorker,
@@ -338,6 +339,7 @@ def test_a_name_shared_by_two_files_is_two_models() -> None:
     world.bring_up("w-01")
     other = model("tiny")
     twin = structs.replace(other, path="/elsewhere/tiny.gguf")
+    world.tell(ModelLocated("home", twin))
     job = Job(
         job_id="b",
         request=Infer(model="file:/elsewhere/tiny.gguf", prompt="x"),

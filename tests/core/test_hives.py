@@ -130,7 +130,7 @@ def test_an_adopted_worker_has_the_pin_and_the_model_that_its_hive_tells_of() ->
 
 def test_a_model_that_the_hive_does_not_list_is_adopted_by_its_name() -> None:
     world = World(limits=CALM)
-    world.tell(HiveJoined("far", "http", None, capabilities(), [known(spec("w-07"))]))
+    world.tell(HiveJoined("far", "http", None, capabilities(models=()), [known(spec("w-07"))]))
     adopted = world.colony.fleet.workers["w-07"].model
     assert (adopted.id, adopted.path, adopted.size) == ("tiny", "/tiny.gguf", 0)
 

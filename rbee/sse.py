@@ -33,6 +33,38 @@ def encode_comment(text: str) -> bytes:
     return b": " + text.replace("\n", " ").encode() + b"\n\n"
 
 
+class DataDecoder:
+    """Only the data of events, as bytes: for streams of our own, whose lines end with LF.
+
+    Raises ValueError when one event exceeds `limit` bytes.
+    """
+
+    def __init__(self, limit: int = 8 << 20) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._limit = limit
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of each event that this chunk completes, in order; comments have none."""
+        if self._parts and (chunk.startswith(b"\n") or b"\n\n" in chunk):
+            chunk = b"".join([*self._parts, chunk])
+            self._parts, self._size = [], 0
+        *blocks, rest = chunk.split(b"\n\n")
+        if rest:
+            self._parts.append(rest)
+            self._size += len(rest)
+            if self._size > self._limit:
+                raise ValueError(f"server-sent event larger than {self._limit} bytes")
+        return [data for block in blocks if (data := _data_of(block))]
+
+
+def _data_of(block: bytes) -> bytes:
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return block[6:]
+    lines = (line for line in block.split(b"\n") if line.startswith(b"data:"))
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
 class Decoder:
     """Feed bytes, get whole events. Raises ValueError when one event exceeds `limit` bytes."""
 

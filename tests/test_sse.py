@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rbee.sse import DONE, Decoder, ServerEvent, encode_comment, encode_event
+from rbee.sse import DONE, DataDecoder, Decoder, ServerEvent, encode_comment, encode_event
 
 texts = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=40)
 names = st.sampled_from(["token", "end", "error", "status"])
@@ -104,3 +104,24 @@ def test_an_event_above_the_limit_is_refused():
     decoder.feed(b"data: ")
     with pytest.raises(ValueError, match="larger than 64 bytes"):
         decoder.feed(b"x" * 64)
+
+
+@given(st.lists(events, max_size=5), cutting, st.booleans())
+def test_the_data_alone_is_what_the_whole_decoder_finds(
+    parts: list[tuple[str, str, int]], cuts: list[int], named: bool
+) -> None:
+    stream = b"".join(
+        encode_comment("heartbeat")
+        + encode_event(data.encode(), event=name if named else None, id=n if named else None)
+        for data, name, n in parts
+    )
+    decoder = DataDecoder()
+    found = [data for chunk in split(stream, cuts) for data in decoder.feed(chunk)]
+    assert found == [e.data.encode() for e in decode([stream]) if e.data]
+
+
+def test_data_that_never_ends_is_refused() -> None:
+    decoder = DataDecoder(limit=100)
+    decoder.feed(b"data: " + b"x" * 60)
+    with pytest.raises(ValueError, match="100 bytes"):
+        decoder.feed(b"x" * 60)

@@ -26,7 +26,7 @@ from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode, encode
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, HiveWorkers, ModelInfo
 from rbee.protocol.workers import WorkerSpec
-from rbee.sse import Decoder
+from rbee.sse import DataDecoder
 
 log = logging.getLogger("rbee.links")
 Call = Callable[[Event], Awaitable[None]]
@@ -143,15 +143,13 @@ class HttpLink:
                 await self._call(HiveLeft(self.name, "its telemetry stream ended"))
 
     async def _follow(self, caps: Capabilities) -> None:
-        decoder = Decoder()
+        decoder = DataDecoder()
         first: list[HiveWorkers] = []
         came = anyio.Event()
 
         def take(chunk: bytes) -> None:
-            for event in decoder.feed(chunk):
-                if not event.data:
-                    continue
-                said = _SAID.decode(event.data)
+            for data in decoder.feed(chunk):
+                said = _SAID.decode(data)
                 if isinstance(said, HiveWorkers):
                     first.append(said)
                     came.set()

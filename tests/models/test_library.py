@@ -95,7 +95,7 @@ def test_an_alias_of_the_settings(tmp_path):
         ("pkg:nothing", ModelNotFound, "smollm2-135m"),
         ("smollm2-135", ModelNotFound, "smollm2-135m"),
         ("file:/nowhere/x.gguf", ModelNotFound, "path"),
-        ("hf:org/repo", ModelNotFound, "file:"),
+        ("hf:org/repo", ModelNotFound, "rbee model download hf:org/repo"),
         ("/nowhere/x.gguf", InvalidRequest, "file:/nowhere/x.gguf"),
     ],
 )

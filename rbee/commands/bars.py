@@ -24,7 +24,7 @@ KEPT = frozenset({"downloading", "copying"})
 """Those of them that go on later from where they were broken off."""
 EVERY = 5.0
 """Seconds between plain lines."""
-_WIDTH = 24
+_WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def console(out: TextIO) -> Console:
 
 
 def drawing(bars: list[Bar]) -> RenderableType:
-    """Two lines each: what it is; its bar and its figures. Readable from 60 columns on."""
+    """Two lines each: what it is; its bar and its figures. Whole from 64 columns on."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table

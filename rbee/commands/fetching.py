@@ -119,8 +119,8 @@ def on_their_way(found: Sequence[DownloadInfo], *, width: int | None) -> list[st
 def copy(model: str, *, to: str, source: str | None, manner: Manner) -> int:
     """`rbee model copy MODEL --to HIVE`: from machine to machine; the hub is not asked."""
     check_model(model)
-    check_hive(to)
-    check_hive(source)
+    check_hive(to, flag="--to")
+    check_hive(source, flag="--from")
     if to == source:
         raise InvalidRequest(f"from {to} to {to}: that is one hive", action="Name another one.")
     operation = ModelCopy(model=model, hive=source, to_hive=to)

@@ -14,11 +14,11 @@ from rbee.protocol.hives import HiveInfo
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-def check_hive(name: str | None) -> None:
+def check_hive(name: str | None, *, flag: str = "--hive") -> None:
     """Raises InvalidRequest for what no hive is called, before a queen is started."""
     if name is not None and not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"--hive: {name[:80]!r} is no hive's name", action="`rbee hive list` shows the names."
+            f"{flag}: {name[:80]!r} is no hive's name", action="`rbee hive list` shows the names."
         )
 
 

@@ -81,7 +81,7 @@ def recommended(choices: Sequence[Choice]) -> Choice | None:
 def count(number: int) -> str:
     """A count for people: `950`, `12 k`, `1.2 M`."""
     value, unit = float(number), ""
-    for larger in ("k", "M", "G", "T"):
+    for larger in ("k", "M", "B", "T"):
         if value < 999.5:
             break
         value, unit = value / 1000, larger

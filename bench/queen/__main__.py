@@ -113,7 +113,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--case", action="append", default=[], choices=names, metavar="NAME",
         help="only this case (again for more): " + ", ".join(names))  # fmt: skip
     add("--no-litellm", action="store_true", help="do not install or measure LiteLLM")
-    add("--colony", type=positive, metavar="HIVES", help="hives of the simulated colony (100)")
+    add("--colony", type=positive, metavar="HIVES", help="hives of the simulated colony (1000)")
     add("--json", metavar="OUT", help="where the JSON goes (bench/results/queen-TIME.json)")
     add("--no-page", action="store_true", help="leave docs/performance.md as it is")
     return parser.parse_args(argv)

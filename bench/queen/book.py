@@ -161,7 +161,7 @@ class Size:
     admitted: int = 2000
     streams: tuple[int, ...] = (500, 10_000)
     deaths: int = 3
-    hives: int = 100
+    hives: int = 1000
     workers: int = 100
     """Of each hive, of the colony that is only told of."""
     listened: float = 10.0
@@ -172,5 +172,5 @@ class Size:
 
 QUICK = Size(
     cpu=0.3, events=(20, 220), latencies=100, throughput=1.5, queued=2000, admitted=1000,
-    streams=(500,), deaths=1, hives=20, workers=100, listened=5.0, fleets=(100, 1_000),
+    streams=(500,), deaths=1, hives=200, workers=100, listened=5.0, fleets=(100, 1_000),
 )  # fmt: skip

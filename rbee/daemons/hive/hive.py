@@ -11,6 +11,7 @@ import platform
 import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -20,12 +21,14 @@ import anyio.to_thread
 
 from rbee import __version__, registry
 from rbee.daemons.hive.news import News
+from rbee.daemons.hive.preflight import Preflight
 from rbee.daemons.hive.workers import Workers
 from rbee.daemons.process import sweep
 from rbee.daemons.state import locked
 from rbee.errors import HiveExists, NotFound
 from rbee.hardware.probe import Probe
 from rbee.models.library import Library
+from rbee.models.measured import Measurements
 from rbee.protocol import PROTOCOL
 from rbee.protocol.hives import (
     Absent,
@@ -34,12 +37,13 @@ from rbee.protocol.hives import (
     Capabilities,
     Device,
     HiveHeartbeat,
+    HiveModels,
     HiveWorker,
     HiveWorkerReady,
     ModelInfo,
     WorkerLoad,
 )
-from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
+from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec, WorkerState
 
 if TYPE_CHECKING:
     from rbee.paths import Paths
@@ -75,6 +79,7 @@ class Hive:
         self._probe = Probe()
         self._library: Library | None = None
         self.news = News(heartbeat=settings.worker.heartbeat, every=TELEMETRY_EVERY)
+        self._reading = threading.Lock()
         self._measured: tuple[list[Device], list[WorkerLoad]] | None = None
         """What was measured and is not told yet."""
         nonce = secrets.token_hex(4)
@@ -86,6 +91,13 @@ class Hive:
             callback_url=callback_url,
             token=token,
             tree=lambda worker: f"{self._tree_prefix()}{worker}:{nonce}",
+        )
+        self.measurements = Measurements(paths.data / "catalogue.db")
+        self.preflight = Preflight(
+            self.name,
+            devices=self._devices,
+            children=self.workers.children,
+            measurements=self.measurements,
         )
 
     async def run(
@@ -112,13 +124,14 @@ class Hive:
                 tasks.start_soon(self._telemetry)
         finally:
             self._probe.close()
+            self.measurements.close()
 
     async def capabilities(self) -> Capabilities:
         """Devices, backends, models and disk, with a reason for everything that is absent."""
         return await anyio.to_thread.run_sync(self._capabilities)
 
     def _capabilities(self) -> Capabilities:
-        devices, absent = self._probe.read()
+        devices, absent = self._read_devices()
         present: list[BackendStatus] = []
         missing: list[Absent] = []
         for info, support in registry.survey():
@@ -145,14 +158,16 @@ class Hive:
             absent_devices=absent,
             backends=present,
             absent_backends=missing,
-            models=self._models().list(),
+            models=self.preflight.told(self._models().list()),
             disk_free=disk.free,
             disk_total=disk.total,
         )
 
     async def resolve(self, ref: str) -> ModelInfo:
         """A model by reference or alias. Raises ModelNotFound, ModelCorrupted, …Incompatible."""
-        return await anyio.to_thread.run_sync(lambda: self._models().resolve(ref))
+        return await anyio.to_thread.run_sync(
+            lambda: self.preflight.told([self._models().resolve(ref)])[0]
+        )
 
     def _models(self) -> Library:
         if self._library is None:
@@ -161,8 +176,12 @@ class Hive:
         return self._library
 
     async def spawn(self, spec: WorkerSpec) -> None:
-        """Start a worker process. Raises WorkerAlreadyRegistered, PortTaken, ShuttingDown."""
-        await self.workers.spawn(spec)
+        """Start a worker process, if its device has the memory for it now.
+
+        Raises InsufficientRam, InsufficientVram, WorkerAlreadyRegistered, PortTaken, ShuttingDown.
+        """
+        async with self.preflight.place(spec):
+            await self.workers.spawn(spec)
 
     async def stop(self, worker_id: str, *, force: bool = False) -> None:
         """End a worker; returns when the process is gone. Raises NotFound."""
@@ -184,6 +203,19 @@ class Hive:
         before, child.beat, child.beat_mono = child.beat, beat, time.monotonic()
         if self.news.is_new(beat, before):
             await self._listener(HiveHeartbeat(beat=beat))
+        loading = before is None or before.state is WorkerState.LOADING
+        loaded = loading and beat.state in (WorkerState.IDLE, WorkerState.BUSY)
+        if loaded and await self.preflight.learn(child.spec, beat.memory_bytes):
+            await self.tell_models()
+
+    async def tell_models(self) -> None:
+        """Tell the listener all models there are, as they are now."""
+        models, disk = await anyio.to_thread.run_sync(self._stock)
+        await self._listener(HiveModels(models=models, disk_free=disk))
+
+    def _stock(self) -> tuple[list[ModelInfo], int]:
+        disk = shutil.disk_usage(self._paths.data if self._paths.data.exists() else "/")
+        return self.preflight.told(self._models().list()), disk.free
 
     def listing(self) -> list[HiveWorker]:
         """The workers that run."""
@@ -200,7 +232,7 @@ class Hive:
 
     async def _measure(self) -> None:
         while True:
-            devices, _ = await anyio.to_thread.run_sync(self._probe.read)
+            devices = await anyio.to_thread.run_sync(self._devices)
             loads = await anyio.to_thread.run_sync(self._loads)
             self._measured = devices, loads
             await anyio.sleep(TELEMETRY_EVERY)
@@ -211,6 +243,13 @@ class Hive:
             await anyio.sleep(TELEMETRY_EVERY)
             measured, self._measured = self._measured, None
             await self._listener(self.news.telemetry(measured, self.workers.ages()))
+
+    def _devices(self) -> list[Device]:
+        return self._read_devices()[0]
+
+    def _read_devices(self) -> tuple[list[Device], list[Absent]]:
+        with self._reading:
+            return self._probe.read()
 
     def _loads(self) -> list[WorkerLoad]:
         return [

@@ -175,6 +175,10 @@ class Workers:
             raise NotFound(f"no worker {worker_id} runs on this hive")
         return child
 
+    def children(self) -> list[Child]:
+        """All that run, with what they said last."""
+        return list(self._children.values())
+
     def listing(self) -> list[HiveWorker]:
         """All that run."""
         return [child.info() for child in self._children.values()]

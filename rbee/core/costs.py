@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from rbee.core.experience import OVERRUN, Experience
+from rbee.core.experience import EXPECTED_TOKENS, OVERRUN, Experience
 from rbee.core.feasibility import Place
 from rbee.core.fleet import Worker
 from rbee.core.jobs import Demand, Job
@@ -18,6 +18,7 @@ from rbee.core.policy import View
 from rbee.core.prefixes import canonical
 from rbee.core.states import WORKER_READY
 from rbee.protocol.decisions import Score
+from rbee.protocol.hives import ModelInfo
 from rbee.protocol.operations import Infer, ModelWork
 
 LEAVING = 2.0
@@ -131,6 +132,15 @@ def of_place(facts: Facts, place: Place, view: View) -> Terms:
         prefill=facts.prompt * share / speeds.prefill_at(1),
         decode=facts.out * share / speeds.decode_at(1),
     )
+
+
+def usual(model: ModelInfo, place: Place, experience: Experience) -> float:
+    """Seconds until the model was loaded there and a usual answer written, for whoever has no job
+    to reckon with."""
+    at = (place.hive.name, place.device.name, place.backend.name)
+    wake = place.hive.wake_seconds if place.hive.asleep else 0.0
+    decode = experience.speeds_at(model, *at).decode_at(1)
+    return wake + experience.load_seconds(model, *at) + EXPECTED_TOKENS / decode
 
 
 def losing(worker: Worker, view: View) -> float:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, hives, telling
-from rbee.core.costs import losing
+from rbee.core.costs import losing, usual
 from rbee.core.events import (
     AbortFetch,
     Fetched,
@@ -22,7 +22,6 @@ from rbee.core.events import (
     SaveJob,
 )
 from rbee.core.eviction import Room, spare_of
-from rbee.core.experience import EXPECTED_TOKENS
 from rbee.core.feasibility import Place, Wish, fit, sites
 from rbee.core.fleet import HiveState
 from rbee.core.jobs import Job
@@ -75,7 +74,7 @@ def where_to_fetch(
         if short is not None:
             bad.append(short)
             continue
-        scored = (_seconds(model, found, view), found.hive.name)
+        scored = (usual(model, found, view.experience), found.hive.name)
         best = min(best, scored) if best is not None else scored
     return best[1] if best is not None else choose_error(bad)
 
@@ -161,13 +160,6 @@ def _room(model: ModelInfo, view: View) -> Room:
         later=True,
         model_id=model.id,
     )
-
-
-def _seconds(model: ModelInfo, place: Place, view: View) -> float:
-    """Until the model was loaded there and a usual answer written, as far as can be foreseen."""
-    at = (place.hive.name, place.device.name, place.backend.name)
-    load = view.experience.load_seconds(model, *at)
-    return load + EXPECTED_TOKENS / view.experience.speeds_at(model, *at).decode_at(1)
 
 
 def _amount(size: int) -> str:

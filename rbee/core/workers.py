@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rbee.core import ending, supervising, telling
 from rbee.core.bars import busy_sentence
+from rbee.core.costs import usual
 from rbee.core.feasibility import Place, Wish, places
 from rbee.core.jobs import Job
 from rbee.core.refusing import choose_error
@@ -205,7 +206,8 @@ def _place(
                 bad.append(setback.error)
     if not good:
         return choose_error(bad)
-    return min(good, key=lambda p: (not p.ready, bool(p.evict)))
+    experience = colony.experience
+    return min(good, key=lambda p: (not p.ready, bool(p.evict), usual(model, p, experience)))
 
 
 def _ctx(colony: Colony, model: ModelInfo, wish: WorkerSpawn) -> int:

@@ -186,10 +186,13 @@ class Hub:
         """Names like one that is not there; none when the hub does not help."""
         org, _, name = repo.partition("/")
         known: list[str] = []
-        for asked in ({"author": org}, {"search": "-".join(name.split("-")[:2])}):
+        start = "-".join(name.split("-")[:2])
+        for author, words in ((org, None), (None, start)):
             try:
                 with self._translated(""):
-                    found = self._client().list_models(**asked, sort="downloads", limit=100)
+                    found = self._client().list_models(
+                        author=author, search=words, sort="downloads", limit=100
+                    )
                     known += [told.id for told in found if refs.is_repo(str(told.id))]
             except RbeeError:
                 break

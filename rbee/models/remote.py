@@ -7,6 +7,7 @@ Blocks: for worker threads; every read has a limit of time.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -38,7 +39,7 @@ _ALL = 256 << 20
 _FIRST, _FIRST_OF_SHARD, _LARGEST = 1 << 20, 128 << 10, 4 << 20
 _CONFIG = 4 << 20
 _SENTENCES = frozenset({"modules.json", "sentence_bert_config.json"})
-_PIECE_SECONDS, _ALL_SECONDS = 30.0, 90.0
+_SILENCE, _PIECE_SECONDS, _ALL_SECONDS = 15.0, 30.0, 90.0
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
@@ -50,7 +51,8 @@ def look(order: DownloadOrder) -> ModelInfo:
     """
     import httpx  # 60 ms
 
-    limits = httpx.Timeout(15.0, connect=5.0)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs signed addresses
+    limits = httpx.Timeout(_SILENCE, connect=5.0)
     with httpx.Client(timeout=limits, follow_redirects=True, max_redirects=5) as client:
         trip = Trip(client)
         return _gguf(trip, order) if order.format == "gguf" else _safetensors(trip, order)
@@ -173,9 +175,10 @@ def _pieces(client: httpx.Client, source: Ranged, start: int, size: int) -> byte
                         f"{host} sent {len(out)} of {size} bytes in {_PIECE_SECONDS:.0f} s",
                         action="Try again; the connection to the hub is slow.",
                     )
-    except httpx.TimeoutException:
+    except (httpx.TimeoutException, httpx.ConnectError) as exc:
         raise ConnectionTimeout(
-            f"{httpx.URL(url).host} did not answer in 15 s",
+            f"{httpx.URL(url).host} cannot be reached, or did not answer in {_SILENCE:.0f} s"
+            f" ({type(exc).__name__})",
             action="Check the network and HTTPS_PROXY where the queen runs, and try again.",
         ) from None  # the cause may hold a signed address
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
@@ -209,7 +212,7 @@ def _check_status(reply: httpx.Response, name: str) -> None:
     if status == 416:
         raise _strange(f"{name} on {host} is shorter than the hub says")
     if status >= 300:
-        raise _strange(f"{host} answered with status {status}", action="Try again in a minute.")
+        raise _strange(f"{host} answered with status {status}")
 
 
 def _strange(message: str) -> BadGateway:

@@ -41,6 +41,19 @@ _ERROR = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)\n  → (?P<action
 LOG_LIMIT = 10 << 20
 """A queen's log larger than this is set aside as `.1` at her next start."""
 
+HUB = frozenset(
+    {
+        *("HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "HF_HUB_CACHE"),
+        *("HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "OLLAMA_MODELS"),
+        *("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_ETAG_TIMEOUT"),
+        *("HF_HUB_DOWNLOAD_TIMEOUT", "DO_NOT_TRACK"),
+    }
+)
+NETWORK = frozenset(
+    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+)
+"""In capitals or not."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -268,6 +281,14 @@ async def _until_gone(found: Found) -> None:
                 silent += 1
 
 
+def hub_environment() -> dict[str, str]:
+    """What the queen needs to reach the hub as this user does: endpoint, token, cache, proxies.
+
+    She hands none of it to the processes that she starts.
+    """
+    return {k: v for k, v in os.environ.items() if k in HUB or k.upper() in NETWORK}
+
+
 def _spawn(settings: Settings, paths: Paths, *, lifetime: str, lifeline: bool) -> DetachedProcess:
     paths.ensure()
     with contextlib.suppress(OSError):
@@ -280,7 +301,7 @@ def _spawn(settings: Settings, paths: Paths, *, lifetime: str, lifeline: bool) -
     with open_log(paths.queen_log) as out:
         return DetachedProcess(
             python_module("rbee.daemons.queen.main", *args),
-            env=clean_environment(rbee_env),
+            env=clean_environment(rbee_env | hub_environment()),
             output=out,
             lifeline=lifeline,
         )

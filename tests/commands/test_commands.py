@@ -121,8 +121,13 @@ def test_children_get_no_secrets_of_the_users_shell(home: Home) -> None:
     home.env["AWS_SECRET_ACCESS_KEY"] = "sesame"
     home.env["HF_TOKEN"] = "sesame"
     assert home.rbee("infer", "-q", "--model", "echo", "x").returncode == 0
+    queen = (home.state or {})["pid"]
+    seen: set[str] = set()
     for process in home.processes():
-        assert "sesame" not in process.environ().values()
+        names = {name for name, value in process.environ().items() if value == "sesame"}
+        assert names == ({"HF_TOKEN"} if process.pid == queen else set()), process
+        seen.add("queen" if process.pid == queen else "other")
+    assert seen == {"queen", "other"}
 
 
 def test_starting_and_stopping_twice(home: Home) -> None:

@@ -216,7 +216,7 @@ class LoadedModel(Protocol):
     ctx: int
     """Context per slot really available, tokens."""
     memory_bytes: int
-    """Weights, KV and buffers, as far as the backend knows."""
+    """Weights, KV and buffers on its device, as far as the backend knows."""
     capabilities: tuple[str, ...]
     """What this model can do, of the words in BackendInfo.capabilities."""
 

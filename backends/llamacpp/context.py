@@ -63,7 +63,7 @@ class Context:
         """Only sequences with neighbouring numbers are computed together, in ascending order."""
         most = model.trained_ctx if model.learned_positions else _padded(options.ctx)
         self.size: int = min(lib.llama_n_ctx_seq(pointer), _padded(options.ctx), most)
-        self.bytes = LOG.buffer_bytes()
+        self.bytes = LOG.buffer_bytes(model.gpu)
         self.batch = Batch(lib.llama_n_batch(pointer))
         self._decode = lib.llama_decode
         self._logits = quick("llama_get_logits")

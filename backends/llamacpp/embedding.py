@@ -72,7 +72,7 @@ class EmbeddingModel:
         self._batch = Batch(lib.llama_n_batch(self._pointer))
         self._width: int = lib.llama_model_n_embd(model.pointer)
         self._memory: Any = lib.llama_get_memory(self._pointer)
-        self.memory_bytes = model.size + LOG.buffer_bytes()
+        self.memory_bytes = model.taken + LOG.buffer_bytes(model.gpu)
         self._stats = Stats()
         self._orders: deque[_Order] = deque()
         self._wake = threading.Event()

@@ -32,7 +32,7 @@ class TextModel:
         self, name: str, model: Model, context: Context, template: ChatTemplate, load: LoadOptions
     ) -> None:
         self.ctx = context.size
-        self.memory_bytes = model.size + context.bytes
+        self.memory_bytes = model.taken + context.bytes
         self._name = name
         self._model = model
         self._context = context

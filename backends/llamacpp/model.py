@@ -29,12 +29,17 @@ _LONGEST_VALUE = 256
 class Model:
     """Weights and vocabulary. `close` when no context uses them any more."""
 
-    def __init__(self, pointer: Any, *, on_gpu: bool) -> None:
+    def __init__(self, pointer: Any, *, gpu: str | None = None) -> None:
+        """`gpu`: ggml's name of the device that has it, right after the load; None: the CPU."""
         lib = library()
         self.pointer = pointer
-        self.on_gpu = on_gpu
+        self.gpu = gpu
+        self.on_gpu = gpu is not None
         self.vocab = Vocab(pointer)
         self.size: int = lib.llama_model_size(pointer)
+        self.taken: int = (LOG.buffer_bytes(gpu) if gpu else 0) or self.size
+        """Bytes of its device. The table of embeddings is not on a GPU; on the CPU the log tells of
+        mapped file and reordered copies, of which the system takes the former back."""
         self.trained_ctx: int = lib.llama_model_n_ctx_train(pointer)
         self.recurrent: bool = lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(
             pointer
@@ -84,7 +89,7 @@ def load(
                 f"{path.name} is a model with an encoder of its own (as T5 is); this backend runs"
                 " text generators and embedding models"
             )
-        return Model(pointer, on_gpu=gpu is not None)
+        return Model(pointer, gpu=gpu.native if gpu is not None else None)
     except RbeeError:
         lib.llama_model_free(pointer)
         raise

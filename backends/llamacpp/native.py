@@ -24,7 +24,7 @@ from . import builds
 
 log = logging.getLogger("rbee.llamacpp")
 _DEBUG, _WARN, _ERROR, _CONTINUED = 1, 3, 4, 5
-_BUFFER = re.compile(r"buffer size\s*=\s*([0-9.]+) MiB")
+_BUFFER = re.compile(r"(\S+)\s+(?:\w+ )?buffer size\s*=\s*([0-9.]+) MiB")
 
 
 class Log:
@@ -61,10 +61,19 @@ class Log:
         """What was said since `clear`, debug lines left out, the last 400."""
         return [text for _, text in self._lines]
 
-    def buffer_bytes(self) -> int:
-        """The sum of all buffers the library reported since `clear`."""
+    def buffer_bytes(self, device: str | None = None) -> int:
+        """The sum of the buffers the library reported since `clear`.
+
+        `device`: ggml's name of one (`CUDA0`); what it shares with the host (`CUDA_Host`) and what
+        stays in main memory is not counted then. None: all.
+        """
         found = (_BUFFER.search(text) for _, text in self._lines)
-        return int(sum(float(match[1]) for match in found if match) * (1 << 20))
+        sizes = (
+            float(match[2])
+            for match in found
+            if match and (device is None or match[1].partition("_")[0] == device)
+        )
+        return int(sum(sizes) * (1 << 20))
 
 
 LOG = Log()

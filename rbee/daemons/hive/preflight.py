@@ -9,6 +9,7 @@ worker that loads it.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,15 +60,17 @@ class Preflight:
         self._promised: dict[str, _Promise] = {}
         self._entering: set[str] = set()
         self._lock = anyio.Lock()
+        self._telling = threading.Lock()
 
     def told(self, models: list[ModelInfo]) -> list[ModelInfo]:
         """The models as they are told to the queen: with what was measured of each. It blocks."""
         models = self._measurements.attach(models)
-        for model in models:
-            self._known.pop(model.path, None)
-            self._known[model.path] = model
-        while len(self._known) > _MOST_KNOWN:
-            self._known.pop(next(iter(self._known)))
+        with self._telling:
+            for model in models:
+                self._known.pop(model.path, None)
+                self._known[model.path] = model
+            while len(self._known) > _MOST_KNOWN:
+                self._known.pop(next(iter(self._known)))
         return models
 
     @asynccontextmanager

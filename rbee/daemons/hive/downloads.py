@@ -21,7 +21,6 @@ from rbee.errors import (
     InternalError,
     ModelCorrupted,
     ModelIncompatible,
-    ModelNotFound,
     NotFound,
     RbeeError,
     ShuttingDown,
@@ -32,7 +31,13 @@ from rbee.models.transfer_names import check_order, download_id, folder_of, plac
 from rbee.models.transfer_pace import Bandwidth, Limits
 from rbee.models.transfer_partial import Folder
 from rbee.protocol.hives import ModelInfo
-from rbee.protocol.models import CatalogueFile, DownloadInfo, DownloadOrder, TransferState
+from rbee.protocol.models import (
+    CatalogueEntry,
+    CatalogueFile,
+    DownloadInfo,
+    DownloadOrder,
+    TransferState,
+)
 from rbee.settings import ModelSettings
 
 log = logging.getLogger("rbee.hive")
@@ -49,8 +54,8 @@ _MB = 1_000_000
 class Shelf(Protocol):
     """Where models are kept: `rbee.daemons.hive.models.Models`."""
 
-    async def resolve(self, ref: str) -> ModelInfo:
-        """Raises ModelNotFound."""
+    async def entry(self, model: str) -> CatalogueEntry:
+        """What is kept under a reference. Raises ModelNotFound."""
         ...
 
     async def find_cached(self, order: DownloadOrder) -> dict[str, Path] | None:
@@ -108,9 +113,12 @@ class Downloads:
         if self._tasks is None:
             raise ShuttingDown("this hive is on its way out", action="Ask for it again later.")
         fresh = self.record(order)
-        self._tasks.start_soon(self._carry, fresh)
-        if await self.is_here(order):  # told at once, and not only when its turn has come
+        with anyio.CancelScope(shield=True):  # others may have joined it meanwhile
+            here = await self.is_here(order)
+        if here:
             fresh.become(TransferState.DONE, HERE)
+        elif self._tasks is not None:
+            self._tasks.start_soon(self._carry, fresh)
         return fresh.info()
 
     def record(self, order: DownloadOrder) -> Record:
@@ -171,12 +179,19 @@ class Downloads:
         await self._shelf.make_room(need)
 
     async def is_here(self, order: DownloadOrder) -> bool:
-        """Whether the catalogue has it, and the disk."""
+        """Whether the catalogue has it, of that very content, and the disk too."""
         try:
-            info = await self._shelf.resolve(order.ref)
-        except (ModelNotFound, ModelCorrupted, ModelIncompatible):
+            entry = await self._shelf.entry(order.ref)
+        except RbeeError:
             return False
-        return bool(info.path)
+        known = {file.name: file for file in entry.files}
+        same = all(
+            (kept := known.get(file.name)) is not None
+            and kept.size == file.size
+            and file.sha256 in (None, kept.sha256)
+            for file in order.files
+        )
+        return same and await anyio.to_thread.run_sync(Path(entry.path).exists)
 
     # ---- one transfer --------------------------------------------------------------------------
 
@@ -201,7 +216,7 @@ class Downloads:
         kept = Folder(folder_of(self.folder, order))
         await self._hold(kept, record)
         try:
-            if record.state in ENDED or await self.is_here(order):
+            if await self.is_here(order):
                 await anyio.to_thread.run_sync(kept.remove)
                 record.become(TransferState.DONE, HERE)
                 return

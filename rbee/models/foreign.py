@@ -24,6 +24,7 @@ import msgspec
 
 from rbee.errors import RbeeError
 from rbee.models import reading, safetensors_folder
+from rbee.protocol.hives import ModelInfo
 from rbee.protocol.models import DownloadOrder, ForeignModel
 
 MAX_MODELS = 500
@@ -31,6 +32,7 @@ _MAX_ENTRIES = 5000
 _MAX_MANIFEST = 1 << 20
 _DEPTH = 4
 _REPO = re.compile(r"models--([A-Za-z0-9][A-Za-z0-9._-]{0,95})--([A-Za-z0-9][A-Za-z0-9._-]{0,95})")
+_HUB_REF = re.compile(r"hf:([^/@:]+)/([^/@:]+)(?:[@:].*)?", re.DOTALL)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -95,11 +97,6 @@ class Found(NamedTuple):
     revision: str | None = None
     problem: str = ""
 
-    @property
-    def sha256(self) -> str | None:
-        """As the program names its content; None: it does not."""
-        return content_hash(self.path)
-
 
 def content_hash(path: Path) -> str | None:
     """The SHA-256 that a program's own store names a file by; None: it does not, or not by that."""
@@ -132,8 +129,7 @@ def told(found: Found, known: Mapping[Inode, str], look: Look = reading.look) ->
         if not problem:
             info = look(found.path).info
             form, quant = info.format, info.quant
-            if found.provider == "hf-cache" and quant and form == "gguf":
-                name = f"{name.partition(':')[0]}:{quant}"
+            name = shown_name(found, info)
     except RbeeError as exc:
         problem = exc.message
     except OSError as exc:
@@ -172,16 +168,24 @@ def inodes(path: Path) -> list[Inode]:
     return [(status.st_dev, status.st_ino) for status in stats]
 
 
+def snapshot(places: Places, order: DownloadOrder) -> Path | None:
+    """The folder of an order's revision in the hub's cache; None: it has no place there."""
+    repo = _HUB_REF.fullmatch(order.ref)
+    if repo is None or _COMMIT.fullmatch(order.revision) is None:
+        return None
+    name = f"models--{repo[1]}--{repo[2]}"
+    if _REPO.fullmatch(name) is None:
+        return None
+    return places.hub / name / "snapshots" / order.revision
+
+
 def cached(places: Places, order: DownloadOrder) -> dict[str, Path] | None:
     """Files of an order that lie in the hub's cache with the right size, by name; None: none does.
 
     Found by revision and name. Whether they are right is for whoever takes them to check.
     """
-    repo = re.fullmatch(r"hf:([^/@:]+)/([^/@:]+)(?:[@:].*)?", order.ref, re.DOTALL)
-    if repo is None or _COMMIT.fullmatch(order.revision) is None:
-        return None
-    folder = places.hub / f"models--{repo[1]}--{repo[2]}"
-    if _REPO.fullmatch(folder.name) is None:
+    folder = snapshot(places, order)
+    if folder is None:
         return None
     out: dict[str, Path] = {}
     for file in order.files:
@@ -189,12 +193,19 @@ def cached(places: Places, order: DownloadOrder) -> dict[str, Path] | None:
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
             continue
         try:
-            path = folder.joinpath("snapshots", order.revision, *parts).resolve(strict=True)
+            path = folder.joinpath(*parts).resolve(strict=True)
             if path.is_file() and path.stat().st_size == file.size:
                 out[file.name] = path
         except (OSError, RuntimeError):
             continue
     return out or None
+
+
+def shown_name(found: Found, info: ModelInfo) -> str:
+    """What the model is called here: as the hub's models are, where it is one."""
+    if found.provider == "hf-cache" and info.format == "gguf" and info.quant:
+        return f"{found.name.partition(':')[0]}:{info.quant}"
+    return found.name
 
 
 def _hub_cache(cache: Path) -> Iterator[Found]:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from rbee import __version__
 from rbee.daemons.base import Door, check_token, json_response
 from rbee.daemons.events import EventStream
+from rbee.daemons.hive.api_models import ModelRoutes
 from rbee.errors import ValidationFailed
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import Request as Body
@@ -38,12 +39,6 @@ class StopBody(Body, frozen=True, kw_only=True):
     force: bool = False
 
 
-class ResolveBody(Body, frozen=True, kw_only=True):
-    """POST /v1/models/resolve"""
-
-    ref: str
-
-
 class Feed:
     """The hive's events for the queen that follows it, and since when nobody does."""
 
@@ -60,7 +55,10 @@ class Feed:
                 self._send = None
 
     async def read(self, hive: Hive) -> AsyncGenerator[bytes]:
-        """Blocks: what runs, then events. A newer reader takes the place of an older one."""
+        """Blocks: what runs, which models there are, then events.
+
+        A newer reader takes the place of an older one.
+        """
         send, receive = anyio.create_memory_object_stream[AnyHiveEvent](MAX_BEHIND)
         if self._send is not None:
             await self._send.aclose()
@@ -68,6 +66,7 @@ class Feed:
         try:
             hive.news.afresh()
             yield encode_event(encode(HiveWorkers(workers=hive.listing())))
+            yield encode_event(encode(await hive.stock()))
             async with receive:
                 async for event in receive:
                     yield encode_event(encode(event))
@@ -87,10 +86,9 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
         ("POST", "/v1/worker-heartbeat", routes.heartbeat),
         ("POST", "/v1/workers/{worker_id}/stop", routes.stop),
         ("GET", "/v1/workers/{worker_id}/logs", routes.logs),
-        ("GET", "/v1/models", routes.models),
-        ("POST", "/v1/models/resolve", routes.resolve),
         ("GET", "/v1/telemetry/stream", routes.telemetry),
         ("POST", "/v1/shutdown", routes.shutdown),
+        *ModelRoutes(hive).table(),
     ]
 
     def guarded(
@@ -173,16 +171,6 @@ class Routes:
         worker_id = request.path_params["worker_id"]
         self._hive.workers.get(worker_id)
         return json_response({"lines": self._hive.log_tail(worker_id, int(text))})
-
-    async def models(self, _request: Request) -> Response:
-        """GET /v1/models"""
-        return json_response({"models": (await self._hive.capabilities()).models})
-
-    async def resolve(self, request: Request) -> Response:
-        """POST /v1/models/resolve"""
-        return json_response(
-            await self._hive.resolve(decode(await request.body(), ResolveBody).ref)
-        )
 
     async def telemetry(self, _request: Request) -> Response:
         """GET /v1/telemetry/stream"""

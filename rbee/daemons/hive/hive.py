@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import platform
 import secrets
-import shutil
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from rbee import __version__, registry
+from rbee.daemons.hive.models import Models
 from rbee.daemons.hive.news import News
 from rbee.daemons.hive.preflight import Preflight
 from rbee.daemons.hive.workers import Workers
@@ -27,7 +27,6 @@ from rbee.daemons.process import sweep
 from rbee.daemons.state import locked
 from rbee.errors import HiveExists, NotFound
 from rbee.hardware.probe import Probe
-from rbee.models.library import Library
 from rbee.models.measured import Measurements
 from rbee.protocol import PROTOCOL
 from rbee.protocol.hives import (
@@ -77,7 +76,6 @@ class Hive:
         self._paths = paths
         self._listener = listener
         self._probe = Probe()
-        self._library: Library | None = None
         self.news = News(heartbeat=settings.worker.heartbeat, every=TELEMETRY_EVERY)
         self._reading = threading.Lock()
         self._measured: tuple[list[Device], list[WorkerLoad]] | None = None
@@ -91,6 +89,13 @@ class Hive:
             callback_url=callback_url,
             token=token,
             tree=lambda worker: f"{self._tree_prefix()}{worker}:{nonce}",
+        )
+        self.models = Models(
+            settings=settings,
+            paths=paths,
+            hive=self.name,
+            changed=self.tell_models,
+            workers=self.workers.listing,
         )
         self.measurements = Measurements(paths.data / "catalogue.db")
         self.preflight = Preflight(
@@ -120,11 +125,13 @@ class Hive:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.workers.run)
+                tasks.start_soon(self.models.run)
                 tasks.start_soon(self._measure)
                 tasks.start_soon(self._telemetry)
         finally:
             self._probe.close()
             self.measurements.close()
+            self.models.close()
 
     async def capabilities(self) -> Capabilities:
         """Devices, backends, models and disk, with a reason for everything that is absent."""
@@ -147,7 +154,7 @@ class Hive:
                 )
             else:
                 missing.append(Absent(name=info.name, reason=support.reason, action=support.action))
-        disk = shutil.disk_usage(self._paths.data if self._paths.data.exists() else "/")
+        disk = self.models.disk()
         return Capabilities(
             hive=self.name,
             version=__version__,
@@ -158,22 +165,15 @@ class Hive:
             absent_devices=absent,
             backends=present,
             absent_backends=missing,
-            models=self.preflight.told(self._models().list()),
+            models=self.preflight.told(self.models.list()),
             disk_free=disk.free,
             disk_total=disk.total,
         )
 
     async def resolve(self, ref: str) -> ModelInfo:
         """A model by reference or alias. Raises ModelNotFound, ModelCorrupted, …Incompatible."""
-        return await anyio.to_thread.run_sync(
-            lambda: self.preflight.told([self._models().resolve(ref)])[0]
-        )
-
-    def _models(self) -> Library:
-        if self._library is None:
-            backends = [info for info, _ in registry.survey()]
-            self._library = Library(self._settings.models.aliases, backends)
-        return self._library
+        info = await self.models.resolve(ref)
+        return (await anyio.to_thread.run_sync(self.preflight.told, [info]))[0]
 
     async def spawn(self, spec: WorkerSpec) -> None:
         """Start a worker process, if its device has the memory for it now.
@@ -182,6 +182,7 @@ class Hive:
         """
         async with self.preflight.place(spec):
             await self.workers.spawn(spec)
+        await self.models.used(spec.model_path)
 
     async def stop(self, worker_id: str, *, force: bool = False) -> None:
         """End a worker; returns when the process is gone. Raises NotFound."""
@@ -210,12 +211,15 @@ class Hive:
 
     async def tell_models(self) -> None:
         """Tell the listener all models there are, as they are now."""
-        models, disk = await anyio.to_thread.run_sync(self._stock)
-        await self._listener(HiveModels(models=models, disk_free=disk))
+        await self._listener(await self.stock())
 
-    def _stock(self) -> tuple[list[ModelInfo], int]:
-        disk = shutil.disk_usage(self._paths.data if self._paths.data.exists() else "/")
-        return self.preflight.told(self._models().list()), disk.free
+    async def stock(self) -> HiveModels:
+        """All models there are, as they are now."""
+        return await anyio.to_thread.run_sync(self._stock)
+
+    def _stock(self) -> HiveModels:
+        models = self.preflight.told(self.models.list())
+        return HiveModels(models=models, disk_free=self.models.disk().free)
 
     def listing(self) -> list[HiveWorker]:
         """The workers that run."""

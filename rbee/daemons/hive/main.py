@@ -126,7 +126,8 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
 def _log(settings: Settings) -> None:
     handler = handler_of(settings.log.format, "%(levelname)s %(message)s")
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "httpcore"):  # they write whole addresses, signatures included
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

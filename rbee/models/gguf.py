@@ -30,6 +30,7 @@ _KEPT = 4096
 """Arrays of numbers up to this length are kept (one per layer); longer ones are only counted."""
 _KEPT_STRINGS = 64
 _MAX_TOKENS = 1 << 21
+"""The largest vocabularies have 262 144; each token costs some 60 bytes while it is counted."""
 _TOKENS = "tokenizer.ggml.tokens"
 _TOKEN_TYPES = "tokenizer.ggml.token_type"
 _BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
@@ -189,6 +190,8 @@ def _array(reader: _Reader, key: str) -> Any:
 
 
 def _vocabulary(reader: _Reader, length: int, where: str) -> Vocabulary:
+    if length > _MAX_TOKENS:
+        raise reader.bad(f"{where} promises {length} tokens; there are at most {_MAX_TOKENS}")
     texts, named, single = set[int](), dict[int, int](), set[int]()
     for index, text in enumerate(reader.texts(length, where)):
         known = text.partition(b"\0")[0] if 0 in text else text

@@ -204,7 +204,7 @@ _REFUSALS = (ModelAmbiguous, ModelIncompatible, ModelNotFound, Forbidden)
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(_ANSWER)
 def test_whatever_the_hub_answers_is_a_model_or_an_error(hub, ask, answer):

@@ -46,6 +46,11 @@ class Shares:
         return dict(self._counters)
 
     @property
+    def active(self) -> frozenset[str]:
+        """Clients with a waiting or running job."""
+        return frozenset(self._open)
+
+    @property
     def typical(self) -> float:
         """Virtual tokens that a job has cost lately, at least 1: to foresee who will be served."""
         return self._typical

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
@@ -18,17 +19,28 @@ from hypothesis.stateful import (
 
 from rbee.core.colony import Colony
 from rbee.core.events import (
+    AbortFetch,
+    AbortPerform,
     AbortRun,
     Append,
     Dispatch,
     Effect,
     Event,
+    Fetched,
+    FetchFailed,
+    FetchModel,
+    FetchProgress,
     HiveJoined,
     HiveLeft,
     HiveSaid,
     JobCancelAsked,
     JobSubmitted,
     Loss,
+    Perform,
+    PerformCancelled,
+    Performed,
+    PerformFailed,
+    PerformProgress,
     SpawnRefused,
     StartWorker,
     StopWorker,
@@ -40,6 +52,7 @@ from rbee.core.scheduling import Ect
 from rbee.core.states import JOB_ACTIVE, JOB_TERMINAL, WORKER_READY
 from rbee.errors import (
     AllSlotsBusy,
+    DownloadFailed,
     HiveOffline,
     InferenceTimeout,
     ModelCorrupted,
@@ -48,6 +61,7 @@ from rbee.errors import (
 )
 from rbee.protocol.hives import (
     HiveHeartbeat,
+    HiveModels,
     HiveTelemetry,
     HiveWorkerExited,
     HiveWorkerReady,
@@ -56,7 +70,13 @@ from rbee.protocol.jobs import TERMINAL_EVENTS, JobState
 from rbee.protocol.operations import (
     Embed,
     Infer,
+    ModelCopy,
+    ModelDelete,
+    ModelDownload,
+    ModelPreload,
+    ModelUnload,
     ModelWork,
+    Operation,
     Priority,
     WorkerDrain,
     WorkerSpawn,
@@ -69,6 +89,9 @@ SLOTS = 2
 HIVES = ("home", "attic")
 MODELS = ("tiny", "large", "vast")
 SIZES = {"tiny": 1.0, "large": 6.0, "vast": 9.0}
+TASKS = (
+    ModelDownload(model="tiny"), ModelDelete(model="tiny"), ModelCopy(model="tiny", to_hive="home"),
+)  # fmt: skip
 
 
 @dataclass
@@ -97,6 +120,10 @@ class Brain(RuleBasedStateMachine):
         self.attempts: dict[str, int] = {}
         self.processes: dict[str, Process] = {}
         self.up: set[str] = set()
+        self.fetches: dict[str, str] = {}
+        """Job → hive, of those that are under way."""
+        self.tasks: dict[str, bool] = {}
+        """Operations under way, each with whether it is to be broken off."""
 
     # ---- the world -----------------------------------------------------------------------------
 
@@ -125,6 +152,20 @@ class Brain(RuleBasedStateMachine):
             case StopWorker(_, worker_id) if worker_id in self.processes:
                 worker = self.colony.fleet.workers.get(worker_id)
                 assert worker is None or worker.state is WorkerState.STOPPING
+            case FetchModel(job_id, hive, job):
+                assert job.state is JobState.QUEUED
+                assert job_id not in self.fetches
+                self.fetches[job_id] = hive
+            case AbortFetch(job_id):
+                del self.fetches[job_id]
+            case Perform(job_id, job):
+                assert job.state is JobState.RUNNING
+                assert job_id not in self.tasks
+                self.tasks[job_id] = False
+            case AbortPerform(job_id):
+                assert self.tasks.get(job_id) is not True
+                if job_id in self.tasks:
+                    self.tasks[job_id] = True
             case AbortRun(job_id, attempt):
                 assert attempt <= self.attempts.get(job_id, 0)
             case _:
@@ -162,10 +203,11 @@ class Brain(RuleBasedStateMachine):
         ),
         texts=st.booleans(),
         durable=st.booleans(),
+        fetch_on=st.sampled_from([None, None, *HIVES]),
     )
     def submit(
         self, name: str, client: str, priority: Priority, more: dict[str, object], texts: bool,
-        durable: bool,
+        durable: bool, fetch_on: str | None,
     ) -> str:  # fmt: skip
         operation: ModelWork = (
             Embed(model=name, input="x", priority=priority)
@@ -175,17 +217,31 @@ class Brain(RuleBasedStateMachine):
         job_id = f"j{len(self.known)}"
         job = Job(
             job_id=job_id, request=operation, created_at=0.0, queued_mono=self.now, client=client,
-            model=model(name, gib=SIZES[name]), durable=durable,
+            model=model(name, gib=SIZES[name]), durable=durable, fetch_on=fetch_on,
         )  # fmt: skip
         self.known[job_id] = job
         self.tell(JobSubmitted(job))
         return job_id
 
-    @rule(target=jobs, data=st.data(), what=st.sampled_from(["spawn", "stop", "drain"]))
+    @rule(
+        target=jobs,
+        data=st.data(),
+        what=st.sampled_from(["spawn", "preload", "unload", "task", "stop", "drain"]),
+    )
     def operate(self, data: st.DataObject, what: str) -> object:
-        if what == "spawn":
+        operation: Operation
+        fetch_on = None
+        if what in ("spawn", "preload", "unload"):
             name = data.draw(st.sampled_from(MODELS))
-            operation = WorkerSpawn(model=name, pin=data.draw(st.booleans()))
+            operation = {
+                "spawn": WorkerSpawn(model=name, pin=data.draw(st.booleans())),
+                "preload": ModelPreload(model=name),
+                "unload": ModelUnload(model=name),
+            }[what]
+            if what != "unload":
+                fetch_on = data.draw(st.sampled_from([None, None, *HIVES]))
+        elif what == "task":
+            operation = data.draw(st.sampled_from(TASKS))
         elif not self.processes:
             return multiple()
         else:
@@ -195,7 +251,8 @@ class Brain(RuleBasedStateMachine):
         job = Job(
             job_id=job_id, request=operation, created_at=0.0, queued_mono=self.now,
             model=model(operation.model, gib=SIZES[operation.model])
-            if isinstance(operation, WorkerSpawn) else None,
+            if isinstance(operation, WorkerSpawn | ModelPreload | ModelUnload) else None,
+            fetch_on=fetch_on,
         )  # fmt: skip
         self.known[job_id] = job
         self.tell(JobSubmitted(job))
@@ -204,6 +261,47 @@ class Brain(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
         self.tell(JobCancelAsked(job_id, "enough"))
+
+    @precondition(lambda self: self.fetches)
+    @rule(data=st.data(), how=st.sampled_from(["more", "good", "good", "bad"]))
+    def fetch(self, data: st.DataObject, how: str) -> None:
+        job_id = self.choose(data, list(self.fetches))
+        if how == "more":
+            self.tell(FetchProgress(job_id, "some of it", 0.5))
+            return
+        hive, known = self.fetches.pop(job_id), self.known[job_id].model
+        assert known is not None
+        if how == "good":
+            self.tell(Fetched(job_id, hive, known))
+        else:
+            self.tell(FetchFailed(job_id, DownloadFailed("the hub is gone")))
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data(), how=st.sampled_from(["more", "good", "bad", "broken off", "silent"]))
+    def perform(self, data: st.DataObject, how: str) -> None:
+        job_id = self.choose(data, list(self.tasks))
+        if how == "more":
+            self.tell(PerformProgress(job_id, "copying", "some of it", 0.5))
+            return
+        del self.tasks[job_id]
+        if how == "good":
+            self.tell(Performed(job_id, {"hive": "home"}))
+        elif how == "bad":
+            self.tell(PerformFailed(job_id, HiveOffline("home is gone")))
+        elif how == "broken off":
+            self.tell(PerformCancelled(job_id))
+        else:  # a hive that says nothing any more, to what is then cancelled
+            self.tell(JobCancelAsked(job_id, "silence"))
+
+    @rule(name=st.sampled_from(HIVES), names=st.sets(st.sampled_from(MODELS)))
+    def hold(self, name: str, names: set[str]) -> None:
+        """Other models are on the hive's disk than before."""
+        if name in self.up:
+            self.on_disk(name, sorted(names))
+
+    def on_disk(self, name: str, names: Sequence[str]) -> None:
+        models = [model(n, gib=SIZES[n]) for n in names]
+        self.tell(HiveSaid(name, HiveModels(models=models, disk_free=0)))
 
     # ---- workers and hives ---------------------------------------------------------------------
 
@@ -331,10 +429,28 @@ class Brain(RuleBasedStateMachine):
         assert not queue & set(self.colony.later)
         for job in self.colony.jobs.values():
             if isinstance(job.request, ModelWork):
+                assert not (job.job_id in queue and job.job_id in self.colony.fetching)
                 waits = job.job_id in queue or job.job_id in self.colony.later
+                waits = waits or job.job_id in self.colony.fetching
                 assert waits == (job.state is JobState.QUEUED), job.life.story
         assert queue <= set(self.colony.jobs)
         assert set(self.colony.later) <= set(self.colony.jobs)
+
+    @invariant()
+    def whoever_waits_for_a_model_or_a_hive_will_hear(self) -> None:
+        """Each fetch and operation that the brain counts on is under way, and no other fetch."""
+        assert set(self.colony.fetching) == set(self.fetches)
+        assert set(self.colony.performing) <= set(self.colony.jobs)
+        for job_id, job in self.colony.performing.items():
+            assert job.state is JobState.RUNNING
+            assert job_id in self.tasks or job.cancel_reason is not None
+        shares = self.colony.queue.shares
+        for client in "xyz":
+            assert (client in shares.active) == any(
+                isinstance(j.request, ModelWork) and j.client == client
+                and j.job_id not in self.fetches
+                for j in self.colony.jobs.values()
+            )  # fmt: skip
 
     @invariant()
     def slots_are_taken_once(self) -> None:
@@ -371,9 +487,17 @@ class Brain(RuleBasedStateMachine):
         for name in HIVES:
             if name not in self.up:
                 self.join(name)
+            self.on_disk(name, MODELS)
         for _ in range(900):
             if not self.colony.jobs:
                 return
+            while self.fetches:
+                job_id, hive = self.fetches.popitem()
+                known = self.known[job_id].model
+                assert known is not None
+                self.tell(Fetched(job_id, hive, known))
+            while self.tasks:
+                self.tell(Performed(self.tasks.popitem()[0], {}))
             for name, process in list(self.processes.items()):
                 worker = self.colony.fleet.workers.get(name)
                 if worker is None or worker.state is WorkerState.STOPPING:

@@ -138,8 +138,10 @@ def copy(model: str, *, to: str, source: str | None, manner: Manner) -> int:
 
 def _tell_fetched(result: dict[str, Any], narrator: Bars) -> None:
     narrator.make_room()
-    _write(f"{result['model']} is on {result['hive']}: {size(result['bytes'])}")
-    narrator.say(f'use it: rbee infer --model {result["model"]} "…"')
+    model, hive = result["model"], result.get("to_hive") or result["hive"]
+    already = " already" if result.get("already") else ""
+    _write(f"{model} is on {hive}{already}: {size(result['bytes'])}")
+    narrator.say(f'use it: rbee infer --model {model} "…"')
 
 
 def _write(line: str) -> None:

@@ -58,8 +58,9 @@ def delete(model: str, *, hive: str | None, yes: bool, manner: Manner) -> int:
             print_json(result)
             return
         freed = int(result["freed"])
-        what = f"{size(freed)} freed" if freed else "nothing freed, its files belong to others"
-        _write(f"{result['model']} is off {result['hive']}: {what}")
+        _write(f"{result['model']} is off {result['hive']}: {size(freed)} freed")
+        if not freed and result.get("message"):
+            narrator.say(str(result["message"]))
 
     return run_job(manner, work)
 

@@ -74,7 +74,7 @@ def repository(found: FoundModel, *, width: int | None, shown: int | None = None
 
 def recommended(choices: Sequence[Choice]) -> Choice | None:
     """What is there already, else the usual one that fits, else None."""
-    able = [c for c in choices if c.here or c.fits or not c.too_big]
+    able = [c for c in choices if c.here or (not _split(c) and (c.fits or not c.too_big))]
     return min(able, key=lambda c: (not c.here, _place(c), c.size), default=None)
 
 
@@ -114,11 +114,18 @@ def _choices(choices: Sequence[Choice], width: int | None) -> list[str]:
 def _where(choice: Choice, width: int | None) -> str:
     if choice.here:
         return f"here: {names(choice.here, None if width is None else width - 6)}"
+    if _split(choice):
+        return f"nowhere: in {choice.files} files, and rbee loads GGUF from one"
     if choice.fits:
         return names(choice.fits, width)
     if choice.too_big:
         return f"too big for {names(choice.too_big, None if width is None else width - 12)}"
     return "·"
+
+
+def _split(choice: Choice) -> bool:
+    """A GGUF in several files; what has no quantisation is a folder of safetensors."""
+    return choice.quant is not None and choice.files > 1
 
 
 def _need(choice: Choice) -> str:

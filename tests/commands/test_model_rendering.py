@@ -137,6 +137,16 @@ def test_what_fits_nowhere_has_no_command() -> None:
     assert "nothing in it" in searching.repository(repository(), width=80)[-1]
 
 
+def test_a_file_in_parts_is_listed_and_not_offered() -> None:
+    parts = choice("Q4_K_M", 9, files=3, fits=["a cpu"])
+    lines = searching.repository(repository(parts, choice("Q8_0", 18, fits=["a cpu"])), width=80)
+    assert "in 3 files" in lines[3]
+    assert lines[-1] == f"  rbee model download hf:{REPO}:Q8_0"
+    folder = choice(None, 9, files=3, fits=["a cpu"])
+    assert searching.recommended([folder]) is folder
+    assert searching.recommended([parts]) is None
+
+
 def test_a_search_shows_the_usual_choices_and_where_the_others_are() -> None:
     odd = [choice(f"IQ{n}_XS", n) for n in range(1, 10)]
     usual = [choice(quant, 100 + n) for n, quant in enumerate(searching.USUAL)]

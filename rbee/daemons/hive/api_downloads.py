@@ -1,13 +1,13 @@
 """The routes of a hive for models on their way: downloads, and copies from machine to machine.
 
-    POST   /v1/models/download                    DownloadOrder → 202 DownloadInfo
-    GET    /v1/models/download                    {"downloads": [DownloadInfo]}
-    GET    /v1/models/download/{id}/progress      DownloadInfo as events; `[DONE]` after its end
-    DELETE /v1/models/download/{id}               → DownloadInfo; what has come is kept
-    GET    /v1/models/content?model=&file=&offset=&length=    octets, with X-Rbee-Sha256
-    POST   /v1/models/receive                     DownloadOrder → {"download_id", "offsets"}
-    PUT    /v1/models/receive/{id}?file=&offset=  octets, with X-Rbee-Sha256 → {"offsets"}
-    POST   /v1/models/receive/{id}/finish         → DownloadInfo
+POST   /v1/models/download                    DownloadOrder → 202 DownloadInfo
+GET    /v1/models/download                    {"downloads": [DownloadInfo]}
+GET    /v1/models/download/{id}/progress      DownloadInfo as events; `[DONE]` after its end
+DELETE /v1/models/download/{id}               → DownloadInfo; what has come is kept
+GET    /v1/models/content?model=&file=&offset=&length=    octets, with X-Rbee-Sha256
+POST   /v1/models/receive                     DownloadOrder → {"download_id", "offsets"}
+PUT    /v1/models/receive/{id}?file=&offset=  octets, with X-Rbee-Sha256 → {"offsets"}
+POST   /v1/models/receive/{id}/finish         → DownloadInfo
 """
 
 from __future__ import annotations

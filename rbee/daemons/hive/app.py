@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from rbee import __version__
 from rbee.daemons.base import Door, check_token, json_response
 from rbee.daemons.events import EventStream
+from rbee.daemons.hive import api_downloads
 from rbee.daemons.hive.api_models import ModelRoutes
 from rbee.errors import ValidationFailed
 from rbee.protocol import PROTOCOL
@@ -88,6 +89,7 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
         ("GET", "/v1/workers/{worker_id}/logs", routes.logs),
         ("GET", "/v1/telemetry/stream", routes.telemetry),
         ("POST", "/v1/shutdown", routes.shutdown),
+        *api_downloads.table(hive),
         *ModelRoutes(hive).table(),
     ]
 
@@ -107,7 +109,7 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
         ],
         redirect_slashes=False,
     )
-    return Door(router)
+    return Door(router, limit=api_downloads.BODY_LIMIT)
 
 
 class Routes:

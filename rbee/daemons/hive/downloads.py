@@ -46,6 +46,7 @@ AT_A_TIME = 2
 REMEMBERED = 64
 """Transfers that have ended and can still be asked about."""
 HERE = "it was here already"
+_BEGIN_LIMIT = 10.0
 _LOOK_AGAIN = 1.0
 _CANCEL_LIMIT = 30.0
 _MB = 1_000_000
@@ -89,6 +90,7 @@ class Downloads:
         self._records: dict[str, Record] = {}
         self._at_a_time = anyio.Semaphore(AT_A_TIME)
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._begun = anyio.Event()
 
     async def run(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -96,6 +98,7 @@ class Downloads:
         """Carry the transfers until cancelled; what has come by then is kept."""
         async with anyio.create_task_group() as self._tasks:
             task_status.started()
+            self._begun.set()
             try:
                 await anyio.sleep_forever()
             finally:
@@ -107,6 +110,8 @@ class Downloads:
         Raises ValidationFailed, ShuttingDown.
         """
         check_order(order)
+        with anyio.move_on_after(_BEGIN_LIMIT):
+            await self._begun.wait()
         record = self._records.get(download_id(order.ref))
         if record is not None and record.state not in ENDED:
             return record.info()
@@ -114,12 +119,16 @@ class Downloads:
             raise ShuttingDown("this hive is on its way out", action="Ask for it again later.")
         fresh = self.record(order)
         with anyio.CancelScope(shield=True):  # others may have joined it meanwhile
-            here = await self.is_here(order)
-        if here:
-            fresh.become(TransferState.DONE, HERE)
-        elif self._tasks is not None:
-            self._tasks.start_soon(self._carry, fresh)
+            await self._set_off(fresh)
         return fresh.info()
+
+    async def _set_off(self, record: Record) -> None:
+        if await self.is_here(record.order):
+            record.become(TransferState.DONE, HERE)
+        elif self._tasks is None:
+            record.become(TransferState.CANCELLED, "the hive stops")
+        else:
+            self._tasks.start_soon(self._carry, record)
 
     def record(self, order: DownloadOrder) -> Record:
         """A new one in the list, in place of an older one of that order."""

@@ -19,9 +19,11 @@ import anyio
 import anyio.to_thread
 
 from rbee import __version__, registry
+from rbee.daemons.hive.downloads import Downloads
 from rbee.daemons.hive.models import Models
 from rbee.daemons.hive.news import News
 from rbee.daemons.hive.preflight import Preflight
+from rbee.daemons.hive.receiving import Receiving
 from rbee.daemons.hive.workers import Workers
 from rbee.daemons.process import sweep
 from rbee.daemons.state import locked
@@ -97,6 +99,11 @@ class Hive:
             changed=self.tell_models,
             workers=self.workers.listing,
         )
+        self.downloads = Downloads(
+            settings=settings.models, folder=self.models.folder, shelf=self.models, hive=self.name
+        )
+        self.receiving = Receiving(self.downloads)
+        self.models.active = lambda: self.downloads.active
         self.measurements = Measurements(paths.data / "catalogue.db")
         self.preflight = Preflight(
             self.name,
@@ -126,6 +133,8 @@ class Hive:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.workers.run)
                 tasks.start_soon(self.models.run)
+                tasks.start_soon(self.downloads.run)
+                tasks.start_soon(self.receiving.run)
                 tasks.start_soon(self._measure)
                 tasks.start_soon(self._telemetry)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rbee.protocol.base import Wire
 from rbee.protocol.hives import Device, HiveInfo, ModelInfo
 from rbee.protocol.jobs import JobInfo
+from rbee.protocol.models import DownloadInfo
 from rbee.protocol.workers import WorkerInfo
 
 
@@ -65,6 +66,7 @@ class Snapshot(Wire, frozen=True, kw_only=True):
     models: list[ModelInfo]
     narration: list[Narration]
     totals: Totals
+    downloads: list[DownloadInfo] = []
 
 
 class HiveGone(Wire, frozen=True, kw_only=True):
@@ -102,6 +104,7 @@ EVENTS: dict[str, type[Wire]] = {
     "job": JobInfo,
     "telemetry": Telemetry,
     "models": Models,
+    "download": DownloadInfo,
     "narration": Narration,
     "totals": Totals,
 }

@@ -202,6 +202,9 @@ class Looked:
     colony: Colony
     streams: Streams
 
+    def downloads(self) -> int:
+        return 2
+
     def uptime(self) -> float:
         return 12.5
 
@@ -249,6 +252,7 @@ async def test_gauges_tell_the_colony_as_it_is_now(tmp_path: Path):
             tasks.cancel_scope.cancel()
         assert value(metrics, "rbee_stream_readers") == 0
         assert value(metrics, "rbee_uptime_seconds") == 12.5
+        assert value(metrics, "rbee_downloads_running") == 2
         world.beat("w-01", WorkerState.BUSY, memory_bytes=4096)
         world.tell(done("j-1"), after=1.0)
         assert value(metrics, "rbee_worker_memory_bytes", **worker) == 4096

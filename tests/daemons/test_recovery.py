@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -32,8 +31,11 @@ from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
 from rbee.daemons.queen.admission import Admission
+from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
+from rbee.daemons.queen.catalog import Catalog
 from rbee.daemons.queen.journal import Journal
+from rbee.daemons.queen.metrics import Metrics
 from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.store import Store
 from rbee.daemons.queen.streams import JobStream, Streams
@@ -111,11 +113,22 @@ class Reign:
         )  # fmt: skip
         self.brain = Brain(self.colony, clock, self.carry_out)
         self.links: dict[str, Any] = {"home": self.library} if hives else {}
+        settings = with_retention(retention)
+        self.catalog = Catalog(
+            settings=lambda: settings,
+            clock=clock,
+            colony=self.colony,
+            links=self.links,
+            board=Board(lambda: pytest.fail("nobody looks")),
+            metrics=Metrics(),
+            post=self.brain.post,
+            call=self.brain.call,
+        )
         self.admission = Admission(
-            settings=with_retention(retention),
+            settings=settings,
             clock=clock,
             brain=self.brain,
-            effects=SimpleNamespace(links=self.links),
+            catalog=self.catalog,
             streams=self.streams,
             store=self.store,
         )

@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING
 from rbee import naming
 from rbee.core.events import JobSubmitted
 from rbee.core.jobs import Job
-from rbee.daemons.queen.finder import Finder
+from rbee.daemons.queen.provision import Located
 from rbee.errors import QueueFull, ShuttingDown
 from rbee.protocol.base import encode
-from rbee.protocol.operations import ModelWork, Operation, WorkerSpawn
+from rbee.protocol.operations import (
+    ModelPreload,
+    ModelUnload,
+    ModelWork,
+    Operation,
+    WorkerSpawn,
+)
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
     from rbee.daemons.queen.brain import Brain
-    from rbee.daemons.queen.effects import Effects
+    from rbee.daemons.queen.catalog import Catalog
     from rbee.daemons.queen.store import Store
     from rbee.daemons.queen.streams import Streams
     from rbee.protocol.hives import ModelInfo
@@ -39,14 +45,14 @@ class Admission:
         settings: Settings,
         clock: Clock,
         brain: Brain,
-        effects: Effects,
+        catalog: Catalog,
         streams: Streams,
         store: Store,
     ) -> None:
         self.settings = settings
         self._clock = clock
         self._brain = brain
-        self._finder = Finder(effects.links, brain.colony.fleet, clock)
+        self._catalog = catalog
         self._streams = streams
         self._store = store
         self.homeless: Callable[[], int] = int
@@ -66,15 +72,13 @@ class Admission:
         colony = self._brain.colony
         if colony.stopping:
             raise ShuttingDown("the queen is shutting down")
-        waiting = len(colony.queue) + len(colony.later) + self.homeless()
+        waiting = colony.waiting + self.homeless()
         capacity = self.settings.queen.queue_capacity
         if isinstance(operation, ModelWork) and waiting >= capacity:
             raise QueueFull(
                 f"{waiting} jobs wait already, {capacity} may", queued=waiting, retry_after=5
             )
-        model = None
-        if isinstance(operation, ModelWork | WorkerSpawn):
-            model = await self.resolve(operation.model, operation.hive)
+        model, fetch_on = await self.locate(operation)
         now = self._clock.monotonic()
         job = Job(
             job_id=naming.job_id(),
@@ -82,6 +86,8 @@ class Admission:
             created_at=self._clock.utc(),
             queued_mono=now,
             model=model,
+            fetch_on=fetch_on,
+            hive=fetch_on,
             client=client,
             durable=durable,
             correlation_id=correlation_id,
@@ -109,5 +115,23 @@ class Admission:
         return job
 
     async def resolve(self, ref: str, hive: str | None = None) -> ModelInfo:
-        """The model a reference means on the hives; see Finder."""
-        return await self._finder.find(ref, hive)
+        """The model a reference means on the hives that are there; see Finder."""
+        return await self._catalog.provision.finder.find(ref, hive)
+
+    def is_there(self, hive: str) -> bool:
+        """Whether the hive is connected."""
+        return self._catalog.performing.is_there(hive)
+
+    async def locate(self, operation: Operation) -> Located:
+        """The operation's model, on the hives or to be fetched to one; see Provision.
+
+        Raises what refuses it: no such model or hive, not to be had, no room for it.
+        """
+        match operation:
+            case ModelWork() | WorkerSpawn() | ModelPreload():
+                return await self._catalog.provision.locate(operation)
+            case ModelUnload():
+                return Located(await self._catalog.provision.known(operation.model))
+            case _:
+                await self._catalog.performing.check(operation)
+                return Located(None)

@@ -46,13 +46,13 @@ class OpenAI:
 
     async def models(self, _request: Request) -> Response:
         """GET /v1/models"""
-        data = [_model(m.id) for m in self._queen.models() if not m.hidden]
+        data = [_model(m.id) for m in self._queen.catalog.models() if not m.hidden]
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{id}"""
         wanted = request.path_params["model"]
-        if any(m.id == wanted for m in self._queen.models()):
+        if any(m.id == wanted for m in self._queen.catalog.models()):
             return json_response(_model(wanted))
         missing = ModelNotFound(f"no model {wanted[:120]!r} in this colony")
         self._queen.metrics.refused(missing)

@@ -14,6 +14,7 @@ from rbee import __version__
 from rbee.daemons.base import Door, Exact, check_token, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen import metrics
+from rbee.daemons.queen.api_catalog import CatalogRoutes
 from rbee.daemons.queen.api_jobs import JobRoutes
 from rbee.daemons.queen.api_openai import OpenAI
 from rbee.daemons.queen.params import number
@@ -41,6 +42,8 @@ FEATURES = [
     "openai.chat",
     "openai.embeddings",
     "openai.models",
+    "models.hub",
+    "models.copy",
     "local_hive",
     "http_hive",
 ]
@@ -68,7 +71,7 @@ def build(queen: Queen) -> ASGIApp:
         ("GET", "/v1/hives", routes.hives),
         ("GET", "/v1/hives/{name}", routes.hive),
         ("GET", "/v1/queue", jobs.queue),
-        ("GET", "/v1/catalog/models", routes.models),
+        *CatalogRoutes(queen.catalog).table(),
         ("GET", "/v1/events/stream", routes.events),
         ("POST", "/v1/hives/ready", routes.hive_ready),
         ("POST", "/v1/workers/ready", routes.worker_ready),
@@ -187,10 +190,6 @@ class Routes:
         if hive is None:
             raise NotFound(f"no hive {request.path_params['name'][:80]}", action="rbee hive list")
         return json_response(fleet.hive_info(hive))
-
-    async def models(self, _request: Request) -> Response:
-        """GET /v1/catalog/models"""
-        return json_response({"models": self._queen.models()})
 
     async def events(self, _request: Request) -> Response:
         """GET /v1/events/stream"""

@@ -15,13 +15,17 @@ import anyio
 import anyio.abc
 
 from rbee.core.events import (
+    AbortFetch,
+    AbortPerform,
     AbortRun,
     Append,
     Count,
     Dispatch,
     Effect,
     Event,
+    FetchModel,
     Narrate,
+    Perform,
     Publish,
     Record,
     SaveJob,
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.links import HiveLink
     from rbee.daemons.queen.metrics import Metrics
     from rbee.daemons.queen.numbers import Numbers
+    from rbee.daemons.queen.performing import Performing
+    from rbee.daemons.queen.provision import Provision
     from rbee.daemons.queen.relay import Relay
     from rbee.daemons.queen.store import Store
     from rbee.daemons.queen.streams import Streams
@@ -50,9 +56,12 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 
 
 class Effects:
-    """Executes effects. `relay` and `tasks` are set before the first event is handled."""
+    """Executes effects. `relay`, `provision`, `performing` and `tasks` are set before the first
+    event is handled."""
 
     relay: Relay
+    provision: Provision
+    performing: Performing
     tasks: anyio.abc.TaskGroup
 
     def __init__(
@@ -85,6 +94,10 @@ class Effects:
             Count: lambda e: metrics.count(e.name, e.amount, e.labels),
             StartWorker: lambda e: self.tasks.start_soon(self._start, e),
             StopWorker: lambda e: self.tasks.start_soon(self._stop, e),
+            FetchModel: lambda e: self.provision.fetch(e),
+            AbortFetch: lambda e: self.provision.abort(e),
+            Perform: lambda e: self.performing.start(e),
+            AbortPerform: lambda e: self.performing.abort(e),
         }
 
     def execute(self, effect: Effect) -> None:

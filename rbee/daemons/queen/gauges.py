@@ -40,6 +40,7 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rbee_tokens_per_second": ("Tokens of all answers, over the last seconds.", ()),
     "rbee_streams_open": ("Streams of jobs that have not ended.", ()),
     "rbee_stream_readers": ("Readers that wait for something new in them.", ()),
+    "rbee_downloads_running": ("Models on their way to a hive, copies included.", ()),
     "rbee_uptime_seconds": ("How long the queen runs.", ()),
 }
 """Name → meaning, labels. `rbee_build_info{version, python}` is told besides."""
@@ -50,6 +51,10 @@ class Observed(Protocol):
 
     colony: Colony
     streams: Streams
+
+    def downloads(self) -> int:
+        """Models on their way."""
+        ...
 
     def uptime(self) -> float:
         """Seconds."""
@@ -86,6 +91,7 @@ def _values(queen: Observed) -> dict[str, dict[tuple[str, ...], float]]:
         "rbee_tokens_per_second": totals.tokens_per_second,
         "rbee_streams_open": open_streams,
         "rbee_stream_readers": readers,
+        "rbee_downloads_running": queen.downloads(),
         "rbee_uptime_seconds": queen.uptime(),
     }
     by_worker: dict[str, dict[tuple[str, ...], float]] = {

@@ -22,7 +22,7 @@ from rbee.errors import (
 )
 from rbee.protocol.base import decode
 from rbee.protocol.jobs import EndData, ErrorData, EventType, JobInfo, JobState, MetricsData
-from rbee.protocol.operations import Embed, Infer
+from rbee.protocol.operations import Embed, Infer, ModelDownload, ModelPreload, WorkerSpawn
 
 if TYPE_CHECKING:
     from rbee.daemons.queen.store import Unfinished
@@ -32,6 +32,10 @@ log = logging.getLogger("rbee.queen")
 T = TypeVar("T")
 Wish = tuple[str, str | None]
 """A model's reference and the hive that it is asked of."""
+Resumable = Infer | Embed | WorkerSpawn | ModelPreload | ModelDownload
+"""Operations that another queen can go on with."""
+DOWNLOADING = "downloading"
+"""The stage of a status while a job waits for its model."""
 _ENDS = {
     EventType.END: JobState.COMPLETED,
     EventType.ERROR: JobState.FAILED,
@@ -41,10 +45,11 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class Waiting:
-    """One that is to go on."""
+    """One that is to go on. `fetching`: its model was on its way, to `left.info.hive`."""
 
     left: Unfinished
-    operation: Infer | Embed
+    operation: Resumable
+    fetching: bool = False
 
     @property
     def job_id(self) -> str:
@@ -57,7 +62,7 @@ class Waiting:
         return self.operation.model, self.operation.hive
 
 
-def missing(operation: Infer | Embed, error: RbeeError) -> str:
+def missing(operation: Resumable, error: RbeeError) -> str:
     """What it waits for, one sentence."""
     match error:
         case HiveNotFound() | HiveOffline() if operation.hive is not None:
@@ -68,7 +73,7 @@ def missing(operation: Infer | Embed, error: RbeeError) -> str:
             return f"{error.message}; a hive that can do it may still come back"
 
 
-def in_vain(operation: Infer | Embed, error: RbeeError, lease: float) -> RbeeError:
+def in_vain(operation: Resumable, error: RbeeError, lease: float) -> RbeeError:
     """How it ends when what it waited for did not come."""
     when = f"within {lease:g} s of the queen's start"
     match error:

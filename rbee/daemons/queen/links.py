@@ -20,6 +20,7 @@ from rbee import naming
 from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.logs import correlation
+from rbee.daemons.queen.model_links import HttpModels, LocalModels, ModelLink
 from rbee.daemons.queen.upstream import Upstream, UpstreamError, UpstreamTimeout
 from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
 from rbee.protocol import PROTOCOL
@@ -52,6 +53,11 @@ class HiveLink(Protocol):
     token: str
     """The internal token of its workers."""
 
+    @property
+    def models(self) -> ModelLink:
+        """Its models."""
+        ...
+
     async def spawn(self, spec: WorkerSpec) -> None:
         """See Hive.spawn."""
         ...
@@ -76,6 +82,7 @@ class LocalLink:
         self._hive = hive
         self.name = hive.name
         self.token = hive.token
+        self.models: ModelLink = LocalModels(hive)
 
     async def spawn(self, spec: WorkerSpec) -> None:
         """See Hive.spawn."""
@@ -124,6 +131,7 @@ class HttpLink:
             trust_env=False,
             verify=_no_tls(),
         )
+        self.models: ModelLink = HttpModels(self.name, self._http, self.resolve)
 
     async def run(self) -> None:
         """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last."""

@@ -149,6 +149,10 @@ def families() -> dict[str, Counter | Histogram]:
         "tokens": Counter(
             "tokens", "Tokens of prompts, of those from caches, and of answers.", "kind", "model"
         ),
+        "download_bytes": Counter("download_bytes", "Bytes of models that hives have fetched."),
+        "downloads_failed": Counter(
+            "downloads_failed", "Models that could not be fetched, by why.", "code"
+        ),
         "wasted_tokens": Counter(
             "wasted_tokens", "Tokens that were made after nobody wanted them."
         ),

@@ -31,6 +31,7 @@ from rbee.daemons.hive.hive import Hive
 from rbee.daemons.queen.admission import Admission
 from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
+from rbee.daemons.queen.catalog import Catalog
 from rbee.daemons.queen.effects import Effects
 from rbee.daemons.queen.journal import Journal
 from rbee.daemons.queen.links import HttpLink, LocalLink
@@ -43,7 +44,7 @@ from rbee.daemons.queen.store import Store
 from rbee.daemons.queen.streams import Streams
 from rbee.errors import HiveExists, HiveOffline
 from rbee.protocol.colony import Snapshot
-from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, ModelInfo
+from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import ModelWork
 from rbee.protocol.workers import WorkerInfo
@@ -135,15 +136,26 @@ class Queen:
             retention=settings.job.retention,
         )
         self.brain = Brain(self.colony, clock, self.effects.execute)
+        self.catalog = Catalog(
+            settings=lambda: self.settings,
+            clock=clock,
+            colony=self.colony,
+            links=self.effects.links,
+            board=self.board,
+            metrics=self.metrics,
+            post=self.brain.post,
+            call=self.brain.call,
+        )
+        self.effects.provision = self.catalog.provision
+        self.effects.performing = self.catalog.performing
         self.admission = Admission(
             settings=settings,
             clock=clock,
             brain=self.brain,
-            effects=self.effects,
+            catalog=self.catalog,
             streams=self.streams,
             store=self.store,
         )
-
         self.recovery = Recovery(
             store=self.store,
             streams=self.streams,
@@ -155,7 +167,7 @@ class Queen:
             links=self.effects.links,
             call=self.brain.call,
             post=self.brain.post,
-            joined=self.recovery.hive_joined,
+            joined=self._hive_joined,
         )
 
     # ---- what the routes ask -------------------------------------------------------------------
@@ -163,6 +175,10 @@ class Queen:
     def uptime(self) -> float:
         """Seconds."""
         return self.clock.monotonic() - self._started_mono
+
+    def downloads(self) -> int:
+        """Models on their way to a hive."""
+        return len(self.catalog.transfers.infos())
 
     def job_info(self, job: Job, positions: Mapping[str, int] | None = None) -> JobInfo:
         """A live job's wire form, with its position when it waits; for many hand in `positions`."""
@@ -186,16 +202,6 @@ class Queen:
         now = self.clock.monotonic()
         return [w.info(now) for w in self.colony.fleet.workers.values()]
 
-    def models(self) -> list[ModelInfo]:
-        """Models on the hives' disks and in live workers, each once, hidden ones last."""
-        found: dict[str, ModelInfo] = {}
-        for hive in self.colony.fleet.hives.values():
-            for model in hive.capabilities.models:
-                found.setdefault(model.id, model)
-        for worker in self.colony.fleet.live():
-            found.setdefault(worker.model.id, worker.model)
-        return sorted(found.values(), key=lambda m: (m.hidden, m.id))
-
     def overhead_ms(self, job: Job) -> int:
         """Milliseconds that the queen herself took for it: admission and hand-over."""
         return round(job.overhead * 1000)
@@ -208,9 +214,10 @@ class Queen:
             hives=[fleet.hive_info(h) for h in fleet.hives.values()],
             workers=self.worker_infos(),
             jobs=[self.job_info(j, places) for j in islice(self.colony.jobs.values(), 1000)],
-            models=self.models(),
+            models=self.catalog.models(),
             narration=list(self.board.narration),
             totals=self.colony.totals(),
+            downloads=self.catalog.transfers.infos(),
         )
 
     def local_hive(self) -> Hive:
@@ -257,6 +264,7 @@ class Queen:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 self.effects.tasks = tasks
+                self.catalog.begin(tasks)
                 self.effects.relay = Relay(
                     tasks=tasks,
                     post=self.brain.post,
@@ -331,6 +339,10 @@ class Queen:
     ) -> None:
         with self._hive_scope:
             await hive.run(task_status=task_status)
+
+    async def _hive_joined(self) -> None:
+        self.catalog.transfers.hive_joined()
+        await self.recovery.hive_joined()
 
     async def _local_said(self, event: AnyHiveEvent) -> None:
         assert self._hive is not None

@@ -20,6 +20,7 @@ from rbee.core.events import JobSubmitted, Tick
 from rbee.core.jobs import Demand, Job
 from rbee.core.policy import Refuse
 from rbee.daemons.queen.leftovers import (
+    DOWNLOADING,
     Waiting,
     Wish,
     in_vain,
@@ -28,8 +29,11 @@ from rbee.daemons.queen.leftovers import (
     missing,
     told,
 )
+from rbee.daemons.queen.provision import Located
 from rbee.errors import (
+    HiveOffline,
     InternalError,
+    ModelNotFound,
     RbeeError,
     ShuttingDown,
     WorkerLost,
@@ -44,7 +48,15 @@ from rbee.protocol.jobs import (
     JobState,
     StatusData,
 )
-from rbee.protocol.operations import Embed, Infer, ModelWork, Operation
+from rbee.protocol.operations import (
+    Embed,
+    Infer,
+    ModelDownload,
+    ModelPreload,
+    ModelWork,
+    Operation,
+    WorkerSpawn,
+)
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -52,10 +64,10 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.brain import Brain
     from rbee.daemons.queen.store import Store, Unfinished
     from rbee.daemons.queen.streams import JobStream, Streams
-    from rbee.protocol.hives import ModelInfo
 
 log = logging.getLogger("rbee.queen")
-Found = dict[Wish, "ModelInfo | RbeeError"]
+Found = dict[str, Located | RbeeError]
+"""By job id."""
 AGAIN = 5.0
 """Seconds after which those that wait are tried again, besides whenever a hive joins."""
 CANCELLING = "cancelling"
@@ -80,9 +92,9 @@ class Recovery:
         """Take up every job an earlier queen left. Doing this twice does no harm."""
         again: list[Waiting] = []
         for left in await self._store.unfinished():
-            operation = self._judge(left)
-            if operation is not None:
-                again.append(Waiting(left, operation))
+            one = self._judge(left)
+            if one is not None:
+                again.append(one)
         await self._save_streams()
         await self._submit(again, await self._found(again))
         self._forget()
@@ -130,16 +142,16 @@ class Recovery:
         if not self._homeless:
             return
         # The link may go, another come, or a job be cancelled meanwhile.
-        found = await self._found(list(self._homeless.values()))
+        found = await self._found(list(self._homeless.values()), lease=lease)
         if self._brain.colony.stopping:
             return  # the next queen goes on with them
-        waiting = [one for one in self._homeless.values() if one.wish in found]
+        waiting = [one for one in self._homeless.values() if one.job_id in found]
         await self._submit(waiting, found, lease=lease)
         if lease is not None:
             self._forget()
 
-    def _judge(self, left: Unfinished) -> Infer | Embed | None:
-        """Its stream as it was; the operation when the job goes on, None when it has its end."""
+    def _judge(self, left: Unfinished) -> Waiting | None:
+        """Its stream as it was; the job when it goes on, None when it has its end."""
         job_id = left.info.job_id
         restored = self._streams.restore(job_id) if left.durable else None
         stream = restored or self._streams.create(job_id, durable=left.durable)
@@ -155,8 +167,14 @@ class Recovery:
             log.error("job %s cannot be read: %s", job_id, exc)
             self._lose(left, stream, exc)
             return None
+        told = last(stream, EventType.STATUS, StatusData)
+        fetching = told is not None and told.stage == DOWNLOADING
         if not left.durable:
             self._lose(left, stream, WorkerLost("the queen ended while this job was running"))
+        elif isinstance(operation, ModelDownload) or (
+            isinstance(operation, WorkerSpawn | ModelPreload) and fetching
+        ):
+            return Waiting(left, operation, fetching)
         elif not isinstance(operation, Infer | Embed):
             why = f"the queen ended before this {left.info.operation} was done"
             self._lose(left, stream, WorkerLost(why, action="See what is there, then ask again."))
@@ -168,12 +186,21 @@ class Recovery:
         elif isinstance(operation, Infer) and stream.tokens >= (operation.max_tokens or 1 << 62):
             self._complete(left, stream, "length")
         else:
-            return operation
+            return Waiting(left, operation, fetching)
         return None
 
-    async def _found(self, waiting: Sequence[Waiting]) -> Found:
-        """What they ask for, each model looked for once."""
-        return {wish: await self._resolve(*wish) for wish in dict.fromkeys(o.wish for o in waiting)}
+    async def _found(self, waiting: Sequence[Waiting], *, lease: float | None = None) -> Found:
+        """What they ask for, each model looked for once. One that was being fetched, and any whose
+        hives did not come back with it within the `lease`, may be fetched."""
+        seen: dict[tuple[Wish, str | None], Located | RbeeError] = {}
+        found: Found = {}
+        for one in waiting:
+            fetch_on = one.left.info.hive if one.fetching else None
+            key = (one.wish, fetch_on)
+            if key not in seen:
+                seen[key] = await self._resolve(one, fetch_on, lease)
+            found[one.job_id] = seen[key]
+        return found
 
     async def _submit(
         self, waiting: list[Waiting], found: Found, *, lease: float | None = None
@@ -185,7 +212,7 @@ class Recovery:
         ready: list[Job] = []
         refused: dict[Demand, RbeeError | None] = {}
         for one in waiting:
-            match found[one.wish]:
+            match found[one.job_id]:
                 case RbeeError() as exc:
                     if lease is None:
                         self._keep(one, exc)
@@ -193,8 +220,8 @@ class Recovery:
                     del self._homeless[one.job_id]
                     stream = self._streams.create(one.job_id)
                     self._lose(one.left, stream, in_vain(one.operation, exc, lease))
-                case model:
-                    job = self._job(one, model)
+                case located:
+                    job = self._job(one, located)
                     error = self._refused(job, refused) if lease is None else None
                     if error is not None:
                         self._keep(one, error)
@@ -207,18 +234,33 @@ class Recovery:
         if ready:
             await self._brain.call(Tick())  # all are placed at once, not one after another
 
-    async def _resolve(self, model: str, hive: str | None) -> ModelInfo | RbeeError:
+    async def _resolve(
+        self, one: Waiting, fetch_on: str | None, lease: float | None
+    ) -> Located | RbeeError:
+        operation = one.operation
         try:
-            return await self._admission.resolve(model, hive)
+            if isinstance(operation, ModelDownload):
+                return await self._admission.locate(operation)
+            try:
+                return Located(await self._admission.resolve(*one.wish))
+            except ModelNotFound as exc:
+                if not exc.details.get("hub") or (lease is None and not one.fetching):
+                    raise
+            if fetch_on is not None and lease is None:  # the rest of what has come is there
+                if not self._admission.is_there(fetch_on):
+                    return HiveOffline(f"hive {fetch_on} has not come back")
+                operation = msgspec.structs.replace(operation, hive=fetch_on)
+            return await self._admission.locate(operation)
         except RbeeError as exc:
             return exc
         except Exception as exc:  # one hive's defect must not take the queen with it
-            log.exception("looking for %s failed", model)
-            return InternalError(f"{model} could not be looked for: {exc}")
+            log.exception("looking for %s failed", operation.model)
+            return InternalError(f"{operation.model} could not be looked for: {exc}")
 
     def _refused(self, job: Job, known: dict[Demand, RbeeError | None]) -> RbeeError | None:
         """Why no hive that is there could ever run it; looked at once for all of a kind."""
-        assert isinstance(job.request, ModelWork)
+        if job.fetch_on is not None or not isinstance(job.request, ModelWork):
+            return None
         if not job.request.wait:
             return None
         demand = job.demand()
@@ -236,13 +278,14 @@ class Recovery:
             return
         stream = self._streams.create(one.job_id)
         stream.append(EventType.STATUS, encode(StatusData(stage="waiting", message=why)))
+        hive = left.info.hive if one.fetching else None
         info = msgspec.structs.replace(
-            left.info, state=JobState.QUEUED, worker_id=None, hive=None, waiting_for=why
+            left.info, state=JobState.QUEUED, worker_id=None, hive=hive, waiting_for=why
         )
         self._store.save_job(info, left.request, durable=left.durable)
         self._homeless[one.job_id] = replace(one, left=replace(left, info=info))
 
-    def _job(self, one: Waiting, model: ModelInfo) -> Job:
+    def _job(self, one: Waiting, located: Located) -> Job:
         """As it stood; it has waited since it was accepted, whoever was queen."""
         stream = self._streams.create(one.job_id)
         info, tokens = one.left.info, stream.tokens
@@ -253,7 +296,9 @@ class Recovery:
             request=one.operation,
             created_at=info.created_at,
             queued_mono=self._clock.monotonic() - waited,
-            model=model,
+            model=located.model,
+            fetch_on=located.fetch_on,
+            hive=located.fetch_on,
             client=info.client,
             started_at=info.started_at if tokens else None,
             ttft_ms=info.ttft_ms if tokens else None,

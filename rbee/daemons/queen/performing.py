@@ -1,0 +1,316 @@
+"""Operations on models carried out over the hives' links: download, delete, verify, copy.
+
+Owns which hive each is for and what is told of it while it goes on. Every operation is a job of the
+brain; this has it done and says how it went. Never touches a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import msgspec
+
+from rbee.core.events import (
+    AbortPerform,
+    Event,
+    Perform,
+    PerformCancelled,
+    Performed,
+    PerformFailed,
+    PerformProgress,
+)
+from rbee.daemons.queen import copying
+from rbee.daemons.queen.transfers import TOLD_EVERY, Transfers, amounts, progress, sentence
+from rbee.errors import (
+    Conflict,
+    HiveNotFound,
+    HiveOffline,
+    InternalError,
+    ModelNotFound,
+    RbeeError,
+)
+from rbee.protocol.models import DownloadInfo, TransferState
+from rbee.protocol.operations import (
+    ModelCopy,
+    ModelDelete,
+    ModelDownload,
+    ModelTask,
+    ModelVerify,
+    Operation,
+)
+
+if TYPE_CHECKING:
+    from rbee.core.fleet import Fleet
+    from rbee.daemons.queen.finder import Finder
+    from rbee.daemons.queen.links import HiveLink
+    from rbee.daemons.queen.provision import Provision
+    from rbee.protocol.models import CatalogueEntry
+
+log = logging.getLogger("rbee.queen")
+Result = dict[str, object]
+
+
+class Performing:
+    """`tasks` is set before the first effect."""
+
+    tasks: anyio.abc.TaskGroup
+
+    def __init__(
+        self,
+        *,
+        links: Mapping[str, HiveLink],
+        fleet: Fleet,
+        finder: Finder,
+        provision: Provision,
+        transfers: Transfers,
+        post: Callable[[Event], None],
+    ) -> None:
+        self._links = links
+        self._fleet = fleet
+        self._finder = finder
+        self._provision = provision
+        self._transfers = transfers
+        self._post = post
+        self._scopes: dict[str, anyio.CancelScope] = {}
+
+    async def check(self, operation: Operation) -> None:
+        """Refuse at the door what can be refused there. Raises as the operation would."""
+        match operation:
+            case ModelDownload(model=model, hive=hive):
+                self._check_hive(hive)
+                if await self._holder(model, hive) is None:
+                    plan = await self._provision.plan(model)
+                    await self._provision.place(plan, operation)
+            case ModelCopy(hive=hive, to_hive=to_hive):
+                self._check_hive(hive)
+                self._check_hive(to_hive)
+            case ModelDelete(hive=hive) | ModelVerify(hive=hive):
+                self._check_hive(hive)
+            case _:
+                pass
+
+    def is_there(self, hive: str) -> bool:
+        """Whether the hive is connected."""
+        return hive in self._links
+
+    def start(self, effect: Perform) -> None:
+        """Have it done, and tell the brain."""
+        scope = self._scopes[effect.job_id] = anyio.CancelScope()
+        self.tasks.start_soon(self._carry_out, effect, scope)
+
+    def abort(self, effect: AbortPerform) -> None:
+        """Break it off."""
+        scope = self._scopes.get(effect.job_id)
+        if scope is None:
+            self._post(PerformCancelled(effect.job_id))
+        else:
+            scope.cancel()
+
+    async def _carry_out(self, effect: Perform, scope: anyio.CancelScope) -> None:
+        job_id, request = effect.job_id, effect.job.request
+        assert isinstance(request, ModelTask)
+        told: Event = PerformCancelled(job_id)
+        with scope:
+            try:
+                told = Performed(job_id, await self._do(job_id, request))
+            except RbeeError as exc:
+                told = PerformFailed(job_id, exc)
+            except Exception as exc:
+                log.exception("%s of %s failed", effect.job.operation, request.model)
+                told = PerformFailed(job_id, InternalError(f"a defect: {exc}"))
+        self._scopes.pop(job_id, None)
+        self._post(told)
+
+    async def _do(self, job_id: str, request: ModelTask) -> Result:
+        match request:
+            case ModelDownload():
+                return await self._download(job_id, request)
+            case ModelDelete():
+                return await self._delete(job_id, request)
+            case ModelVerify():
+                return await self._verify(job_id, request)
+            case ModelCopy():
+                return await self._copy(job_id, request)
+
+    async def _download(self, job_id: str, request: ModelDownload) -> Result:
+        if request.hive is not None:  # after a restart of the queen it may still be on its way
+            await self._transfers.until_there(request.hive)
+        holder = await self._holder(request.model, request.hive)
+        if holder is not None:
+            if request.hive in (None, holder):
+                model = await self._link(holder).resolve(request.model)
+                told: Result = {"model": model.id, "hive": holder, "bytes": model.size}
+                return {**told, "already": True}
+            return await self._copied(job_id, request.model, holder, str(request.hive))
+        plan = await self._provision.plan(request.model)
+        hive = await self._provision.place(plan, request)
+
+        def heard(info: DownloadInfo) -> None:
+            stage = "verifying" if info.state is TransferState.VERIFYING else "downloading"
+            self._post(PerformProgress(job_id, stage, sentence(info), progress(info)))
+
+        model = await self._provision.bring(request.model, hive, heard)
+        return {"model": model.id, "hive": hive, "bytes": model.size, "already": False}
+
+    async def _delete(self, job_id: str, request: ModelDelete) -> Result:
+        hive = await self._only(request.model, request.hive)
+        self._say(job_id, "deleting", f"deleting {request.model} from {hive}")
+        deleted = await self._link(hive).models.delete(request.model)
+        told: Result = {"model": deleted.model or request.model, "hive": hive}
+        told["freed"] = deleted.freed
+        return told | ({"message": deleted.message} if deleted.message else {})
+
+    async def _verify(self, job_id: str, request: ModelVerify) -> Result:
+        hive = await self._only(request.model, request.hive)
+        rate = _Rate()
+
+        def checked(done: int, total: int, file: str) -> None:
+            if rate.due():
+                text = f"checking {request.model} on {hive}: {amounts(done, total)}"
+                part = done / total if total else None
+                self._post(PerformProgress(job_id, "verifying", text, part))
+
+        verified = await self._link(hive).models.verify(request.model, checked)
+        return {**msgspec.to_builtins(verified), "hive": hive}
+
+    async def _copy(self, job_id: str, request: ModelCopy) -> Result:
+        source = request.hive or await self._source(request)
+        if source == request.to_hive:
+            raise Conflict(
+                f"{request.to_hive} has {request.model} already", action="Nothing is to be done."
+            )
+        return await self._copied(job_id, request.model, source, request.to_hive)
+
+    async def _source(self, request: ModelCopy) -> str:
+        """A hive that has it, another one than it is for when there is one."""
+        holders = await self._finder.holders(request.model)
+        others = [hive for hive in holders if hive != request.to_hive]
+        return others[0] if others else request.to_hive
+
+    async def _copied(self, job_id: str, model: str, source: str, target: str) -> Result:
+        link, to = self._link(source), self._link(target)
+        entry = await link.models.entry(model)
+        rate, shown = _Rate(), _Rate(1.0)
+        self._say(job_id, "copying", f"copying {entry.id} from {source} to {target}")
+
+        there = 0
+
+        def copied(done: int, total: int) -> None:
+            nonlocal there
+            there = done
+            info = _info(job_id, entry, source, target, done, rate.per_second(done))
+            if rate.due():
+                text = f"copying {entry.id} from {source} to {target}: {amounts(done, total)}"
+                self._post(PerformProgress(job_id, "copying", text, progress(info)))
+            if shown.due():
+                self._transfers.show(info)
+
+        state = TransferState.CANCELLED
+        try:
+            got = await copying.copy(link, to, entry, copied)
+            state = TransferState.DONE
+        except RbeeError:
+            state = TransferState.FAILED
+            raise
+        finally:
+            self._transfers.show(_info(job_id, entry, source, target, there, 0.0, state))
+        told: Result = {"model": got.id, "hive": source, "to_hive": target}
+        return {**told, "bytes": entry.size}
+
+    # ---- which hive ----------------------------------------------------------------------------
+
+    async def _only(self, model: str, hive: str | None) -> str:
+        """The hive that is named, or else the only one that has it."""
+        if hive is not None:
+            return hive
+        holders = list(await self._finder.holders(model))
+        if len(holders) > 1:
+            raise Conflict(
+                f"{model} is on {', '.join(holders)}", action=f"Say which: --hive {holders[0]}"
+            )
+        return holders[0]
+
+    async def _holder(self, model: str, hive: str | None) -> str | None:
+        """A hive that has it, the one that is meant first; None when it is for the hub to give.
+
+        Raises ModelNotFound for what is on no hive and no hub.
+        """
+        try:
+            holders = await self._finder.holders(model)
+        except ModelNotFound as exc:
+            if exc.details.get("hub"):
+                return None
+            raise
+        return hive if hive in holders else next(iter(holders))
+
+    def _check_hive(self, hive: str | None) -> None:
+        if hive is not None and hive not in self._links:
+            self._link(hive)
+
+    def _link(self, hive: str) -> HiveLink:
+        link = self._links.get(hive)
+        if link is not None:
+            return link
+        if hive in self._fleet.hives:
+            raise HiveOffline(f"hive {hive} is offline")
+        known = ", ".join(self._links) or "none"
+        raise HiveNotFound(
+            f"no hive named {hive!r} was added (known: {known})", action="See `rbee hive list`."
+        )
+
+    def _say(self, job_id: str, stage: str, message: str) -> None:
+        self._post(PerformProgress(job_id, stage, message))
+
+
+class _Rate:
+    """How often something is told, and how fast bytes come."""
+
+    def __init__(self, every: float = TOLD_EVERY) -> None:
+        self._every = every
+        self._told = -1e9
+        self._began: tuple[float, int] | None = None
+
+    def due(self) -> bool:
+        """Whether it is to be told again; it counts as told then."""
+        now = time.monotonic()
+        if now - self._told < self._every:
+            return False
+        self._told = now
+        return True
+
+    def per_second(self, done: int) -> float:
+        """Bytes a second since the first word."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now, done
+        since, at_first = self._began
+        return (done - at_first) / (now - since) if now > since else 0.0
+
+
+def _info(
+    job_id: str,
+    entry: CatalogueEntry,
+    source: str,
+    target: str,
+    done: int,
+    rate: float,
+    state: TransferState = TransferState.RUNNING,
+) -> DownloadInfo:
+    left = entry.size - done
+    return DownloadInfo(
+        download_id=job_id,
+        ref=entry.ref,
+        model_id=entry.id,
+        state=state,
+        bytes_done=done,
+        bytes_total=entry.size,
+        rate=rate,
+        eta_seconds=left / rate if rate > 0 else None,
+        message=f"copied from {source}",
+        hive=target,
+    )

@@ -108,7 +108,7 @@ def check(scene):
                 if _at(w) == (hive.name, at.name)
                 and (w.state is WorkerState.LOADING or (w.state in WORKER_READY and not w.settled))
             ]
-            coming = sum(max(0, w.need_bytes - w.rss_bytes) for w in loading)
+            coming = sum(max(0, w.need_bytes - w.taken_bytes) for w in loading)
             assert fleet.free_memory(hive, at) == max(0, at.memory_free - coming)
             spot = fleet.spot(hive.name, at.name)
             idle = [

@@ -26,7 +26,7 @@ class Demand:
     device: str | None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Job:
     """One operation on its way. `*_at` fields are UTC seconds, `*_mono` fields monotonic ones."""
 

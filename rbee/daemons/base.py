@@ -191,6 +191,7 @@ class Door:
 
         try:
             self._check(headers)
+            del headers  # a stream is long
             await self._app(scope, self._bounded(receive), tagged)
         except RbeeError as exc:
             if started:

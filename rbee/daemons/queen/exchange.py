@@ -63,16 +63,19 @@ class Overdue(UpstreamTimeout):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Header names are lower case; `body` is empty when a taker had it."""
+    """Header names are lower case; they and `body` are empty when a taker had the body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
-    """A request ready to be written, and how its reply is taken. Times in seconds."""
+    """A request ready to be written, and how its reply is taken. Times in seconds.
+
+    Unless it is `repeatable`, head and body are let go of when they are written.
+    """
 
     head: bytes
     body: bytes
@@ -81,6 +84,7 @@ class Order:
     total: float | None
     deadline: float
     """On the loop's clock; inf without `total`."""
+    repeatable: bool = False
 
 
 class Connection(asyncio.Protocol):
@@ -90,7 +94,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_begun", "_check_at", "_gone", "_headed", "_headers", "_heard", "_keep",
+        "_begun", "_check_at", "_framed", "_gone", "_headed", "_headers", "_heard", "_keep",
         "_largest", "_loop", "_order", "_parser", "_parts", "_patience", "_size", "_status",
         "_take", "_timer", "_transport", "_unread", "_waiter", "closed", "key",
     )  # fmt: skip
@@ -123,6 +127,7 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._begun = False
         self._headed = False
+        self._framed = False
         self._status = 0
         self._unread = 0
         self._size = 0
@@ -150,6 +155,8 @@ class Connection(asyncio.Protocol):
         whole = False
         try:
             self._transport.writelines((order.head, order.body))
+            if not order.repeatable:
+                order.head = order.body = b""
             outcome = await waiter
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -219,7 +226,7 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
         waiter = self._waiter
         if waiter is not None and not waiter.done():
-            if exc is None and self._headed and not self._framed():
+            if exc is None and self._headed and not self._framed:
                 waiter.set_result(self._reply())
             else:
                 when = "in the middle of" if self._begun else "before"
@@ -252,6 +259,7 @@ class Connection(asyncio.Protocol):
             self._headers = {}
             return
         self._headed = True
+        self._framed = "content-length" in self._headers or "transfer-encoding" in self._headers
         self._status = status
         headers = self._headers
         if headers.get("transfer-encoding", "chunked").lower() != "chunked":
@@ -261,6 +269,7 @@ class Connection(asyncio.Protocol):
         on_data = self._order.on_data if self._order is not None else None
         if on_data is not None and status == 200 and _is_events(headers.get("content-type", "")):
             self._take = on_data
+            self._headers = {}  # nobody asks for them, and a stream is long
 
     def on_body(self, body: bytes) -> None:
         """Some bytes of the body."""
@@ -293,9 +302,6 @@ class Connection(asyncio.Protocol):
         error = BadReply(f"a reply not understood here: {why}", begun=True)
         self.fail(error)
         raise error
-
-    def _framed(self) -> bool:
-        return "content-length" in self._headers or "transfer-encoding" in self._headers
 
     def _reply(self) -> Reply:
         return Reply(self._status, self._headers, b"".join(self._parts))

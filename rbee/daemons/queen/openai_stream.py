@@ -56,8 +56,10 @@ class ChatStream(Response):
         await reply(scope, receive, send)
 
     async def _pour(self, wire: Wire, send: Send) -> None:
-        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(head)
+        headers, self.raw_headers, self._headers = self.raw_headers, [], {}
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        del headers  # a stream is long, and there may be very many
+        wire.settle()
         pour, finished = _Pour(wire, self._told), False
         try:
             while await pour.until_needed():
@@ -83,6 +85,11 @@ class ChatStream(Response):
 
 class _Pour:
     """Writes what one stream gets, as long as the caller takes it."""
+
+    __slots__ = (
+        "_callbacks", "_future", "_heard", "_loop", "_opening", "_place", "_stream", "_timer",
+        "_told", "_wire", "left",
+    )  # fmt: skip
 
     def __init__(self, wire: Wire, told: Chunks) -> None:
         self.left = False

@@ -67,7 +67,7 @@ class _EmbedResult(msgspec.Struct):
     model: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Run:
     dispatch: Dispatch
     stream: JobStream

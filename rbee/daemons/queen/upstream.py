@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote, urlsplit
@@ -87,7 +87,7 @@ class Upstream:
         self._closed = False
         self._all_gone: anyio.Event | None = None
 
-    async def post(
+    def post(
         self,
         url: str,
         body: bytes,
@@ -97,7 +97,7 @@ class Upstream:
         silence: float,
         total: float | None = None,
         repeatable: bool = False,
-    ) -> Reply:
+    ) -> Coroutine[None, None, Reply]:
         """Send one request and return its reply. Times in seconds.
 
         `url` is `http://host:port/path` or `http+unix://%2Fpath%2Fto%2Fsocket/path`. With `on_data`
@@ -112,46 +112,31 @@ class Upstream:
         Broken, BadReply, Silent after `silence` seconds without a byte, Overdue after `total`
         seconds, and what `on_data` raises. Cancelling closes the connection at once.
         """
-        return await self._send(
-            "POST", url, body, headers, on_data=on_data, silence=silence, total=total,
-            repeatable=repeatable,
-        )  # fmt: skip
+        target = _target(url)
+        deadline = math.inf if total is None else asyncio.get_running_loop().time() + total
+        head = _head(target, headers, len(body), "POST")
+        return self._send(target, Order(head, body, on_data, silence, total, deadline, repeatable))
 
-    async def get(
+    def get(
         self,
         url: str,
         headers: Mapping[str, str],
         *,
         on_data: Callable[[bytes], None] | None = None,
         silence: float,
-    ) -> Reply:
+    ) -> Coroutine[None, None, Reply]:
         """The same without a body, for what may be asked twice."""
-        return await self._send(
-            "GET", url, b"", headers, on_data=on_data, silence=silence, total=None, repeatable=True
-        )
-
-    async def _send(
-        self,
-        method: str,
-        url: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        *,
-        on_data: Callable[[bytes], None] | None,
-        silence: float,
-        total: float | None,
-        repeatable: bool,
-    ) -> Reply:
         target = _target(url)
-        head = _head(target, headers, len(body), method)
-        deadline = math.inf if total is None else asyncio.get_running_loop().time() + total
-        order = Order(head, body, on_data, silence, total, deadline)
+        head = _head(target, headers, 0, "GET")
+        return self._send(target, Order(head, b"", on_data, silence, None, math.inf, True))
+
+    async def _send(self, target: _Target, order: Order) -> Reply:
         kept = self._kept(target)
         if kept is not None:
             try:
                 return await self._exchange(kept, order)
             except Broken as exc:
-                if exc.begun or not repeatable:
+                if exc.begun or not order.repeatable:
                     raise
         return await self._exchange(await self._connect(target, order), order)
 

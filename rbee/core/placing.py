@@ -34,6 +34,7 @@ def plan(colony: Colony) -> None:
         progress = False
         for job in colony.queue.heads(colony.now):
             progress |= _carry_out(colony, job, colony.policy.route(job, colony.view()))
+        progress = progress or _unclaim(colony)  # who claimed may be served or refused by now
 
 
 def _carry_out(colony: Colony, job: Job, verdict: Verdict) -> bool:
@@ -146,19 +147,22 @@ def _tell_group(colony: Colony, head: Job, reason: str, worker: Worker | None) -
     telling.waits(colony, head, *told)
 
 
-def _unclaim(colony: Colony) -> None:
-    """Let workers take others' work again when nobody waits for their room any more."""
+def _unclaim(colony: Colony) -> bool:
+    """Let workers take others' work again when nobody waits for their room any more; whether any
+    was let."""
     if not colony.queue:
         colony.told.clear()
     claimed = colony.fleet.claimed()
     if not claimed:
-        return
+        return False
+    freed = False
     wanted = {head.demand().model_id for head in colony.queue.heads(colony.now)}
     for worker in claimed:
         if worker.claimed_for not in wanted:
-            worker.claimed_for = None
+            worker.claimed_for, freed = None, True
             colony.fleet.touch(worker)
             telling.publish_worker(colony, worker)
+    return freed
 
 
 def _preempt(colony: Colony, job: Job) -> None:

@@ -38,7 +38,11 @@ class Holdings:
         return self._note(hive)
 
     def listed(self, hive: HiveState, models: list[ModelInfo], disk_free: int) -> bool:
-        """All models it has by now; one that it listed once and lists no more is gone."""
+        """All models it has by now; one that it listed once and lists no more is gone, also where
+        it was located by other content meanwhile: a damaged file has no digest any more."""
+        gone = {m.path for m in hive.capabilities.models} - {m.path for m in models}
+        for key in [key for key, model in hive.located.items() if model.path in gone]:
+            del hive.located[key]
         hive.capabilities = hive.capabilities.with_models(models, disk_free)
         return self._note(hive)
 

@@ -59,6 +59,18 @@ def test_a_worker_is_started_with_the_path_its_model_has_on_that_very_hive() -> 
     assert (start.spec.model_path, start.spec.model_key) == ("/away/tiny", DIGEST)
 
 
+def test_a_damaged_model_that_is_deleted_is_gone_under_both_its_names() -> None:
+    world = World()
+    whole = known(path="/m/tiny", digest=DIGEST)
+    world.tell(says("home", whole))
+    world.tell(ModelLocated("home", structs.replace(whole, digest=None)))
+    holdings = world.colony.fleet.holdings
+    assert set(holdings.of("/m/tiny")) == {"home"}
+    world.tell(says("home"))
+    assert (dict(holdings.of("/m/tiny")), dict(holdings.of(DIGEST))) == ({}, {})
+    assert "tiny" not in [m.id for m, _, _ in world.colony.fleet.held_models()]
+
+
 def test_what_a_hive_lists_no_more_is_not_started_there_again() -> None:
     world = World()
     world.submit("a")

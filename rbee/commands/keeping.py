@@ -20,7 +20,7 @@ from rbee.commands.following import run as run_job
 from rbee.commands.models import PROVIDERS, check_model
 from rbee.commands.places import check_hive, hive_of
 from rbee.commands.tables import room, table
-from rbee.errors import Cancelled, HiveNotFound, InvalidRequest, RbeeError
+from rbee.errors import HiveNotFound, InvalidRequest, RbeeError
 from rbee.narration import printable
 from rbee.output import print_error, print_json, size
 from rbee.protocol.base import convert
@@ -48,7 +48,9 @@ def delete(model: str, *, hive: str | None, yes: bool, manner: Manner) -> int:
                 f"deleting {printable(model)} needs a yes, and there is no terminal to ask on",
                 action="Add --yes.",
             )
-        _confirm(ask(lambda queen: queen.model(model)), hive)
+        if not _confirmed(ask(lambda queen: queen.model(model)), hive):
+            sys.stderr.write("rbee: nothing was deleted\n")
+            return 1
     operation = ModelDelete(model=model, hive=hive)
 
     async def work(queen: QueenClient, narrator: Bars) -> None:
@@ -262,15 +264,14 @@ def _tell_imported(
         sys.stderr.write("There is nothing that is not known already.\n")
 
 
-def _confirm(held: HeldModel, hive: str | None) -> None:
-    """Raises Cancelled unless the answer is yes."""
+def _confirmed(held: HeldModel, hive: str | None) -> bool:
+    """Ask on the terminal."""
     where = hive or ", ".join(held.hives)
     linked = held.entry is not None and held.entry.linked
     what = "its files belong to others and stay" if linked else f"{size(held.model.size)}"
     sys.stderr.write(f"Delete {printable(held.model.id)} from {where} ({what})? [y/N] ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Cancelled("nothing was deleted", action="Answer y, or add --yes.")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _check_path(path: str) -> None:

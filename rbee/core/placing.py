@@ -14,6 +14,7 @@ from rbee.core.bars import pinned_elsewhere
 from rbee.core.events import AbortRun, Count, Dispatch, Record, SaveJob
 from rbee.core.jobs import Job
 from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, Wait
+from rbee.core.queue import PROMOTE_AFTER
 from rbee.protocol.jobs import EventType, JobState, StartedData, StatusData
 from rbee.protocol.operations import ModelWork, Priority
 from rbee.protocol.workers import WorkerState
@@ -178,7 +179,11 @@ def _preempt(colony: Colony, job: Job) -> None:
         for worker in (pool.full.members if pool is not None else ())
         if not pinned_elsewhere(worker, request)
         for other in map(colony.jobs.get, worker.jobs)
-        if other is not None and other.streams_text and other.priority is Priority.BATCH
+        if other is not None
+        and other.streams_text
+        and other.priority is Priority.BATCH
+        # Put back, one that counts as interactive would be the next again, and put back again.
+        and colony.now - other.queued_mono < PROMOTE_AFTER
     ]
     if not running or any(other.preempted for other in running):
         return

@@ -21,6 +21,7 @@ from rbee.core.events import (
     Tick,
 )
 from rbee.core.limits import Limits
+from rbee.core.queue import PROMOTE_AFTER
 from rbee.errors import (
     BadGateway,
     ContextLengthExceeded,
@@ -319,6 +320,16 @@ def test_batch_work_is_put_back_for_an_interactive_job_that_waits_too_long() -> 
     again = dispatched(world.tell(done("urgent")))
     assert (again.job.job_id, again.attempt, again.job.tokens_before) == ("job", 2, 9)
     assert world.jobs["job"].failures == 0
+
+
+def test_batch_work_that_counts_as_interactive_is_not_put_back_to_be_the_next_again() -> None:
+    world = World(limits=CALM)
+    running_alone(world, priority=Priority.BATCH)
+    world.tell(Tick({"job": 5}), after=PROMOTE_AFTER)
+    world.beat("w-01", WorkerState.BUSY)
+    world.submit("urgent")
+    assert not of(world.tell(Tick({"job": 9}), after=11.0), AbortRun)
+    assert dispatched(world.tell(done("job"))).job.job_id == "urgent"
 
 
 def test_a_prompt_too_long_for_one_worker_goes_to_one_with_more_room() -> None:

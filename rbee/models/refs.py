@@ -88,6 +88,12 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Ref:
 
 def unknown(name: str, known: Iterable[str]) -> ModelNotFound:
     """The error for a name nobody knows, with the nearest known names."""
+    if _HUB.fullmatch(name):
+        return ModelNotFound(
+            f"no model is called {name!r} here",
+            action=f"`rbee model list` shows those that are; on the hub it would be hf:{name}",
+            model=name,
+        )
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return ModelNotFound(
@@ -117,7 +123,7 @@ def _parse(text: str, names: Mapping[str, str]) -> Ref:
             f"{text!r} is a path, not a model reference",
             action=f"Write it as file:{os.path.abspath(os.path.expanduser(text))}",
         )
-    if _NAME.fullmatch(text.lower()) is None:
+    if _NAME.fullmatch(text.lower()) is None and _HUB.fullmatch(text) is None:
         raise InvalidRequest(
             f"{text!r} is not a model reference", action=f"Name a model as {FORMS}."
         )

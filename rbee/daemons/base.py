@@ -35,6 +35,7 @@ from rbee.errors import (
     PayloadTooLarge,
     PortTaken,
     QueueFull,
+    RateLimited,
     RbeeError,
     Unavailable,
 )
@@ -273,7 +274,7 @@ def json_response(
 
 def error_headers(error: RbeeError) -> dict[str, str]:
     """Retry-After where trying again makes sense, WWW-Authenticate where a key is missing."""
-    if isinstance(error, Unavailable | QueueFull):
+    if isinstance(error, Unavailable | QueueFull | RateLimited):
         wait = int(error.details.get("retry_after", RETRY_AFTER))
         return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000)}
     if isinstance(error, MissingApiKey):

@@ -155,7 +155,8 @@ class JobRoutes:
         found = _decisions(job_id, await self._queen.store.decisions(job_id))
         job = self._queen.colony.jobs.get(job_id)
         state = job.state if job is not None else info.state
-        if job is not None and state is JobState.QUEUED and isinstance(job.request, ModelWork):
+        queued = job is not None and state is JobState.QUEUED and job.fetch_on is None
+        if job is not None and queued and isinstance(job.request, ModelWork):
             policy, view = self._queen.colony.policy, self._view()
             found.append(policy.explain(job, view, policy.route(job, view)))
         return json_response(Why(job_id=job_id, state=state, decisions=found))
@@ -165,6 +166,7 @@ class JobRoutes:
         colony, view = self._queen.colony, self._view()
         waiting = colony.queue.ordered(view.now)[:MAX_LISTED]
         paused = sorted(colony.later.values(), key=lambda job: job.not_before)
+        paused += colony.fetching.values()
         depth = {str(priority): count for priority, count in colony.queue.depth().items()}
         for job in paused:
             depth[job.priority] += 1

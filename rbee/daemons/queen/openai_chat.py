@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from rbee.daemons.queen.leftovers import DOWNLOADING
 from rbee.daemons.queen.openai_replies import FAILED, Run, failure_of, find, model_of, openai_error
 from rbee.daemons.queen.streams import JobStream, read_all
 from rbee.errors import InternalError, RbeeError, ShuttingDown
 from rbee.protocol.base import encode
-from rbee.protocol.jobs import EndData, EventType, MetricsData, TokenData
+from rbee.protocol.jobs import EndData, EventType, MetricsData, StatusData, TokenData
 from rbee.protocol.workers import LikelyToken, TokenLogprob
 from rbee.sse import DONE, encode_comment, encode_event
 
@@ -47,6 +48,8 @@ class Chunks:
     def __init__(self, runs: Sequence[Run], *, usage: bool) -> None:
         self.runs = runs
         self._usage = usage
+        self._percent = -1
+        """Of the model that was on its way, as told."""
         self._head = _head(runs, "chat.completion.chunk")
         # A chunk of text alone differs from the next in nothing else: it is written around it.
         self._around = [
@@ -91,7 +94,20 @@ class Chunks:
         if kind == EventType.END:
             end = msgspec.json.decode(data, type=EndData)
             return self._chunk(index, {}, finish=end.finish_reason)
+        if kind == EventType.STATUS:
+            return self._downloading(data)
         return b""
+
+    def _downloading(self, data: bytes) -> bytes:
+        """A comment for each percent of a model that is being fetched; nothing for other news."""
+        status = msgspec.json.decode(data, type=StatusData)
+        if status.stage != DOWNLOADING or status.progress is None:
+            return b""
+        percent = int(100 * status.progress)
+        if percent == self._percent:
+            return b""
+        self._percent = percent
+        return encode_comment(f"downloading {percent} %")
 
     def _chunk(
         self,

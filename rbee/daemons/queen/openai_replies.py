@@ -52,8 +52,9 @@ def openai_error(error: RbeeError) -> Response:
 
 
 def begun(runs: Sequence[Run]) -> bool:
-    """There is a first token, the end of all, or a failure of one: what decides the status."""
-    return any(run.stream.tokens for run in runs) or over(runs)
+    """There is a first token, the end of all, or a failure of one: what decides the status. Or a
+    model is on its way, for which no caller waits without a word."""
+    return any(run.stream.tokens or run.job.fetch_on is not None for run in runs) or over(runs)
 
 
 def over(runs: Sequence[Run]) -> bool:
@@ -132,7 +133,7 @@ def served_by(queen: Queen, runs: Sequence[Run]) -> dict[str, str]:
                 "X-Rbee-Resumed": str(sum(one.job.resumes for one in runs)),
                 "X-Rbee-Overhead-Ms": str(queen.overhead_ms(run.job)),
             }
-    return {}
+    return {"X-Rbee-Job": ",".join(run.job.job_id for run in runs)}
 
 
 def model_of(runs: Sequence[Run]) -> str:

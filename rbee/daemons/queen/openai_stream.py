@@ -146,9 +146,9 @@ class _Pour:
         if self._over or self._wire.paused:
             self._need()
             return
-        self._heard = self._loop.time()
         block = self.take()
         if block:
+            self._heard = self._loop.time()
             self._wire.write(block)
 
     def _leave(self) -> None:

@@ -187,7 +187,7 @@ class Queen:
         now = self.clock.monotonic()
         if positions is not None:
             return job.info(positions.get(job.job_id))
-        if job.job_id in self.colony.later:
+        if job.job_id in self.colony.later or job.fetch_on is not None:
             return job.info()
         eta = self.colony.policy.first_token(job, self.colony.view(now=now))
         return job.info(self.colony.queue.position(job, now), eta)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = {
-    "anyio", "asyncssh", "httpx", "llama_cpp", "msgspec", "numpy", "psutil", "sqlite3",
+    "anyio", "asyncssh", "httpx", "huggingface_hub", "llama_cpp", "msgspec", "numpy", "psutil", "sqlite3",
     "starlette", "textual", "uvicorn",
 }  # fmt: skip
 PROGRAM = """
@@ -26,7 +26,15 @@ sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modul
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], ["infer", "--help"], ["queen", "--help"]]
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["infer", "--help"],
+        ["queen", "--help"],
+        ["model", "--help"],
+        ["model", "download", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(args: list[str], tmp_path: Path):
     done = subprocess.run(

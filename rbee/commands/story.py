@@ -131,7 +131,8 @@ class _Lines:
             if step == self.step:
                 return ""
             self.step = step
-        return f"{status.stage}: {status.message}"
+        told = status.message.startswith(status.stage)
+        return status.message if told else f"{status.stage}: {status.message}"
 
     def _line(self, event: ServerEvent) -> str:
         match event.event:

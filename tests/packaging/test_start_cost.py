@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 HEAVY = {
-    "anyio", "asyncssh", "httpx", "huggingface_hub", "llama_cpp", "msgspec", "numpy", "psutil", "sqlite3",
-    "starlette", "textual", "uvicorn",
+    "anyio", "asyncssh", "httpx", "huggingface_hub", "llama_cpp", "msgspec", "numpy", "psutil",
+    "sqlite3", "starlette", "textual", "uvicorn",
 }  # fmt: skip
 PROGRAM = """
 import json, sys

@@ -3,7 +3,11 @@
     RbeeError
     ├── InvalidRequest 400 ─┬─ ValidationFailed (field, constraint)
     │                       └─ ContextLengthExceeded
-    ├── MissingApiKey 401, InvalidApiKey 401, Forbidden 403
+    ├── MissingApiKey 401, InvalidApiKey 401
+    ├── Forbidden 403 ─┬─ LoginRefused
+    │                  ├─ HostKeyUnknown
+    │                  ├─ HostKeyChanged
+    │                  └─ HostKeyRevoked
     ├── NotFound 404 ─┬─ ModelNotFound
     │                 └─ HiveNotFound
     ├── DeadlineUnmet 408
@@ -18,7 +22,9 @@
     ├── InternalError 500 ─┬─ WorkerCrashed
     │                      ├─ WorkerLost
     │                      └─ ModelLoadFailed
-    ├── BadGateway 502, DownloadFailed 502
+    ├── BadGateway 502 ─┬─ ConnectionFailed
+    │                   └─ RemoteCommandFailed ── InstallFailed
+    ├── DownloadFailed 502
     ├── Unavailable 503 ─┬─ AllSlotsBusy
     │                    ├─ CircuitBreakerOpen
     │                    ├─ NoWorkers
@@ -131,6 +137,38 @@ class Forbidden(RbeeError):
     code = "FORBIDDEN"
     status = 403
     hint = "Call from this machine, or allow the origin in `queen.allowed_origins`."
+
+
+class LoginRefused(Forbidden):
+    """The machine accepts none of our keys (`details.methods`: what it would accept instead)."""
+
+    code = "LOGIN_REFUSED"
+    exit_code = 255
+    hint = "Put your public key there: ssh-copy-id USER@HOST."
+
+
+class HostKeyUnknown(Forbidden):
+    """The machine's host key was never seen (`details.fingerprint`, `details.key_type`)."""
+
+    code = "HOST_KEY_UNKNOWN"
+    exit_code = 255
+    hint = "Compare the fingerprint with the machine's own, then accept it."
+
+
+class HostKeyChanged(Forbidden):
+    """Another host key than known (`details.fingerprint`, `known`, `file`, `line`)."""
+
+    code = "HOST_KEY_CHANGED"
+    exit_code = 255
+    hint = "If the machine was installed anew, remove the old key's line; else somebody is between."
+
+
+class HostKeyRevoked(Forbidden):
+    """The machine shows a host key that a known_hosts file calls revoked."""
+
+    code = "HOST_KEY_REVOKED"
+    exit_code = 255
+    hint = "Give the machine a new host key; a revoked one may be in a stranger's hands."
 
 
 class NotFound(RbeeError):
@@ -291,6 +329,28 @@ class BadGateway(RbeeError):
     status = 502
     exit_code = 255
     hint = "Check that the address belongs to rbee and that versions match."
+
+
+class ConnectionFailed(BadGateway):
+    """No SSH connection came about, or it broke (`details.attempts`)."""
+
+    code = "CONNECTION_FAILED"
+    hint = "Check the address and that an SSH server runs there: ssh USER@HOST."
+
+
+class RemoteCommandFailed(BadGateway):
+    """A command on another machine failed (`details.command`, `details.status`, `details.tail`)."""
+
+    code = "REMOTE_COMMAND_FAILED"
+    exit_code = 1
+    hint = "Run the command on that machine and read what it says."
+
+
+class InstallFailed(RemoteCommandFailed):
+    """rbee could not be put on a machine (`details.step`, `details.tail`); nothing changed."""
+
+    code = "INSTALL_FAILED"
+    hint = "Read the last lines; what was there before is as it was."
 
 
 class DownloadFailed(RbeeError):

@@ -249,9 +249,14 @@ def fit(wish: Wish, fleet: Fleet, site: Site, room: Room | None = None) -> Place
             # What loads is counted generously: refusing for good waits until its figures settle.
             loading = [w for w in spot.loading.values() if w.state is WorkerState.LOADING]
             coming = sum(w.need_bytes for w in loading if not w.pinned)
+            if device.kind != "cpu":  # how much of it the device counts already is not told
+                coming += sum(max(0, w.need_bytes - w.held_bytes) for w in loading if not w.pinned)
+            fresh = [w for w in spot.loading.values() if w.state is not WorkerState.LOADING]
+            coming += sum(max(0, w.need_bytes - w.taken_bytes) for w in fresh)
             staying = [w for w in there if w.state not in _ENDING]
             if could_ever(missing - coming, staying, room):
-                others = [w.id for w in there if w.state is WorkerState.LOADING or w.claimed_for]
+                loads = [*loading, *fresh]
+                others = [w.id for w in there if w in loads or w.claimed_for]
                 return place(until=f"the memory of {', '.join(others)}")
     return insufficient(
         model,

@@ -35,6 +35,8 @@ class Worker:
     progress: float | None = None
     memory_bytes: int = 0
     rss_bytes: int = 0
+    counted_bytes: int = 0
+    """What it had taken of a GPU, by its own report, when its hive last told of the device."""
     cpu_percent: float = 0.0
     beat_mono: float = 0.0
     beat_at: float | None = None
@@ -100,7 +102,14 @@ class Worker:
     def taken_bytes(self) -> int:
         """What its device already counts as used while it loads. The process's own memory is main
         memory, and says nothing of a GPU's."""
-        return self.rss_bytes if self.spec.device == "cpu" else self.memory_bytes
+        return self.rss_bytes if self.spec.device == "cpu" else self.counted_bytes
+
+    @property
+    def loading_bytes(self) -> int:
+        """What it has taken of its device by its own report; while it reads its weights, by how far
+        it is."""
+        weights = self.model.gpu_weights_bytes or self.model.weights_bytes
+        return self.memory_bytes or int((self.progress or 0.0) * weights)
 
     @property
     def free_slots(self) -> int:

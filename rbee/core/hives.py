@@ -110,6 +110,7 @@ def _measured(colony: Colony, name: str, said: HiveTelemetry) -> None:
     for device in hive.devices:
         spot = colony.fleet.spot(name, device.name)
         for worker in list(spot.loading.values()) if spot is not None else ():
+            worker.counted_bytes = worker.loading_bytes
             if worker.metered and worker.state in WORKER_READY:
                 worker.settled = True
                 colony.fleet.touch(worker)

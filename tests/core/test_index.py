@@ -99,6 +99,18 @@ def check(scene):
     assert {w.id for w in fleet.claimed_for("m9")} == claimed == {w.id for w in fleet.claimed()}
     draining = {w.id for w in live if w.state in WORKER_READY and w.draining}
     assert {w.id for w in fleet.draining()} == draining
+    ready = [w for w in workers if w.state in WORKER_READY]
+    assert {w.id for w in fleet.unready()} == {w.id for w in workers if w not in ready}
+    assert {w.id for w in fleet.suspects()} == {w.id for w in ready if w.suspect}
+    assert fleet.live_total() == len(live)
+    resting = [w for w in ready if not w.jobs and not w.pinned]
+    for name, idle in fleet.index.idle.items():
+        assert {*idle} == {w.id for w in resting if w.spec.model_id == name}
+        times = [w.idle_since for w in idle.values()]
+        assert times == sorted(times)
+    assert sum(map(len, fleet.index.idle.values())) == len(resting)
+    for name in {w.hive for w in workers}:
+        assert {w.id for w in fleet.on(name)} == {w.id for w in workers if w.hive == name}
     for hive in fleet.hives.values():
         assert fleet.hive_info(hive).workers == sum(1 for w in live if w.hive == hive.name)
         for at in hive.devices:

@@ -108,7 +108,7 @@ class _Used:
         if scope.get("path", "") in NO_USE:
             await self._app(scope, receive, send)
             return
-        with self._queen.use.one():
+        with self._queen.use:
             await self._app(scope, receive, send)
 
 

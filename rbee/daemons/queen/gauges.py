@@ -125,5 +125,5 @@ def _streams(queen: Observed) -> tuple[int, int]:
         stream = queen.streams.live(job_id)
         if stream is not None:
             found += 1
-            readers |= stream.wakers
+            readers.update(stream.wakers)
     return found, len(readers)

@@ -103,7 +103,7 @@ class _Pour:
         self._heard = self._loop.time()
         self._future: asyncio.Future[None] | None = None
         self._callbacks = self._news, self._leave
-        self._stream.wakers.add(self._callbacks[0])
+        self._stream.watch(self._callbacks[0])
         wire.watch(self._callbacks[1])
         self._timer = self._loop.call_later(streams.KEEPALIVE, self._check)
         self._news()
@@ -136,7 +136,7 @@ class _Pour:
     def close(self) -> None:
         """Write no more."""
         news, leave = self._callbacks
-        self._stream.wakers.discard(news)
+        self._stream.unwatch(news)
         self._wire.unwatch(leave)
         self._timer.cancel()
         del self._callbacks, self._timer  # they hold this object: leave nothing for the collector

@@ -11,8 +11,7 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -69,15 +68,13 @@ class Use:
         self.open = 0
         self.last = clock.monotonic()
 
-    @contextmanager
-    def one(self) -> Generator[None]:
-        """One request."""
+    def __enter__(self) -> None:
+        """One request begins."""
         self.open += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
-            self.last = self._clock.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.open -= 1
+        self.last = self._clock.monotonic()
 
 
 class Queen:

@@ -75,13 +75,13 @@ class Reader:
     async def _wait(self) -> bool:
         self._future = self._loop.create_future()
         for stream in self._streams:
-            stream.wakers.add(self._told)
+            stream.watch(self._told)
         try:
             return await self._future
         finally:
             self._future = None
             for stream in self._streams:
-                stream.wakers.discard(self._told)
+                stream.unwatch(self._told)
 
     def _wake(self) -> None:
         if self._ready is None or self._ready():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -176,7 +177,7 @@ class Relay:
                 f"{dispatch.url}/v1/execute",
                 encode(execute_of(run.dispatch, run.stream, run.name, ids=run.ids)),
                 _headers(run),
-                on_data=None if embeds else lambda data: self._data(run, data),
+                on_data=None if embeds else partial(self._data, run),
                 silence=silence,
             )
             return self._replied(run, reply)

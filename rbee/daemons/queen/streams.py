@@ -40,7 +40,7 @@ class JobStream:
         self.log = job_log or JobLog()
         self._journal = journal
         self.closed = False
-        self.wakers: set[Callable[[], None]] = set()
+        self.wakers: tuple[Callable[[], None], ...] = ()
         """Called when there is news, in the loop's next round: all that has gathered by then."""
         self._due = False
 
@@ -130,6 +130,15 @@ class JobStream:
                 elif not await reader.news():
                     yield at + 1, []
 
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call this when there is news. A tuple holds them: a set for each stream takes more."""
+        if wake not in self.wakers:
+            self.wakers = (*self.wakers, wake)
+
+    def unwatch(self, wake: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        self.wakers = tuple(one for one in self.wakers if one != wake)
+
     def close(self) -> None:
         """Let readers go without a terminal event: the queen leaves, the job will go on later."""
         self.closed = True
@@ -141,7 +150,7 @@ class JobStream:
 
     def _wake(self) -> None:
         self._due = False
-        for wake in tuple(self.wakers):
+        for wake in self.wakers:
             wake()
 
 

@@ -134,11 +134,14 @@ class Upstream:
         kept = self._kept(target)
         if kept is not None:
             try:
-                return await self._exchange(kept, order)
+                reply = await kept.exchange(order)
             except Broken as exc:
                 if exc.begun or not order.repeatable:
                     raise
-        return await self._exchange(await self._connect(target, order), order)
+            else:
+                return self._after(kept, reply)
+        made = await self._connect(target, order)
+        return self._after(made, await made.exchange(order))
 
     async def close(self) -> None:
         """Close all connections; requests in progress end with Broken."""
@@ -150,8 +153,8 @@ class Upstream:
             with anyio.move_on_after(GOODBYE):
                 await self._all_gone.wait()
 
-    async def _exchange(self, connection: Connection, order: Order) -> Reply:
-        reply = await connection.exchange(order)
+    def _after(self, connection: Connection, reply: Reply) -> Reply:
+        """Keep the connection for the next one, where it is as good as new."""
         if connection.reusable() and not self._closed:
             idle = self._idle.setdefault(connection.key, [])
             if len(idle) < IDLE_EACH:

@@ -206,7 +206,11 @@ class Provision:
             return (await self.desk.plan(ref, fresh=True)).order
 
         plan = await self.desk.plan(ref)
-        return await self._transfers.fetch(hive, plan.order, renew, heard)
+        try:
+            return await self._transfers.fetch(hive, plan.order, renew, heard)
+        except RbeeError:
+            self.desk.forget(ref)  # whoever asks next is told what the hub then says
+            raise
 
 
 def scaled(choice: Choice, plan: Plan | None) -> ModelInfo:

@@ -210,19 +210,11 @@ class Catalog:
             return choice
         if not isinstance(ref, refs.HubRef):
             return choice
-        quant = (choice.quant or "").casefold()
+        name = f"{ref.repo}:{choice.quant}" if choice.quant else ref.repo
         here = [
             hive
             for model, hives, _ in self._colony.fleet.held_models()
-            if _repo_of(model.ref) == ref.repo and (model.quant or "").casefold() == quant
+            if model.id.partition("@")[0].casefold() == name.casefold()
             for hive in hives
         ]
         return msgspec.structs.replace(choice, here=list(dict.fromkeys(here)))
-
-
-def _repo_of(ref: str) -> str | None:
-    try:
-        found = refs.parse(ref)
-    except RbeeError:
-        return None
-    return found.repo if isinstance(found, refs.HubRef) else None

@@ -143,6 +143,14 @@ class Connection(asyncio.Protocol):
         Raises Broken, BadReply, Silent, Overdue, and whatever `on_data` raises. After any of those
         and after a cancellation the connection is closed and `on_data` is not called again.
         """
+        outcome = await self.begin(order)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def begin(self, order: Order) -> asyncio.Future[Reply | BaseException]:
+        """The same without waiting: the future's result is the reply or what `exchange` raises.
+        Cancelling it closes the connection. Raises Broken when that is closed already."""
         if self.closed:
             raise Broken("the connection ended as soon as it was made", begun=False)
         self._reset()
@@ -152,21 +160,17 @@ class Connection(asyncio.Protocol):
         self._heard = self._loop.time()
         self._waiter = waiter = self._loop.create_future()
         self._watch()
-        whole = False
-        try:
-            self._transport.writelines((order.head, order.body))
-            if not order.repeatable:
-                order.head = order.body = b""
-            outcome = await waiter
-            if isinstance(outcome, BaseException):
-                raise outcome
-            whole = True
-            return outcome
-        finally:
-            self._waiter = self._order = None
-            self._reset()
-            if not whole:
-                self.abort()
+        waiter.add_done_callback(self._over)  # before any of the caller's
+        self._transport.writelines((order.head, order.body))
+        if not order.repeatable:
+            order.head = order.body = b""
+        return waiter
+
+    def _over(self, waiter: asyncio.Future[Reply | BaseException]) -> None:
+        self._waiter = self._order = None
+        self._reset()
+        if waiter.cancelled() or isinstance(waiter.result(), BaseException):
+            self.abort()
 
     def rest(self, seconds: float) -> None:
         """Nobody needs it now: close it when nobody came back after this time."""

@@ -7,6 +7,7 @@ the same text; log-probabilities, token ids and vectors pass as the bytes they c
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,7 +76,9 @@ class _Run:
     began: float
     token: str
     """Of the worker's hive, whose link may be gone before the run is."""
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    connecting: anyio.CancelScope | None = None
+    reply: asyncio.Future[Reply | BaseException] | None = None
+    """While the worker has it."""
     events: WorkerEvents = field(default_factory=WorkerEvents)
     heard: bool = False
     """Whether the worker is known to have the request."""
@@ -116,6 +119,7 @@ class Relay:
         self._stall = stall_timeout
         self._runs: dict[tuple[str, int], _Run] = {}
         self._upstream = Upstream(largest=LARGEST)
+        self._closed = False
 
     def start(self, dispatch: Dispatch) -> None:
         """Run a job on its worker; what it has answered so far is not asked for again."""
@@ -137,11 +141,14 @@ class Relay:
         if run is None or run.cancelling:
             return
         run.cancelling = True
-        if run.heard:
-            run.scope.deadline = anyio.current_time() + CLEANUP
+        if run.reply is None:
+            if run.connecting is not None:
+                run.connecting.cancel()
+        elif run.heard:
+            asyncio.get_running_loop().call_later(CLEANUP, run.reply.cancel)
             self._tasks.start_soon(self._cancel_upstream, run)
         else:
-            run.scope.cancel()
+            run.reply.cancel()
 
     def told(self, job_id: str, attempt: int) -> str:
         """A worker's last comment on a run (`prefill 3/10`); empty when there is none."""
@@ -149,42 +156,82 @@ class Relay:
         return run.events.comment if run is not None else ""
 
     async def close(self) -> None:
-        """Close the upstream connections."""
+        """Close the upstream connections; runs in progress end without a word."""
+        self._closed = True
         await self._upstream.close()
 
     async def _carry(self, run: _Run) -> None:
-        dispatch = run.dispatch
+        """Hand it to the worker. What comes of it needs no task: see `_data` and `_ended`."""
         try:
-            with run.scope:
-                event = await self._run(run)
-                if not run.reported:
-                    self._post(self._cancelled(run) if run.cancelling else event)
-                return
-            if not run.heard:
-                with anyio.move_on_after(CLEANUP):
-                    await self._cancel_upstream(run)
-            if not run.reported:
-                self._post(self._cancelled(run))
+            with anyio.CancelScope() as run.connecting:
+                if not run.cancelling:
+                    run.reply = await self._begin(run)
+        except Exception as exc:
+            self._end(run, self._event_of(run, exc))
+            return
         finally:
-            self._runs.pop((dispatch.job.job_id, dispatch.attempt), None)
+            run.connecting = None
+            if run.reply is None:
+                self._forget(run)
+        if run.reply is None:
+            self._end(run, self._cancelled(run))
+            return
+        run.reply.add_done_callback(partial(self._ended, run))
+        if run.cancelling and not run.heard:
+            run.reply.cancel()
 
-    async def _run(self, run: _Run) -> Event:
-        dispatch = run.dispatch
-        embeds = isinstance(dispatch.job.request, Embed)
-        silence = EMBED_TIMEOUT if embeds else self._stall
+    async def _begin(self, run: _Run) -> asyncio.Future[Reply | BaseException]:
+        embeds = isinstance(run.dispatch.job.request, Embed)
+        return await self._upstream.begin(
+            f"{run.dispatch.url}/v1/execute",
+            encode(execute_of(run.dispatch, run.stream, run.name, ids=run.ids)),
+            _headers(run),
+            on_data=None if embeds else partial(self._data, run),
+            silence=self._silence(run),
+        )
+
+    def _silence(self, run: _Run) -> float:
+        return EMBED_TIMEOUT if isinstance(run.dispatch.job.request, Embed) else self._stall
+
+    def _ended(self, run: _Run, reply: asyncio.Future[Reply | BaseException]) -> None:
+        """The worker's reply is over, or was let go of."""
+        if self._closed:
+            self._forget(run)
+        elif not reply.cancelled():
+            self._end(run, self._event_of(run, reply.result()))
+        elif run.heard:
+            self._end(run, self._cancelled(run))
+        else:
+            self._tasks.start_soon(self._let_go, run)
+
+    async def _let_go(self, run: _Run) -> None:
+        """Whether the worker has it is not known: it is told before the slot counts as free."""
         try:
-            reply = await self._upstream.post(
-                f"{dispatch.url}/v1/execute",
-                encode(execute_of(run.dispatch, run.stream, run.name, ids=run.ids)),
-                _headers(run),
-                on_data=None if embeds else partial(self._data, run),
-                silence=silence,
-            )
-            return self._replied(run, reply)
+            with anyio.move_on_after(CLEANUP):
+                await self._cancel_upstream(run)
+            self._end(run, self._cancelled(run))
+        finally:
+            self._forget(run)
+
+    def _end(self, run: _Run, event: Event) -> None:
+        """Say how it ended, unless that was said already."""
+        self._forget(run)
+        self._report(run, self._cancelled(run) if run.cancelling else event)
+
+    def _forget(self, run: _Run) -> None:
+        self._runs.pop((run.dispatch.job.job_id, run.dispatch.attempt), None)
+
+    def _event_of(self, run: _Run, outcome: Reply | BaseException) -> Event:
+        dispatch = run.dispatch
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return self._replied(run, outcome)
         except UpstreamTimeout:
             log.info("job %s stalled on %s", dispatch.job.job_id, dispatch.worker_id)
             error = InferenceTimeout(
-                f"{dispatch.worker_id} made no progress on {dispatch.job.job_id} for {silence:g} s"
+                f"{dispatch.worker_id} made no progress on {dispatch.job.job_id} for"
+                f" {self._silence(run):g} s"
             )
             return self._failed(run, error, Loss.STALLED)
         except UpstreamError as exc:

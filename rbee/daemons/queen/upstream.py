@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -116,6 +116,34 @@ class Upstream:
         deadline = math.inf if total is None else asyncio.get_running_loop().time() + total
         head = _head(target, headers, len(body), "POST")
         return self._send(target, Order(head, body, on_data, silence, total, deadline, repeatable))
+
+    async def begin(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        on_data: Callable[[bytes], None] | None,
+        silence: float,
+    ) -> asyncio.Future[Reply | BaseException]:
+        """`post` without waiting for the reply: while a stream lasts, no task need be there for it.
+
+        The future's result is the reply or the error that `post` raises; cancelling it closes the
+        connection. Raises ValueError, Unreachable, Broken before anything was sent.
+        """
+        target = _target(url)
+        order = Order(
+            _head(target, headers, len(body), "POST"), body, on_data, silence, None, math.inf
+        )
+        connection = self._kept(target) or await self._connect(target, order)
+        reply = connection.begin(order)
+        reply.add_done_callback(partial(self._ended, connection))
+        return reply
+
+    def _ended(self, connection: Connection, future: asyncio.Future[Reply | BaseException]) -> None:
+        reply = None if future.cancelled() else future.result()
+        if isinstance(reply, Reply):
+            self._after(connection, reply)
 
     def get(
         self,

@@ -16,7 +16,7 @@ from rbee.protocol.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ["docs/cli.md", "docs/configuration.md"]
-GUIDES = ["README.md", "docs/architecture.md", "docs/api.md", *REFERENCE]
+GUIDES = ["README.md", "docs/architecture.md", "docs/api.md", "docs/models.md", *REFERENCE]
 
 
 def text_of(name: str) -> str:
@@ -31,8 +31,10 @@ def written_routes(title: str) -> set[tuple[str, str]]:
     return set(re.findall(r"^\| (GET|POST|DELETE|PUT|PATCH) \| `([^`]+)` \|", section(title), re.M))
 
 
-def served_routes(file: str) -> set[tuple[str, str]]:
-    source = text_of(file).replace('f"{prefix}', '"/v1').replace("{{model:path}}", "{model}")
+def served_routes(daemon: str) -> set[tuple[str, str]]:
+    files = sorted((ROOT / "rbee" / "daemons" / daemon).glob("ap*.py"))
+    source = "".join(file.read_text("utf-8") for file in files)
+    source = source.replace('f"{prefix}', '"/v1').replace("{{model:path}}", "{model}")
     found = set(re.findall(r'\("(GET|POST|DELETE|PUT|PATCH)", "(/[^"]+)"', source))
     for path, rest in re.findall(r'\b(?:Route|guarded)\("(/[^"]+)", ([^\n]*)\),?\n', source):
         method = re.search(r'"(GET|POST|DELETE|PUT|PATCH)"', rest)
@@ -42,7 +44,7 @@ def served_routes(file: str) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("daemon", ["Queen", "Hive", "Worker"])
 def test_routes_are_as_written(daemon: str):
-    served = served_routes(f"rbee/daemons/{daemon.lower()}/app.py")
+    served = served_routes(daemon.lower())
     assert len(served) >= 8
     assert written_routes(daemon) == served
 

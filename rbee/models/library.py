@@ -70,7 +70,10 @@ class Library:
             return self._packaged(text)
         if (row := self.kept(text)) is not None:
             return row.info
-        ref = self._parse(text)
+        try:
+            ref = self._parse(text)
+        except RbeeError as exc:
+            raise self._gone(text) or exc from None
         if isinstance(ref, refs.PackageRef):
             return self._packaged(ref.name)
         if isinstance(ref, refs.FileRef):
@@ -104,6 +107,21 @@ class Library:
             return row
         found = [row for row in self._catalogue.rows() if _is_meant(row, ref)]
         return self._chosen([row for row in found if self._there(row) is not None], ref)
+
+    def _gone(self, text: str) -> ModelNotFound | None:
+        """The error for the id of a model whose files are not there any more; None: it is none."""
+        rows = [] if self._catalogue is None else self._catalogue.rows(gone=True)
+        entry = next((row.entry for row in rows if row.gone and row.entry.id == text), None)
+        if entry is None:
+            return None
+        again = next(iter(entry.asked), entry.ref)
+        return ModelNotFound(
+            f"{text} is not on this machine any more: {entry.path} is gone",
+            action=f"Fetch it again: rbee model download {again}"
+            if again.startswith("hf:")
+            else "Put the file back, or forget it: rbee model gc",
+            model=text,
+        )
 
     def _there(self, row: Row | None) -> Row | None:
         """The row as the disk now has it; None when its files are not there any more."""

@@ -209,9 +209,18 @@ class Stock:
         """See `foreign.cached`."""
         return foreign.cached(foreign.Places.of(), order)
 
+    def is_far(self, order: DownloadOrder) -> bool:
+        """Whether the hub's cache has all files of an order, on another disk than this folder."""
+        found = self.cached(order) or {}
+        if set(found) != {file.name for file in order.files}:
+            return False
+        make_private(self.folder)
+        here = self.folder.stat().st_dev
+        return any(path.stat().st_dev != here for path in found.values())
+
     def refer(self, order: DownloadOrder, stop: threading.Event) -> ModelInfo | None:
         """Put in an order's model where the hub's cache keeps it, when all of it is there and
-        right; None: it is not. For a cache on another disk; reads all of its files."""
+        right; None: it is not. Reads all of its files."""
         found = self.cached(order) or {}
         files: list[CatalogueFile] = []
         for file in order.files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,6 +246,28 @@ def test_the_hub_cache_spares_a_download(tmp_path, hub):
         assert len(hub.log()) == before
         entry = hive.json("GET", "/v1/models/entry", params={"model": order.model_id})
         assert Path(entry["path"]).samefile(snapshot / "m.gguf")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system")
+def test_a_hub_cache_on_another_disk_is_referred_to(tmp_path, hub):
+    order = order_for(hub, {"m.gguf": MODEL})
+    repo = order.ref.removeprefix("hf:").partition("@")[0]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as far:
+        if Path(far).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is the same file system")
+        snapshot = hub_cache(Path(far), repo, {"m.gguf": MODEL}, commit=order.revision)
+        with HiveProcess(tmp_path / "home", HF_HUB_CACHE=far) as hive:
+            before = len(hub.log())
+            assert hive.follow(hive.download(order)["download_id"])["state"] == "done"
+            assert len(hub.log()) == before
+            entry = hive.json("GET", "/v1/models/entry", params={"model": order.model_id})
+            assert (entry["path"], entry["linked"]) == (str(snapshot / "m.gguf"), True)
+            hive.json("DELETE", f"/v1/models/{order.model_id}")
+            (snapshot / "m.gguf").resolve().write_bytes(MODEL[:-1] + b"?")
+            assert hive.follow(hive.download(order)["download_id"])["state"] == "done"
+            entry = hive.json("GET", "/v1/models/entry", params={"model": order.model_id})
+            assert entry["linked"] is False
+            assert Path(entry["path"]).read_bytes() == MODEL
 
 
 def test_the_quota_takes_the_least_recently_used(tmp_path, hub):

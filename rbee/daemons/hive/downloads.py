@@ -63,6 +63,10 @@ class Shelf(Protocol):
         """Files of this machine that may be what the order wants, by their name in it."""
         ...
 
+    async def refer(self, order: DownloadOrder) -> ModelInfo | None:
+        """Use the model where it is, when all of it lies right on another disk of this machine."""
+        ...
+
     async def make_room(self, need: int) -> object:
         """Remove what the quota says must go before `need` more bytes come."""
         ...
@@ -225,7 +229,7 @@ class Downloads:
         kept = Folder(folder_of(self.folder, order))
         await self._hold(kept, record)
         try:
-            if await self.is_here(order):
+            if await self.is_here(order) or await self._shelf.refer(order) is not None:
                 await anyio.to_thread.run_sync(kept.remove)
                 record.become(TransferState.DONE, HERE)
                 return

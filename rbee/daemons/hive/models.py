@@ -157,8 +157,10 @@ class Models:
         return await anyio.to_thread.run_sync(self.stock.cached, order)
 
     async def refer(self, order: DownloadOrder) -> ModelInfo | None:
-        """Use the order's model where the hub's cache keeps it: for a cache from which no hard link
-        leads here. None: it is not all there, or not right."""
+        """Use the order's model where the hub's cache keeps it, when that is on another disk, from
+        which no hard link leads here. None: it is not, not all of it is there, or not right."""
+        if not await anyio.to_thread.run_sync(self.stock.is_far, order):
+            return None
         info = await in_thread(lambda _tell, stop: self.stock.refer(order, stop))
         if info is not None:
             log.info("model referred to", extra={"model": info.id, "path": info.path})

@@ -9,7 +9,7 @@ from rbee.backend_api import Embedding, Generation
 from rbee.core.events import Dispatch
 from rbee.core.jobs import Job
 from rbee.daemons.queen import streams
-from rbee.daemons.queen.relay import execute_of
+from rbee.daemons.queen.asking import execute_of
 from rbee.daemons.queen.streams import JobStream, read_all
 from rbee.daemons.worker.requests import request_of
 from rbee.protocol.base import convert, decode, encode

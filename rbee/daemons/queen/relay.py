@@ -26,6 +26,7 @@ from rbee.core.events import (
     RunFailed,
     RunStarted,
 )
+from rbee.daemons.queen.asking import execute_of
 from rbee.daemons.queen.streams import JobStream, Streams
 from rbee.daemons.queen.upstream import Reply, Upstream, UpstreamError, UpstreamTimeout
 from rbee.daemons.queen.worker_events import WorkerEvent, WorkerEvents
@@ -38,11 +39,10 @@ from rbee.errors import (
     WorkerCrashed,
     WorkerNotReady,
 )
-from rbee.protocol.base import builtins, encode
+from rbee.protocol.base import encode
 from rbee.protocol.jobs import EventType
-from rbee.protocol.messages import schema_of
-from rbee.protocol.operations import Embed, Infer
-from rbee.protocol.workers import CancelRequest, DoneEvent, EmbeddingUsage, Execute, Usage
+from rbee.protocol.operations import Embed
+from rbee.protocol.workers import CancelRequest, DoneEvent, EmbeddingUsage, Usage
 
 log = logging.getLogger("rbee.relay")
 CLEANUP = 5.0
@@ -365,52 +365,6 @@ class Relay:
             )
         except (UpstreamError, UpstreamTimeout) as exc:
             log.info("cancelling %s upstream: %s", run.name, exc)
-
-
-def execute_of(
-    dispatch: Dispatch, stream: JobStream, request_id: str, *, ids: bool = False
-) -> Execute:
-    """The worker's request for a job. A plain prompt is one user message unless it is `raw`."""
-    request = dispatch.job.request
-    if isinstance(request, Embed):
-        return Execute(
-            request_id=request_id,
-            input=request.texts(),
-            normalize=request.normalize,
-            stream=False,
-        )
-    assert isinstance(request, Infer)
-    messages = [message.plain() for message in request.messages or ()]
-    if request.prompt is not None and not request.raw:
-        messages = [{"role": "user", "content": request.prompt}]
-    so_far = stream.emitted()
-    return Execute(
-        request_id=request_id,
-        ids=ids,
-        emitted=so_far.text,
-        emitted_ids=so_far.ids if ids else [],
-        emitted_tokens=so_far.tokens,
-        prompt=request.prompt if request.raw else None,
-        messages=messages or None,
-        tools=builtins(request.tools),
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        min_p=request.min_p,
-        repetition_penalty=request.repetition_penalty,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        logit_bias=request.logit_bias,
-        seed=request.seed,
-        stop=list(request.stop),
-        ignore_eos=request.ignore_eos,
-        logprobs=request.logprobs,
-        grammar=request.grammar,
-        json_schema=schema_of(request.response_format),
-        cache=request.cache,
-        deterministic=request.deterministic,
-    )
 
 
 def _headers(run: _Run) -> dict[str, str]:

@@ -11,6 +11,7 @@ import psutil
 from rbee.sse import ServerEvent
 from tests.support.colony import Colony
 from tests.support.home import Home
+from tests.support.hub_fixture import StandIn
 from tests.support.told import Reader, Told, follow
 
 BUSY = "@delay=100 @repeat=2000 tick"
@@ -39,6 +40,7 @@ class Story:
     worker: str
     text: str
     many: list[subprocess.Popen[str]]
+    hub: StandIn
 
 
 def read_stream(url: str, job_id: str, after: int = 0) -> list[ServerEvent]:

@@ -54,9 +54,9 @@ def has_slow(story: Story, hub: StandIn, rate: int) -> None:
 @given("a hub with the model org/huge in 70 B parameters and in a small choice")
 def has_huge(story: Story, hub: StandIn) -> None:
     model = llama(layers=80)
-    sides = {32: 8192, 64: 28672, 16: 1024}  # width, inside, keys of all heads
+    sides: dict[int, int] = {32: 8192, 64: 28672, 16: 1024}  # width, inside, keys of all heads
     for name, weights in model.tensors.items():
-        shape = [sides.get(side, side) for side in weights.shape]
+        shape = [sides.get(int(side), int(side)) for side in weights.shape]
         model.tensors[name] = np.broadcast_to(np.float32(0), shape)
     model.set({
         "llama.embedding_length": 8192, "llama.feed_forward_length": 28672,

@@ -96,7 +96,8 @@ def test_a_download_to_another_machine_is_a_copy_when_one_has_it(pair: Pair) -> 
     pair.result("model_download", model=REF, hive="far")
     assert not (pair.colony.home.path / "data" / "models" / "hf").exists()
     pair.hub.stop()
-    assert pair.result("model_download", model=REF, hive="home")["to_hive"] == "home"
+    done = pair.result("model_download", model=REF, hive="home")
+    assert (done["hive"], done["copied_from"], done["bytes"]) == ("home", "far", len(DATA))
     assert pair.result("model_download", model=REF, hive="home")["already"] is True
     assert wait_for(lambda: pair.hives() == ["far", "home"])
 

@@ -142,11 +142,14 @@ class Performing:
             await self._transfers.until_there(request.hive)
         holder = await self._holder(request.model, request.hive)
         if holder is not None:
+            told: Result
             if request.hive in (None, holder):
                 model = await self._link(holder).resolve(request.model)
-                told: Result = {"model": model.id, "hive": holder, "bytes": model.size}
+                told = {"model": model.id, "hive": holder, "bytes": model.size}
                 return {**told, "already": True}
-            return await self._copied(job_id, request.model, holder, str(request.hive))
+            copied = await self._copied(job_id, request.model, holder, str(request.hive))
+            told = {"model": copied["model"], "hive": request.hive, "bytes": copied["bytes"]}
+            return {**told, "already": False, "copied_from": holder}
         plan = await self._provision.plan(request.model)
         hive = await self._provision.place(plan, request)
 

@@ -5,8 +5,6 @@ What is about memory, devices and backends is in rbee.core.feasibility.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rbee.core.costs import Facts
 from rbee.core.feasibility import Site
 from rbee.core.fleet import Worker
@@ -14,6 +12,7 @@ from rbee.core.index import Pool
 from rbee.core.policy import View
 from rbee.core.setbacks import Where, times
 from rbee.core.states import WORKER_READY
+from rbee.core.value import value
 from rbee.errors import ContextLengthExceeded, ModelIncompatible, RbeeError
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.operations import Embed, Infer, ModelWork
@@ -23,7 +22,7 @@ STEPS = (1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 to everyone who waits with every second."""
 
 
-@dataclass(frozen=True)
+@value()
 class Bar:
     """Why not. With an `error` it stays so; with `until` for so many seconds."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.policy import Policy
+from rbee.core.value import value
 from rbee.errors import RbeeError
 from rbee.protocol.base import Wire
 from rbee.protocol.decisions import Decision
@@ -19,7 +20,7 @@ from rbee.protocol.workers import Usage, WorkerSpec
 # ---- events: something happened ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@value()
 class JobSubmitted:
     """A checked job, already on disk when it is durable.
 
@@ -30,7 +31,7 @@ class JobSubmitted:
     recovered: bool = False
 
 
-@dataclass(frozen=True)
+@value()
 class JobCancelAsked:
     """Somebody wants it to end: the caller left, DELETE, Ctrl+C."""
 
@@ -38,7 +39,7 @@ class JobCancelAsked:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@value(kw_only=True)
 class RunEvent:
     """Something about one run; `attempt` tells which of the job's runs."""
 
@@ -48,14 +49,14 @@ class RunEvent:
     """Of the whole answer so far, as its readers have it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value(kw_only=True)
 class RunStarted(RunEvent):
     """The worker's first token is on its way to the readers."""
 
     ttft_ms: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@value(kw_only=True)
 class RunCompleted(RunEvent):
     """The worker finished the job."""
 
@@ -75,7 +76,7 @@ class Loss(StrEnum):
     """The worker made no progress for too long."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value(kw_only=True)
 class RunFailed(RunEvent):
     """The run ended with an error."""
 
@@ -83,14 +84,14 @@ class RunFailed(RunEvent):
     loss: Loss | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value(kw_only=True)
 class RunCancelled(RunEvent):
     """The worker has let go of the job, after so many tokens more than its readers have."""
 
     wasted: int = 0
 
 
-@dataclass(frozen=True)
+@value()
 class HiveJoined:
     """A hive is there; `kind` is local or http. `workers` already run there and are adopted."""
 
@@ -101,7 +102,7 @@ class HiveJoined:
     workers: Sequence[HiveWorker] = ()
 
 
-@dataclass(frozen=True)
+@value()
 class HiveLeft:
     """A hive does not answer any more."""
 
@@ -109,7 +110,7 @@ class HiveLeft:
     reason: str
 
 
-@dataclass(frozen=True)
+@value()
 class HiveSaid:
     """A hive's own event."""
 
@@ -117,7 +118,7 @@ class HiveSaid:
     event: AnyHiveEvent
 
 
-@dataclass(frozen=True)
+@value()
 class ModelLocated:
     """The hive has the model although it does not list it; `model.path` is its path there."""
 
@@ -125,7 +126,7 @@ class ModelLocated:
     model: ModelInfo
 
 
-@dataclass(frozen=True)
+@value()
 class FetchProgress:
     """How far the model is that a job waits for; `progress` 0..1, None: nobody knows."""
 
@@ -134,7 +135,7 @@ class FetchProgress:
     progress: float | None = None
 
 
-@dataclass(frozen=True)
+@value()
 class Fetched:
     """The model that a job waits for is on the hive's disk, at `model.path`."""
 
@@ -143,7 +144,7 @@ class Fetched:
     model: ModelInfo
 
 
-@dataclass(frozen=True)
+@value()
 class FetchFailed:
     """The model that a job waits for cannot be had."""
 
@@ -151,7 +152,7 @@ class FetchFailed:
     error: RbeeError
 
 
-@dataclass(frozen=True)
+@value()
 class PerformProgress:
     """How far an operation on models is; `progress` 0..1, None: nobody knows."""
 
@@ -161,7 +162,7 @@ class PerformProgress:
     progress: float | None = None
 
 
-@dataclass(frozen=True)
+@value()
 class Performed:
     """An operation on models is done; `result` is what its job's stream tells."""
 
@@ -169,7 +170,7 @@ class Performed:
     result: Mapping[str, object]
 
 
-@dataclass(frozen=True)
+@value()
 class PerformFailed:
     """An operation on models went wrong."""
 
@@ -177,14 +178,14 @@ class PerformFailed:
     error: RbeeError
 
 
-@dataclass(frozen=True)
+@value()
 class PerformCancelled:
     """An operation on models was broken off, as AbortPerform wanted."""
 
     job_id: str
 
 
-@dataclass(frozen=True)
+@value()
 class SpawnRefused:
     """The hive could not start the process at all, or knows of none."""
 
@@ -193,7 +194,7 @@ class SpawnRefused:
     error: RbeeError
 
 
-@dataclass(frozen=True)
+@value()
 class Tick:
     """Twice a second; `tokens` counts what each running job has produced so far."""
 
@@ -202,7 +203,7 @@ class Tick:
     """It comes so late that she can have heard nobody: silence until now proves nothing."""
 
 
-@dataclass(frozen=True)
+@value()
 class Counted:
     """What each running job has produced so far, told before news that may end runs: of what a lost
     worker's readers have, nothing else tells."""
@@ -210,7 +211,7 @@ class Counted:
     tokens: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@value()
 class SettingsChanged:
     """The settings were read again; workers that run keep what they were started with."""
 
@@ -218,7 +219,7 @@ class SettingsChanged:
     limits: Limits
 
 
-@dataclass(frozen=True)
+@value()
 class ShutdownAsked:
     """The queen is told to go."""
 
@@ -253,7 +254,7 @@ Event = (
 # ---- effects: something shall be done ----------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@value()
 class Dispatch:
     """Run the job on the worker and relay its tokens."""
 
@@ -265,7 +266,7 @@ class Dispatch:
     backend: str
 
 
-@dataclass(frozen=True)
+@value()
 class AbortRun:
     """Stop relaying this run, tell the worker to drop it."""
 
@@ -273,7 +274,7 @@ class AbortRun:
     attempt: int
 
 
-@dataclass(frozen=True)
+@value()
 class StartWorker:
     """Have the hive start the process."""
 
@@ -281,7 +282,7 @@ class StartWorker:
     spec: WorkerSpec
 
 
-@dataclass(frozen=True)
+@value()
 class StopWorker:
     """Have the hive end the process; `force` skips asking it politely."""
 
@@ -290,7 +291,7 @@ class StopWorker:
     force: bool = False
 
 
-@dataclass(frozen=True)
+@value()
 class FetchModel:
     """Bring `job.model` to the hive and tell how far it is: FetchProgress at most four times a
     second, then Fetched or FetchFailed. Jobs that wait for one model share its transfer."""
@@ -300,7 +301,7 @@ class FetchModel:
     job: Job
 
 
-@dataclass(frozen=True)
+@value()
 class AbortFetch:
     """The job waits for its model no more; the transfer ends when nobody else does. Nothing is to
     be told of it."""
@@ -308,7 +309,7 @@ class AbortFetch:
     job_id: str
 
 
-@dataclass(frozen=True)
+@value()
 class Perform:
     """Carry out `job.request`, one on models: PerformProgress at most four times a second, then
     Performed, PerformFailed or, after AbortPerform, perhaps PerformCancelled."""
@@ -317,14 +318,14 @@ class Perform:
     job: Job
 
 
-@dataclass(frozen=True)
+@value()
 class AbortPerform:
     """Break it off: PerformCancelled, or Performed when it was too late, within 5 s."""
 
     job_id: str
 
 
-@dataclass(frozen=True)
+@value()
 class Append:
     """Add to the job's stream."""
 
@@ -333,14 +334,14 @@ class Append:
     data: Wire | Mapping[str, object]
 
 
-@dataclass(frozen=True)
+@value()
 class SaveJob:
     """Write the job's present state."""
 
     job: Job
 
 
-@dataclass(frozen=True)
+@value()
 class Publish:
     """Tell the dashboards. `name` is a key of rbee.protocol.colony.EVENTS."""
 
@@ -348,7 +349,7 @@ class Publish:
     data: Wire
 
 
-@dataclass(frozen=True)
+@value()
 class Narrate:
     """Say who did what and why."""
 
@@ -357,14 +358,14 @@ class Narrate:
     level: str = "info"
 
 
-@dataclass(frozen=True)
+@value()
 class Record:
     """Keep a decision for those who ask why."""
 
     decision: Decision
 
 
-@dataclass(frozen=True)
+@value()
 class Count:
     """Add to a metric, or observe a value; see rbee.daemons.queen.metrics for the names."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rbee.core.limits import Limits
 from rbee.core.states import WORKER_READY
+from rbee.core.value import value
 from rbee.protocol.workers import WorkerState
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def nothing_kept(model_id: str) -> float:
     return math.inf
 
 
-@dataclass(frozen=True)
+@value()
 class Room:
     """How memory may be made for a model."""
 

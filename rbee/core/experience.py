@@ -8,7 +8,6 @@ entry goes first.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rbee.core.fleet import Worker
@@ -16,6 +15,7 @@ from rbee.core.heat import Heat
 from rbee.core.jobs import Job
 from rbee.core.prefixes import BLOCK, Prefixes, canonical, chain
 from rbee.core.speeds import Speeds, averaged, prior_rate, prior_speeds
+from rbee.core.value import value
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.operations import Embed, Infer, Operation
 from rbee.protocol.workers import Usage
@@ -59,7 +59,7 @@ class Table(Generic[V]):
             self._entries.popitem(last=False)
 
 
-@dataclass(frozen=True)
+@value()
 class Running:
     """A job on a worker, as it was sent there."""
 

@@ -7,12 +7,13 @@ policy.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 
 from rbee.core.eviction import Room, claim_for, could_ever, evict_for
 from rbee.core.fleet import Fleet, HiveState, Worker
 from rbee.core.sizing import USUAL_SLOTS, Spread, insufficient, need_of, slots_that_fit
+from rbee.core.value import value
 from rbee.errors import (
     BackendUnavailable,
     HiveNotFound,
@@ -32,7 +33,7 @@ _MOST_ASKED = 32
 _ENDING = frozenset({WorkerState.STOPPING, WorkerState.STOPPED, WorkerState.FAILED})
 
 
-@dataclass(frozen=True)
+@value()
 class Place:
     """A device a worker could be started on, and who would have to go first."""
 
@@ -56,7 +57,7 @@ class Place:
         return not (self.evict or self.leaving or self.claim or self.until)
 
 
-@dataclass(frozen=True)
+@value()
 class Wish:
     """What is to be started. None means: the scheduler's choice."""
 
@@ -167,8 +168,16 @@ def _backend(wish: Wish, hive: HiveState) -> BackendStatus | RbeeError:
                 f"{hive.name}: backend {absent.name} is not usable: {absent.reason}",
                 action=absent.action or None,
             )
-    wanted = wish.backend or f"one for {wish.model.format} files"
-    return BackendUnavailable(f"{hive.name}: no backend ({wanted}) is installed")
+    if wish.backend is not None:
+        return BackendUnavailable(f"{hive.name}: no backend named {wish.backend} is installed")
+    runs = sorted({form for backend in caps.backends for form in backend.formats})
+    return BackendUnavailable(
+        f"{hive.name}: no installed backend runs {wish.model.format} files"
+        f" (what is installed runs {', '.join(runs) or 'nothing'})",
+        action="Choose the model in another form: `rbee model search` shows those there are."
+        if runs
+        else None,
+    )
 
 
 def not_there(model: ModelInfo, hive: HiveState) -> ModelNotFound:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from rbee.core.experience import Experience
@@ -13,11 +13,12 @@ from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.queue import JobQueue
 from rbee.core.setbacks import Setbacks
+from rbee.core.value import value
 from rbee.errors import RbeeError
 from rbee.protocol.decisions import Decision
 
 
-@dataclass(frozen=True)
+@value()
 class View:
     """What a policy is shown, and must not change. `now`: monotonic, `utc`: wall-clock seconds."""
 
@@ -30,7 +31,7 @@ class View:
     limits: Limits
 
 
-@dataclass(frozen=True)
+@value()
 class Run:
     """Give it to this worker now."""
 
@@ -38,7 +39,7 @@ class Run:
     reason: str
 
 
-@dataclass(frozen=True)
+@value()
 class Wait:
     """Not now. `worker` is the one it waits for, when there is one."""
 
@@ -46,7 +47,7 @@ class Wait:
     worker: Worker | None = None
 
 
-@dataclass(frozen=True)
+@value()
 class Spawn:
     """Start a worker there for it."""
 
@@ -54,7 +55,7 @@ class Spawn:
     reason: str
 
 
-@dataclass(frozen=True)
+@value()
 class Claim:
     """These workers take no more work for others: once idle they make room for it."""
 
@@ -62,7 +63,7 @@ class Claim:
     reason: str
 
 
-@dataclass(frozen=True)
+@value()
 class Refuse:
     """It can never run as asked."""
 

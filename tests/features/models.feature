@@ -50,6 +50,36 @@ Feature: Models are found, fetched, checked and weighed before they are loaded
     Then the exit code is 0
     And the hub was asked for the rest only
 
+  @s19
+  Scenario: A model file is known by what is in it, not by its name
+    Given the demo model under the name weights.bin and some text under the name fake.gguf
+    And a queen I started
+    When I run rbee infer with the file weights.bin
+    Then the exit code is 0
+    When I run rbee infer with the file fake.gguf
+    Then the exit code is 1
+    And stderr names MODEL_CORRUPTED and what to do
+
+  @s21 @s23 @s25
+  Scenario: Quantisations load, each with the memory of its size
+    Given a hub with the demo model as Q4_0 and as Q8_0
+    And a queen I started
+    When I run rbee infer --model hf:org/demo:Q4_0 --max-tokens 2 "Hello"
+    Then the exit code is 0
+    When I run rbee infer --model hf:org/demo:Q8_0 --max-tokens 2 "Hello"
+    Then the exit code is 0
+    And each runs on llamacpp and takes memory by the size of its file
+
+  @s26
+  Scenario: A model in a form that no backend here runs
+    Given a hub with the model org/tensors as safetensors
+    And a queen I started
+    When I run rbee infer --model hf:org/tensors "we"
+    Then the exit code is 1
+    And stderr names BACKEND_UNAVAILABLE and what to do
+    And stderr names safetensors and gguf
+    And no worker was started
+
   @s24 @s38
   Scenario: A model that is too large for the machine is refused with amounts and a smaller one
     Given a hub with the model org/huge in 70 B parameters and in a small choice

@@ -7,17 +7,24 @@ import json
 import random
 import re
 import sqlite3
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 from pytest_bdd import given, parsers, scenarios, then, when
 
+from rbee.models import packages
 from tests.features.story import Story
 from tests.support.home import wait_for
 from tests.support.hub_fixture import StandIn
 from tests.support.tiny_gguf import llama
 
 scenarios("models.feature")
+
+Q4_0, Q8_0 = 2, 7
+"""llama.cpp's numbers of file types."""
 
 FILE = "tiny-Q4_0.gguf"
 DATA = llama().data() + random.Random(5).randbytes(4_000_000)
@@ -72,6 +79,52 @@ def has_huge(story: Story, hub: StandIn) -> None:
     _hub(story, hub)
 
 
+def _demo() -> Path:
+    demo = packages.packaged("smollm2-135m")
+    assert demo is not None
+    return demo.path
+
+
+@given("the demo model under the name weights.bin and some text under the name fake.gguf")
+def other_names(story: Story) -> None:
+    (story.home.path / "weights.bin").symlink_to(_demo())
+    (story.home.path / "fake.gguf").write_text("bees dance\n" * 1000, "utf-8")
+
+
+@given("a hub with the demo model as Q4_0 and as Q8_0")
+def has_quants(story: Story, hub: StandIn, tmp_path: Path) -> None:
+    files: dict[str, bytes | Path | int] = {}
+    for quant, number in (("Q4_0", Q4_0), ("Q8_0", Q8_0)):
+        out = tmp_path / f"demo-{quant}.gguf"
+        command = [sys.executable, "-m", "bench.models", _demo(), out, str(number)]
+        subprocess.run(
+            command, cwd=Path(__file__).parents[2], check=True, capture_output=True, timeout=100
+        )
+        files[out.name] = out
+    hub.add("org/demo", files)
+    _hub(story, hub)
+
+
+@given("a hub with the model org/tensors as safetensors")
+def has_tensors(story: Story, hub: StandIn) -> None:
+    tensor = {"dtype": "F16", "shape": [16, 16], "data_offsets": [0, 512]}
+    header = json.dumps({"model.embed_tokens.weight": tensor}).encode()
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "max_position_embeddings": 128, "vocab_size": 16,
+    }  # fmt: skip
+    hub.add(
+        "org/tensors",
+        {
+            "model.safetensors": struct.pack("<Q", len(header)) + header + bytes(512),
+            "config.json": json.dumps(config).encode(),
+            "tokenizer.json": b"{}",
+        },
+    )
+    _hub(story, hub)
+
+
 @given(parsers.parse("its connection is reset once at {percent:d} %"))
 def reset_at(story: Story, percent: int) -> None:
     # The look at the header ends long before, and counts as one.
@@ -89,6 +142,12 @@ def hub_goes(story: Story) -> None:
 @when("the hub comes back")
 def hub_comes(story: Story) -> None:
     story.hub.start(int(story.hub.url.rpartition(":")[2]))
+
+
+@when(parsers.parse("I run rbee infer with the file {name}"))
+def infer_file(story: Story, name: str) -> None:
+    ref = f"file:{story.home.path / name}"
+    story.result = story.home.rbee("infer", "--model", ref, "--max-tokens", "2", "Hello")
 
 
 @when("a quarter of the model has come")
@@ -183,6 +242,21 @@ def no_worker(story: Story) -> None:
 def nothing_fetched(story: Story) -> None:
     assert sum(r["sent"] for r in story.hub.log() if r["path"].endswith(".gguf")) < 2 * LOOK
     assert not list((story.home.path / "data").rglob("*.gguf*"))
+
+
+@then("each runs on llamacpp and takes memory by the size of its file")
+def by_size(story: Story) -> None:
+    workers = {worker["quant"]: worker for worker in story.home.workers()}
+    assert {worker["backend"] for worker in workers.values()} == {"llamacpp"}
+    sizes = {
+        held["model"]["quant"]: held["model"]["size"]
+        for held in story.home.get("/v1/catalog/models")["models"]
+        if held["model"]["id"].startswith("org/demo")
+    }
+    assert sizes.keys() == workers.keys() == {"Q4_0", "Q8_0"}
+    more = workers["Q8_0"]["memory_bytes"] - workers["Q4_0"]["memory_bytes"]
+    # Weights that are repacked for this CPU take a little more than the file has of them.
+    assert 0.5 < more / (sizes["Q8_0"] - sizes["Q4_0"]) < 1.5
 
 
 @then("stderr names a stage of loading")

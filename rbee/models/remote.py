@@ -181,7 +181,7 @@ def _pieces(client: httpx.Client, source: Ranged, start: int, size: int) -> byte
             f" ({type(exc).__name__})",
             action="Check the network and HTTPS_PROXY where the queen runs, and try again.",
         ) from None  # the cause may hold a signed address
-    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:
         raise BadGateway(
             f"the connection to the hub's files broke off ({type(exc).__name__})",
             action="Check the network and HTTPS_PROXY where the queen runs, and try again.",

@@ -138,7 +138,9 @@ class Transfer:
                 self._host = reply.url.host or self._host
                 await self._begin(reply)
                 await self._take(reply)
-        except (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
+        except (
+            httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError,
+        ) as exc:  # fmt: skip
             raise self._final("it leads on and on, or to no http address") from exc
         except httpx.ConnectTimeout as exc:
             raise Failed(f"{self._host} does not answer") from exc

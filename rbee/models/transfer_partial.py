@@ -71,10 +71,12 @@ class Partial:
         with told(self.planned.name):
             for path in (self._path, self._etag_path, self.whole):
                 path.parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
-            self.have = os.fstat(self._file()).st_size
+            status = os.fstat(self._file())
+            self.have = status.st_size
             with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
                 self.etag = self._etag_path.read_text("ascii")[:1024] or None
-        if self.have > self.planned.size or not (self.etag or self.known):
+        theirs = status.st_nlink > 1 and not self.complete  # a link whose owner has cut it short
+        if self.have > self.planned.size or theirs or not (self.etag or self.known):
             self.restart()
 
     def _file(self) -> int:

@@ -182,3 +182,13 @@ async def test_download_keeps_to_the_bandwidth(hub: StandIn, tmp_path: Path) -> 
     order = order_for(hub, files)
     await fetch(order, tmp_path / "p", report=silent, limits=QUICK, bandwidth=line)
     assert clock.now - 1000.0 == pytest.approx(4.0, rel=0.1)
+
+
+@pytest.mark.parametrize("place", ["http://xn--a-ecp.ru/x", "file:///etc/passwd", "/again"])
+async def test_an_address_that_leads_nowhere_is_told_as_such(
+    hub: StandIn, tmp_path: Path, place: str
+) -> None:
+    order = order_for(hub, {"m.gguf": b"x" * 1000})
+    hub.fault("m.gguf|again", "status", status=302, headers={"Location": place}, times=0)
+    with pytest.raises(DownloadFailed, match="to no http address"):
+        await fetch(order, tmp_path / "p", report=lambda _: None, limits=QUICK)

@@ -128,6 +128,7 @@ def test_the_rest_of_the_file_is_never_asked_for(hub, ask, demo):
         ("status", {"status": 200, "body": "x", "headers": {"Content-Encoding": "br"}}, BadGateway),
         ("status", {"status": 302, "headers": {"Location": "http://127.0.0.1:1/x"}}, None),
         ("status", {"status": 302, "headers": {"Location": "ftp://x/y"}}, BadGateway),
+        ("status", {"status": 302, "headers": {"Location": "http://xn--a-ecp.ru/x"}}, BadGateway),
         ("wrong_bytes", {"at": 0}, ModelCorrupted),
     ],
 )

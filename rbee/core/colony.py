@@ -97,6 +97,8 @@ class Colony:
     """Pinned workers that died or went with their hive and are to be started again."""
     dirty: bool = True
     """Whether anything has changed that could give a waiting job its place."""
+    unmoved: bool = False
+    """Whether the event at hand added no more than one job to the end of a long line."""
     jobs: dict[str, Job] = field(default_factory=dict[str, Job])
     """Jobs that have not ended."""
     stopping: bool = False
@@ -110,9 +112,9 @@ class Colony:
 
     def handle(self, event: Event, *, now: float, utc: float) -> list[Effect]:
         """Apply one event and plan what follows. `now` is monotonic, `utc` wall-clock seconds."""
-        self.now, self.utc, self.effects = now, utc, []
+        self.now, self.utc, self.effects, self.unmoved = now, utc, [], False
         self._apply(event)
-        if not isinstance(event, _QUIET):
+        if not self.unmoved and not isinstance(event, _QUIET):
             self.dirty = True
         comes_back = isinstance(event, JobSubmitted) and event.recovered  # with thousands of others
         if self.dirty and not comes_back:

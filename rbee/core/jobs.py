@@ -97,6 +97,7 @@ class Job:
     expected_out: float = 0.0
     """Tokens."""
     life: Lifecycle[JobState] = field(init=False)
+    _demand: Demand | None = field(init=False, default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.life = Lifecycle(self.job_id, JobState.QUEUED, JOB_STEPS)
@@ -122,8 +123,11 @@ class Job:
         """What it needs of a worker. Only for work for a model that was resolved."""
         assert isinstance(self.request, ModelWork)
         assert self.model is not None
-        r = self.request
-        return Demand(self.model.id, self.model.key, r.hive, r.worker_id, r.device)
+        known, model, r = self._demand, self.model, self.request
+        if known is None or known.model_id != model.id or known.model_key != model.key:
+            known = Demand(model.id, model.key, r.hive, r.worker_id, r.device)
+            self._demand = known
+        return known
 
     @property
     def streams_text(self) -> bool:

@@ -21,6 +21,8 @@ BLOCK = 512
 class Line(Generic[T]):
     """Items by arrival, each arrival once. Iterates from the first."""
 
+    __slots__ = ("_blocks", "_items")
+
     def __init__(self) -> None:
         self._items: dict[Arrival, T] = {}
         self._blocks: list[list[Arrival]] = []
@@ -76,6 +78,8 @@ class Line(Generic[T]):
         if not self._blocks:
             return 0
         n = self._block(key)
+        if n == 0:
+            return bisect_left(self._blocks[0], key)
         return sum(map(len, self._blocks[:n])) + bisect_left(self._blocks[n], key)
 
     def at(self, place: int) -> Arrival:

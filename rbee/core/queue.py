@@ -21,6 +21,8 @@ from rbee.protocol.operations import Priority
 PROMOTE_AFTER = 300.0
 """Seconds after which waiting batch work counts as interactive."""
 
+PRIORITIES = tuple(Priority)
+
 URGENT, PATIENT = 0, 1
 """The two classes: interactive and promoted batch work, and the other batch work."""
 
@@ -62,8 +64,10 @@ class _Group:
             yield from line
 
     def __len__(self) -> int:
-        lines = sum(len(line) for line in self.lines.values())
-        return len(self.fronts) + len(self.promoted) + lines
+        count = len(self.fronts) + len(self.promoted)
+        for line in self.lines.values():
+            count += len(line)
+        return count
 
 
 @dataclass(slots=True)
@@ -80,7 +84,8 @@ class _Standing:
         return self.fronts[URGENT] + len(self.lines[URGENT]) + self.fronts[PATIENT]
 
     def __bool__(self) -> bool:
-        return any(self.lines) or any(self.fronts)
+        urgent, patient = self.lines
+        return bool(urgent or patient or self.fronts[URGENT] or self.fronts[PATIENT])
 
 
 class _Urgency(NamedTuple):
@@ -101,6 +106,9 @@ class JobQueue:
         self._entries: dict[str, _Entry] = {}
         self._groups: dict[tuple[Demand, Priority], _Group] = {}
         self._clients: dict[str, _Standing] = {}
+        # One of each that became empty: a job that comes alone and goes at once needs no new ones.
+        self._spare_group: _Group | None = None
+        self._spare_standing: _Standing | None = None
         self._fronts = (_line(), _line())
         self._ages = _line()
         self._patient = _line()
@@ -142,18 +150,29 @@ class JobQueue:
     def heads(self, now: float) -> list[Job]:
         """The job of every group that goes first there, the most urgent first."""
         self._promote(now)
+        if len(self._groups) < 2:
+            return [self._first(group).job for group in self._groups.values()]
         found = [self._head(group) for group in self._groups.values()]
         return [entry.job for _, entry in sorted(found, key=lambda pair: pair[0])]
 
     def members(self, demand: Demand) -> Iterator[Job]:
         """All waiting jobs with this demand, interactive first; not to be changed meanwhile."""
-        groups = (self._groups.get((demand, p)) for p in Priority)
+        groups = (self._groups.get((demand, p)) for p in PRIORITIES)
         return (entry.job for group in groups if group is not None for entry in group)
 
     def waiting(self, demand: Demand) -> int:
         """How many wait with this demand; costs the number of their clients."""
-        groups = (self._groups.get((demand, p)) for p in Priority)
-        return sum(len(group) for group in groups if group is not None)
+        count = 0
+        for priority in PRIORITIES:
+            group = self._groups.get((demand, priority))
+            if group is not None:
+                count += len(group)
+        return count
+
+    def depth_of(self, job: Job) -> int:
+        """How many wait with its demand and priority."""
+        group = self._groups.get((job.demand(), job.priority))
+        return len(group) if group is not None else 0
 
     def wants(self, model_id: str) -> bool:
         """Whether any job waits for a model of that name."""
@@ -246,16 +265,32 @@ class JobQueue:
         self._depth[entry.priority] += 1
 
     def _join(self, entry: _Entry) -> None:
-        group = self._groups.setdefault((entry.demand, entry.priority), _Group())
-        standing = self._clients.setdefault(entry.client, _Standing())
+        group, standing = self._group_of(entry), self._standing_of(entry)
         if entry.front:
             group.fronts.add(entry.arrival, entry)
             standing.fronts[entry.rank] += 1
             self._fronts[entry.rank].add(entry.arrival, entry)
             return
-        own = group.promoted if entry.promoted else group.lines.setdefault(entry.client, _line())
+        own = group.promoted if entry.promoted else group.lines.get(entry.client)
+        if own is None:
+            own = group.lines[entry.client] = _line()
         own.add(entry.arrival, entry)
         standing.lines[entry.rank].add(entry.arrival, entry)
+
+    def _group_of(self, entry: _Entry) -> _Group:
+        key = (entry.demand, entry.priority)
+        group = self._groups.get(key)
+        if group is None:
+            group, self._spare_group = self._spare_group, None
+            group = self._groups[key] = _Group() if group is None else group
+        return group
+
+    def _standing_of(self, entry: _Entry) -> _Standing:
+        standing = self._clients.get(entry.client)
+        if standing is None:
+            standing, self._spare_standing = self._spare_standing, None
+            standing = self._clients[entry.client] = _Standing() if standing is None else standing
+        return standing
 
     def _leave(self, entry: _Entry) -> None:
         group = self._groups[entry.demand, entry.priority]
@@ -275,8 +310,10 @@ class JobQueue:
             standing.lines[entry.rank].remove(entry.arrival)
         if not (group.fronts or group.promoted or group.lines):
             del self._groups[entry.demand, entry.priority]
+            self._spare_group = group
         if not standing:
             del self._clients[entry.client]
+            self._spare_standing = standing
 
     def _promote(self, now: float) -> None:
         while self._patient:
@@ -291,7 +328,13 @@ class JobQueue:
     # ---- choosing ------------------------------------------------------------------------------
 
     def _head(self, group: _Group) -> tuple[_Urgency, _Entry]:
+        first = self._first(group)
+        return self._urgency(first), first
+
+    def _first(self, group: _Group) -> _Entry:
         """Of a group that is not empty: who ran already, was promoted, or was served least."""
+        if len(group.lines) == 1 and not group.fronts and not group.promoted:
+            return next(iter(group.lines.values())).first()
         found: list[_Entry] = []
         if group.fronts:
             found.append(group.fronts.first())
@@ -301,7 +344,7 @@ class JobQueue:
             of = self.shares.of
             tops = ((of(client), line.first()) for client, line in group.lines.items())
             found.append(min(tops, key=lambda top: (top[0], top[1].arrival))[1])
-        return min(((self._urgency(entry), entry) for entry in found), key=lambda pair: pair[0])
+        return min(found, key=self._urgency)
 
     def _urgency(self, entry: _Entry) -> _Urgency:
         counter = 0.0 if entry.front else self.shares.of(entry.client)

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from rbee.core.colony import Colony
     from rbee.core.fleet import Worker
 
+LONG_LINE = 32
+"""Jobs of one kind behind which one more changes nothing that the next tick would not see."""
 RATE_WEIGHT = 0.3
 """Weight of the newest measurement in a worker's moving average."""
 
@@ -77,6 +79,7 @@ def submit(colony: Colony, event: JobSubmitted) -> None:
     match job.request:
         case ModelWork():
             _queue(colony, job, recovered=event.recovered)
+            colony.unmoved = colony.queue.depth_of(job) > LONG_LINE
         case WorkerSpawn() | ModelPreload():
             _load(colony, job)
         case ModelUnload() as wish:

@@ -206,13 +206,12 @@ class JobRoutes:
             self._queen.journal.flush()
 
     def _accepted(self, job: Job) -> Response:
-        info = self._queen.job_info(job)
         at = f"/v1/jobs/{job.job_id}"
         accepted = JobAccepted(
             job_id=job.job_id,
-            status=info.state,
+            status=job.state,
             stream_url=f"{at}/stream",
-            queue_position=info.queue_position,
+            queue_position=self._queen.position(job),
         )
         return json_response(accepted, 202, {"Location": at})
 

@@ -44,7 +44,7 @@ from rbee.daemons.queen.streams import Streams
 from rbee.errors import HiveExists, HiveOffline
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady
-from rbee.protocol.jobs import JobInfo, JobState
+from rbee.protocol.jobs import JobInfo
 from rbee.protocol.operations import ModelWork
 from rbee.protocol.workers import WorkerInfo
 
@@ -179,15 +179,21 @@ class Queen:
 
     def job_info(self, job: Job, positions: Mapping[str, int] | None = None) -> JobInfo:
         """A live job's wire form, with its position when it waits; for many hand in `positions`."""
-        if job.state is not JobState.QUEUED or not isinstance(job.request, ModelWork):
+        if not isinstance(job.request, ModelWork):
             return job.info()
-        now = self.clock.monotonic()
         if positions is not None:
             return job.info(positions.get(job.job_id))
-        if job.job_id in self.colony.later or job.fetch_on is not None:
+        position = self.position(job)
+        if position is None:
             return job.info()
-        eta = self.colony.policy.first_token(job, self.colony.view(now=now))
-        return job.info(self.colony.queue.position(job, now), eta)
+        now = self.clock.monotonic()
+        return job.info(position, self.colony.policy.first_token(job, self.colony.view(now=now)))
+
+    def position(self, job: Job) -> int | None:
+        """A live job's place in the queue, from 1; None when it does not stand there."""
+        if job not in self.colony.queue:
+            return None
+        return self.colony.queue.position(job, self.clock.monotonic())
 
     def positions(self) -> dict[str, int]:
         """Job id → place in the queue, in order, worked out once for all."""

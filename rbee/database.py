@@ -18,6 +18,7 @@ from rbee.errors import InternalError, VersionMismatch
 log = logging.getLogger("rbee.database")
 PATIENCE = 10.0
 """Seconds that one try waits for another process's lock."""
+_PAUSE = 0.01
 
 
 class _Corrupt(sqlite3.DatabaseError):
@@ -114,13 +115,26 @@ def _checked(path: Path, migrations: Sequence[str], patience: float) -> sqlite3.
                 f"{path} was written by a newer rbee (schema {version}, known {len(migrations)})",
                 action="Use the newer rbee again, or move the file away.",
             )
-        db.execute("PRAGMA journal_mode = WAL")
+        _to_wal(db, patience)
         while (version := _version(db)) < len(migrations):
             _migrate(db, version, migrations[version])
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _to_wal(db: sqlite3.Connection, patience: float) -> None:
+    """SQLite does not wait by itself for two that do this at once to a new file."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if not is_busy(exc) or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _migrate(db: sqlite3.Connection, version: int, script: str) -> None:

@@ -92,6 +92,8 @@ class Catalogue:
         self.path = path
         self.set_aside = set_aside
         """Where a damaged file was moved to; None normally."""
+        self.noticed = 0
+        """How often a row was found to be otherwise than the disk, by whoever looked."""
         self._db = db
         self._lock = threading.Lock()
 

@@ -142,8 +142,10 @@ def keep_step(catalogue: Catalogue, row: Row) -> Step:
     changed = _reread(row, looked, stamps)
     catalogue.renew(changed)
     if row.gone:
+        catalogue.noticed += 1
         return Step(changed, f"{entry.id} is there again: {entry.path}")
     if stamps != row.stamps:
+        catalogue.noticed += 1
         return Step(changed, f"{entry.id} was changed by another program and is read again")
     return Step(changed)
 
@@ -152,6 +154,7 @@ def _lost(catalogue: Catalogue, row: Row, news: str) -> Step:
     if row.gone:
         return Step(None)
     catalogue.lose(row.entry.id)
+    catalogue.noticed += 1
     log.warning("%s", news)
     return Step(None, news)
 

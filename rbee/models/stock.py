@@ -66,6 +66,7 @@ class Stock:
         self._bare: Library | None = None
         self._looked: dict[Path, tuple[Stamps, reading.Looked | RbeeError]] = {}
         self._offered: set[str] = set()
+        self._noticed = 0
 
     @property
     def catalogue(self) -> Catalogue:
@@ -158,19 +159,24 @@ class Stock:
         )
 
     def step(self) -> bool:
-        """Compare all rows with the disk, and tell of files that nobody has added; True when what
-        is listed has changed."""
-        changed = False
+        """Compare all rows with the disk, tell of files nobody has added; result: `noticed`."""
         for row in self.catalogue.rows(gone=True):
             step = shelf.keep_step(self.catalogue, row)
-            changed = changed or bool(step.news)
             if step.news and step.row is not None:
                 log.info("%s", step.news)
         for found in foreign.unknown(self.folder, self._known()):
             if str(found.path) not in self._offered:
                 self._offered.add(str(found.path))
                 log.info("%s is in no catalogue; rbee model import %s adds it", *(found.path,) * 2)
-        return changed
+        return self.noticed()
+
+    def noticed(self) -> bool:
+        """Whether what is listed has changed on the disk, by anybody's look, since the last time
+        this was asked."""
+        before = self._noticed
+        if self._open is not None:
+            self._noticed = self._open[0].noticed
+        return self._noticed != before
 
     # ---- changes -------------------------------------------------------------------------------
 

@@ -126,6 +126,16 @@ def test_it_is_there_after_a_restart_and_gone_when_its_file_is(hive, hub):
     assert "is gone" in hive.log.read_text()
 
 
+def test_a_loss_that_a_question_brings_to_light_is_told_to_the_queen(hive, hub):
+    model = fetched(hive, hub)
+    path = Path(hive.json("GET", "/v1/models/entry", params={"model": model})["path"])
+    events = Events(hive)
+    assert events.models() == [model]
+    path.unlink()
+    assert hive.ask("POST", "/v1/models/resolve", json={"ref": model}).status_code == 404
+    assert events.models() == []
+
+
 def test_a_file_deleted_while_the_hive_is_down_is_noticed_at_its_start(hive, hub):
     model = fetched(hive, hub)
     path = Path(hive.json("GET", "/v1/models/entry", params={"model": model})["path"])

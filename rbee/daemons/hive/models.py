@@ -128,12 +128,18 @@ class Models:
     async def resolve(self, ref: str) -> ModelInfo:
         """A model by reference, id or alias. Raises ModelNotFound (`details.hub`: it may be on the
         hub), ModelAmbiguous, ModelCorrupted, ModelIncompatible, InvalidRequest."""
-        return await anyio.to_thread.run_sync(lambda: self.stock.library.resolve(ref))
+        try:
+            return await anyio.to_thread.run_sync(lambda: self.stock.library.resolve(ref))
+        finally:
+            await self._tell_noticed()
 
     async def entry(self, model: str) -> CatalogueEntry:
         """What the catalogue says of a model; of a packaged or named file what would stand there.
         Raises as `resolve` does."""
-        return await anyio.to_thread.run_sync(self.stock.entry, model)
+        try:
+            return await anyio.to_thread.run_sync(self.stock.entry, model)
+        finally:
+            await self._tell_noticed()
 
     async def publish(
         self,
@@ -265,6 +271,11 @@ class Models:
             log.info("model imported", extra={"model": entry.id, "path": entry.path})
             await self._changed()
         return entry
+
+    async def _tell_noticed(self) -> None:
+        """The queen hears at once of what somebody's question has brought to light."""
+        if self.stock.noticed():
+            await self._changed()
 
     def _make_room(self, need: int) -> list[str]:
         going: list[Row] = self.stock.beyond(quota=self.quota, need=need, kept=self._kept())

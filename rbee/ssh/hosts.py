@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import AddressValueError, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_JUMPS = 8
 MAX_CONFIG_BYTES = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,255}")
+_NAME = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
 """Host names, aliases, IPv4 and IPv6 addresses with a zone."""
 _USER = re.compile(r"[A-Za-z0-9_.$\\@+-]{1,128}")
 _WILD = frozenset("*?!,")
@@ -131,7 +132,7 @@ class Hosts:
         options = _read(target, path)
         host = str(options.get("Hostname") or target.host)
         user = str(options.get("User") or getpass.getuser())
-        port = int(options.get("Port") or 22)
+        port = int(options.get("Port", 22))
         for name, value, pattern in (("HostName", host, _NAME), ("User", user, _USER)):
             if not pattern.fullmatch(value) or value.startswith("-"):
                 raise SettingsError(
@@ -185,16 +186,12 @@ def parse(text: str) -> Target:
     """`[user@]host[:port]`, `[user@][v6]:port` or an alias. Raises ValidationFailed."""
     user, at, rest = text.rpartition("@")
     host, port = rest, ""
-    if match := re.fullmatch(r"\[([^\]]+)\](?::(.*))?", rest, re.S):
+    if match := re.fullmatch(r"\[([^\]]+)\](?::(.+))?", rest, re.S):
         host, port = match[1], match[2] or ""
-        wrong = match[2] == ""
-    else:
-        wrong = rest.endswith(":") and rest.count(":") == 1
-        if rest.count(":") == 1:
-            host, _, port = rest.partition(":")
-    wrong = (
-        wrong or not _NAME.fullmatch(host) or host.startswith("-") or set("[]") & set(host) != set()
-    )
+    elif match := re.fullmatch(r"([^:]+):(.+)", rest, re.S):
+        host, port = match[1], match[2]
+    wrong = not _NAME.fullmatch(host) or host.startswith("-")
+    wrong = wrong or (":" in host and not _is_v6(host))
     wrong = wrong or (at != "" and (not _USER.fullmatch(user) or user.startswith("-")))
     number = int(port) if re.fullmatch(r"[0-9]{1,5}", port) else None
     if wrong or (port and (number is None or not 0 < number < 65536)):
@@ -205,6 +202,13 @@ def parse(text: str) -> Target:
             constraint="user@host[:port]",
         )
     return Target(host, user if at else None, number)
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return IPv6Address(host).version == 6
+    except AddressValueError:
+        return False
 
 
 def _alone(machine: Machine) -> Machine:

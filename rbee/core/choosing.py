@@ -8,7 +8,7 @@ one. Owns no filter and no term.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from rbee.core.bars import Bar, of_worker
@@ -43,6 +43,8 @@ class Choice:
     soon_terms: Terms = field(default_factory=Terms)
     bars: list[Bar] = field(default_factory=list[Bar])
     """Why others, if no worker at all may be used."""
+    seen: dict[str, Bar | Terms] = field(default_factory=dict[str, "Bar | Terms"])
+    """What was found of each worker that was looked at."""
 
 
 def choose(facts: Facts, pool: Pool | None, view: View) -> Choice:
@@ -71,8 +73,9 @@ def _exact(facts: Facts, workers: Iterable[Worker], view: View) -> Choice:
         bar = of_worker(facts, worker, view)
         if bar is not None:
             choice.bars.append(bar)
+            choice.seen[worker.id] = bar
             continue
-        terms = terms_of(facts, worker, view)
+        terms = choice.seen[worker.id] = terms_of(facts, worker, view)
         (free if worker.free_slots else soon).append((terms.total, worker, terms))
     if free:
         choice.free, choice.free_terms = _pick(facts, free)
@@ -107,7 +110,8 @@ def _sorted(facts: Facts, pool: Pool, view: View) -> Choice:
     choice = _exact(facts, {w.id: w for w in (*sample, *full, *known)}.values(), view)
     if choice.soon is not None and choice.soon_terms.wait:
         # From the first of a sample to end to the first of all: means of the least of n chances.
-        choice.soon_terms.wait *= (len(full) + 1) / (len(pool.full) + 1)
+        sooner = choice.soon_terms.wait * (len(full) + 1) / (len(pool.full) + 1)
+        choice.soon_terms = replace(choice.soon_terms, wait=sooner)
     if choice.free is None and choice.soon is None and not choice.bars:
         barred = pool.barred.around(facts.seed, SAMPLE)
         choice.bars = [bar for w in barred if (bar := of_worker(facts, w, view)) is not None]

@@ -109,10 +109,15 @@ class Colony:
     )
     tokens_done: int = 0
     effects: list[Effect] = field(default_factory=list[Effect])
+    _worked_out: dict[tuple[str, int], object] = field(
+        default_factory=dict[tuple[str, int], object]
+    )
+    """By the policy, while one event is handled."""
 
     def handle(self, event: Event, *, now: float, utc: float) -> list[Effect]:
         """Apply one event and plan what follows. `now` is monotonic, `utc` wall-clock seconds."""
         self.now, self.utc, self.effects, self.unmoved = now, utc, [], False
+        self._worked_out = {}
         self._apply(event)
         if not self.unmoved and not isinstance(event, _QUIET):
             self.dirty = True
@@ -135,6 +140,7 @@ class Colony:
             experience=self.experience,
             setbacks=self.setbacks,
             limits=self.limits,
+            worked_out=self._worked_out if now is None else {},
         )
 
     def count(self, metric: str, amount: float = 1.0, **labels: str) -> None:

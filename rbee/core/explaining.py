@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 
 from rbee.core import bars, costs
-from rbee.core.bars import busy_sentence
-from rbee.core.costs import Facts
+from rbee.core.bars import Bar, busy_sentence
+from rbee.core.costs import Facts, Terms
 from rbee.core.feasibility import Place
 from rbee.core.fleet import Worker
 from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, View, Wait
@@ -31,9 +31,16 @@ def options_of(facts: Facts, view: View) -> int:
 
 
 def explain(
-    facts: Facts, verdict: Verdict, view: View, found: Survey, policy: str, most: int = MOST
+    facts: Facts,
+    verdict: Verdict,
+    view: View,
+    found: Survey,
+    policy: str,
+    most: int,
+    seen: Mapping[str, Bar | Terms],
 ) -> Decision:
-    """The decision; `found`: the places there are for the job; at most so many workers."""
+    """The decision; `found`: the places there are for the job; at most so many workers, of which
+    `seen` tells what is known already."""
     job, demand = facts.job, facts.demand
     pool = view.fleet.pool(demand.model_id, demand.model_key)
     workers: dict[str, Worker] = {}
@@ -45,9 +52,9 @@ def explain(
             if len(workers) >= most:
                 break
             workers.setdefault(worker.id, worker)
-    seen = sum(1 for w in workers if w in pool.workers) if pool is not None else 0
-    unseen = len(pool.workers) - seen if pool is not None else 0
-    options = [_worker(facts, w, view) for w in workers.values()]
+    shown = sum(1 for w in workers if w in pool.workers) if pool is not None else 0
+    unseen = len(pool.workers) - shown if pool is not None else 0
+    options = [_worker(facts, w, view, seen.get(w.id)) for w in workers.values()]
     options += [_place(place, terms) for _, place, terms in found.places]
     options += [
         Option(kind="start", hive=hive, device=device, passed=False, why=bar.reason)
@@ -93,13 +100,13 @@ def _said(verdict: Verdict) -> tuple[str, str | None, str, list[str]]:
             return "refuse", None, error.message, []
 
 
-def _worker(facts: Facts, worker: Worker, view: View) -> Option:
-    bar = bars.of_worker(facts, worker, view)
+def _worker(facts: Facts, worker: Worker, view: View, known: Bar | Terms | None) -> Option:
+    found = known or bars.of_worker(facts, worker, view) or costs.of_worker(facts, worker, view)
     score = None
-    if bar is not None:
-        why = bar.reason
+    if isinstance(found, Bar):
+        why = found.reason
     else:
-        score = costs.of_worker(facts, worker, view).score()
+        score = found.score()
         free = worker.free_slots
         why = f"{free} of {worker.slots_total} slot(s) free" if free else busy_sentence(worker)
         if worker.id in facts.job.avoid:
@@ -109,13 +116,13 @@ def _worker(facts: Facts, worker: Worker, view: View) -> Option:
         worker_id=worker.id,
         hive=worker.hive,
         device=worker.spec.device,
-        passed=bar is None,
+        passed=score is not None,
         why=why,
         score=score,
     )
 
 
-def _place(place: Place, terms: costs.Terms) -> Option:
+def _place(place: Place, terms: Terms) -> Option:
     why = f"{place.slots} slot(s) fit"
     if place.claim:
         why += f" once {', '.join(_ids(place.claim))} has ended what it does and is stopped"

@@ -202,13 +202,14 @@ class Fleet:
     """All hives and workers of the colony.
 
     `workers` is for reading. Every change of a worker goes through `add`, `remove` and `touch`,
-    which keep the index right.
+    which keep the index right; `changes` counts them.
     """
 
     def __init__(self, next_worker: int = 1) -> None:
         self.hives: dict[str, HiveState] = {}
         self.holdings = Holdings()
         self.workers: dict[str, Worker] = {}
+        self.changes = 0
         self.index = Index()
         self.pulses = Pulses()
         self._on: dict[str, dict[str, Worker]] = {}
@@ -246,6 +247,7 @@ class Fleet:
         """A worker that is new to the colony."""
         self.remove(worker.id)
         self.next_worker = max(self.next_worker, number_of(worker.id) + 1)
+        self.changes += 1
         self.workers[worker.id] = worker
         self.index.add(worker)
         self.pulses.add(worker)
@@ -255,6 +257,7 @@ class Fleet:
         """A worker that is no more; None: there was none."""
         worker = self.workers.pop(worker_id, None)
         if worker is not None:
+            self.changes += 1
             hive = self.hives.get(worker.hive)
             told = hive.devices if hive is not None and hive.online else None
             self.index.remove(worker, told)
@@ -267,6 +270,7 @@ class Fleet:
 
     def touch(self, worker: Worker) -> None:
         """Something of the worker has changed: its state, jobs, slots, claims or speed."""
+        self.changes += 1
         self.index.touch(worker)
 
     def live(self) -> Iterator[Worker]:

@@ -35,7 +35,8 @@ def plan(colony: Colony) -> None:
         progress = False
         for job in colony.queue.heads(colony.now):
             progress |= _carry_out(colony, job, colony.policy.route(job, colony.view()))
-        progress = progress or _unclaim(colony)  # who claimed may be served or refused by now
+        if not progress or not colony.queue:
+            progress = _unclaim(colony)  # who claimed may be served or refused by now
 
 
 def _carry_out(colony: Colony, job: Job, verdict: Verdict) -> bool:

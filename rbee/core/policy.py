@@ -29,6 +29,8 @@ class View:
     experience: Experience
     setbacks: Setbacks
     limits: Limits
+    worked_out: dict[tuple[str, int], object] = field(default_factory=dict[tuple[str, int], object])
+    """The policy's own: what it found by job and `fleet.changes`, while this moment lasts."""
 
 
 @value()

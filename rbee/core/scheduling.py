@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from rbee.core import explaining, refusing
 from rbee.core.bars import Bar, busy_sentence, check_context, unable
@@ -74,12 +75,12 @@ class Ect:
 
     def route(self, job: Job, view: View) -> Verdict:
         """See the module."""
-        facts = Facts(job, view.experience)
+        assert isinstance(job.request, ModelWork)
         assert job.model is not None
-        lacking = unable(facts.request, job.model)
+        lacking = unable(job.request, job.model)
         if lacking is not None:
             return Refuse(lacking)
-        choice = self.choose(facts, view)
+        facts, choice = self._looked(job, view)
         if choice.free is not None:
             return self._run(facts, choice, choice.free, view)
         if choice.soon is not None:
@@ -90,10 +91,10 @@ class Ect:
 
     def explain(self, job: Job, view: View, verdict: Verdict, *, brief: bool = False) -> Decision:
         """The verdict with everything that was looked at."""
-        facts = Facts(job, view.experience)
+        facts, choice = self._looked(job, view)
         most = explaining.options_of(facts, view) if brief else explaining.MOST
         found = self.survey(facts, view, most)
-        return explaining.explain(facts, verdict, view, found, self.name, most)
+        return explaining.explain(facts, verdict, view, found, self.name, most, choice.seen)
 
     def cost(self, job: Job, worker: Worker, view: View) -> float:
         """Seconds; see rbee.core.costs."""
@@ -101,8 +102,7 @@ class Ect:
 
     def first_token(self, job: Job, view: View) -> float | None:
         """By the same terms, the jobs before it in the queue included."""
-        facts = Facts(job, view.experience)
-        choice = self.choose(facts, view)
+        facts, choice = self._looked(job, view)
         if choice.free is not None:
             return choice.free_terms.until_start + choice.free_terms.prefill
         if choice.soon is not None:
@@ -116,6 +116,15 @@ class Ect:
         _, place, terms = found[0]
         patience = 0.0 if place.ready else min(terms.ext, view.limits.swap_patience)
         return terms.until_start + patience + terms.prefill
+
+    def _looked(self, job: Job, view: View) -> tuple[Facts, Choice]:
+        """What is known of the job, and the best live worker; worked out once for one moment."""
+        key = (job.job_id, view.fleet.changes)
+        known = view.worked_out.get(key)
+        if known is None:
+            facts = Facts(job, view.experience)
+            known = view.worked_out[key] = (facts, self.choose(facts, view))
+        return cast("tuple[Facts, Choice]", known)
 
     def choose(self, facts: Facts, view: View) -> Choice:
         """The best live worker."""

@@ -203,12 +203,15 @@ async def test_a_word_now_and_then_is_not_silence_but_may_be_too_long() -> None:
 
 @pytest.mark.anyio
 async def test_cancelling_closes_the_connection_and_nothing_comes_after() -> None:
-    left = anyio.Event()
+    left, took = anyio.Event(), anyio.Event()
     seen: list[bytes] = []
 
     async def handler(peer: Peer) -> None:
         await peer.request()
         await peer.send(CHUNKED + chunk(b"one") + chunk(b"two"))
+        await took.wait()
+        with contextlib.suppress(anyio.BrokenResourceError):
+            await peer.send(chunk(b"three"))
         await peer.gone()
         left.set()
 
@@ -217,13 +220,14 @@ async def test_cancelling_closes_the_connection_and_nothing_comes_after() -> Non
     def take(data: bytes) -> None:
         seen.append(data)
         scope.cancel()
+        took.set()
 
     async with serving(handler) as server, client() as up:
         with scope:
             await asked(server.url, up, on_data=take)
         assert scope.cancelled_caught
         await left.wait()
-    assert seen == [b"one"]
+    assert seen == [b"onetwo"]
 
 
 @pytest.mark.anyio
@@ -245,7 +249,7 @@ async def test_an_error_of_the_taker_is_the_error_of_the_request() -> None:
         with pytest.raises(msgspec.ValidationError, match="not this"):
             await asked(server.url, up, on_data=take)
         await left.wait()
-    assert seen == [b"one"]
+    assert seen == [b"onetwo"]
 
 
 @pytest.mark.anyio

@@ -12,7 +12,7 @@ import asyncio
 import math
 import select
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sized
 from dataclasses import dataclass
 from typing import cast
 
@@ -94,9 +94,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_begun", "_check_at", "_framed", "_gone", "_headed", "_headers", "_heard", "_keep",
-        "_largest", "_loop", "_order", "_parser", "_parts", "_patience", "_size", "_status",
-        "_take", "_timer", "_transport", "_unread", "_waiter", "closed", "key",
+        "_begun", "_came", "_check_at", "_framed", "_gone", "_headed", "_headers", "_heard",
+        "_keep", "_largest", "_loop", "_order", "_parser", "_parts", "_patience", "_poll", "_size",
+        "_status", "_take", "_timer", "_transport", "_unread", "_waiter", "closed", "key",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -119,6 +119,8 @@ class Connection(asyncio.Protocol):
         self._order: Order | None = None
         self._waiter: asyncio.Future[Reply | BaseException] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._poll: Callable[[int], Sized] | None = None
+        self._came: list[bytes] = []
         self._check_at = math.inf
         self._heard = 0.0
         self._patience = math.inf
@@ -187,7 +189,9 @@ class Connection(asyncio.Protocol):
         and the loop has not looked yet."""
         if self.closed or self._transport.is_closing():
             return False
-        return not _readable(self._transport)
+        if self._poll is None:
+            self._poll = _poll_of(self._transport)
+        return not self._poll(0)  # a free connection has nothing to say but goodbye
 
     def abort(self) -> None:
         """Close it at once; the other end sees it."""
@@ -220,7 +224,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as exc:
+            self._give()
             self.fail(BadReply(f"not an HTTP reply: {exc}", begun=True))
+        if self._came:
+            self._give()
         if self._unread > UNREAD_LIMIT:
             self.fail(BadReply(f"a head of more than {UNREAD_LIMIT >> 10} KiB", begun=True))
 
@@ -276,8 +283,26 @@ class Connection(asyncio.Protocol):
             self._headers = {}  # nobody asks for them, and a stream is long
 
     def on_body(self, body: bytes) -> None:
-        """Some bytes of the body."""
+        """Some bytes of the body: they are taken with what else there is by now."""
         self._unread = 0
+        self._came.append(body)
+
+    def on_message_complete(self) -> None:
+        """The reply is whole, unless it was only a word in between (1xx)."""
+        self._give()
+        waiter = self._waiter
+        if self._headed and waiter is not None and not waiter.done():
+            self._keep = self._parser.should_keep_alive()
+            waiter.set_result(self._reply())
+
+    # -- its own -------------------------------------------------------------------------------
+
+    def _give(self) -> None:
+        came = self._came
+        if not came:
+            return
+        body = came[0] if len(came) == 1 else b"".join(came)
+        came.clear()
         waiter = self._waiter
         if waiter is None or waiter.done():  # what was taken before led to a cancellation
             return
@@ -285,16 +310,6 @@ class Connection(asyncio.Protocol):
             self._take(body)
         except BaseException as exc:
             self.fail(exc)
-            raise
-
-    def on_message_complete(self) -> None:
-        """The reply is whole, unless it was only a word in between (1xx)."""
-        waiter = self._waiter
-        if self._headed and waiter is not None and not waiter.done():
-            self._keep = self._parser.should_keep_alive()
-            waiter.set_result(self._reply())
-
-    # -- its own -------------------------------------------------------------------------------
 
     def _collect(self, body: bytes) -> None:
         self._size += len(body)
@@ -345,11 +360,11 @@ def _is_events(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
-def _readable(transport: asyncio.Transport) -> bool:
-    """A free connection has nothing to say but goodbye."""
+def _poll_of(transport: asyncio.Transport) -> Callable[[int], Sized]:
+    """What tells, without waiting, whether there is anything to read, by being not empty."""
     sock = transport.get_extra_info("socket")
     if sys.platform == "win32":
-        return bool(select.select([sock.fileno()], [], [], 0)[0])
+        return lambda _: select.select([sock.fileno()], [], [], 0)[0]
     poll = select.poll()  # select() refuses descriptors over 1023
     poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return poll.poll

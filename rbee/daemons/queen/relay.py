@@ -28,7 +28,13 @@ from rbee.core.events import (
 )
 from rbee.daemons.queen.asking import execute_of
 from rbee.daemons.queen.streams import JobStream, Streams
-from rbee.daemons.queen.upstream import Reply, Upstream, UpstreamError, UpstreamTimeout
+from rbee.daemons.queen.upstream import (
+    Prepared,
+    Reply,
+    Upstream,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from rbee.daemons.queen.worker_events import WorkerEvent, WorkerEvents
 from rbee.errors import (
     AllSlotsBusy,
@@ -129,7 +135,16 @@ class Relay:
         if run.ids:
             stream.note_ids_of(dispatch.backend)
         self._runs[job.job_id, dispatch.attempt] = run
-        self._tasks.start_soon(self._carry, run)
+        try:
+            request = self._request(run)
+            run.reply = self._upstream.begin_kept(request)
+        except Exception as exc:
+            self._end(run, self._event_of(run, exc))
+            return
+        if run.reply is not None:
+            run.reply.add_done_callback(partial(self._ended, run))
+        else:
+            self._tasks.start_soon(self._connect, run, request)
 
     def abort(self, job_id: str, attempt: int) -> None:
         """Stop a run; its end is reported as RunCancelled. Harmless when it has ended.
@@ -160,12 +175,12 @@ class Relay:
         self._closed = True
         await self._upstream.close()
 
-    async def _carry(self, run: _Run) -> None:
+    async def _connect(self, run: _Run, request: Prepared) -> None:
         """Hand it to the worker. What comes of it needs no task: see `_data` and `_ended`."""
         try:
             with anyio.CancelScope() as run.connecting:
                 if not run.cancelling:
-                    run.reply = await self._begin(run)
+                    run.reply = await self._upstream.begin(request)
         except Exception as exc:
             self._end(run, self._event_of(run, exc))
             return
@@ -180,9 +195,9 @@ class Relay:
         if run.cancelling and not run.heard:
             run.reply.cancel()
 
-    async def _begin(self, run: _Run) -> asyncio.Future[Reply | BaseException]:
+    def _request(self, run: _Run) -> Prepared:
         embeds = isinstance(run.dispatch.job.request, Embed)
-        return await self._upstream.begin(
+        return self._upstream.prepared(
             f"{run.dispatch.url}/v1/execute",
             encode(execute_of(run.dispatch, run.stream, run.name, ids=run.ids)),
             _headers(run),
@@ -275,6 +290,7 @@ class Relay:
                 self._report(run, self._failed(run, error))
             elif event.done:
                 self._report(run, self._done(run, event.end()))
+        run.stream.wake()
 
     def _token(self, run: _Run, event: WorkerEvent) -> None:
         """One TokenData; all that is put together is JSON."""
@@ -284,7 +300,7 @@ class Relay:
         stream = run.stream
         more = b',"logprob":%b' % event.logprob if event.logprob else b""
         data = b'{"t":%b,"i":%d%b}' % (event.token, stream.tokens, more)
-        stream.append(EventType.TOKEN, data, bytes(event.ids) if run.ids else b"")
+        stream.append(EventType.TOKEN, data, bytes(event.ids) if run.ids else b"", wake=False)
         if not run.said:
             run.said = True
             took = (anyio.current_time() - run.began) * 1000

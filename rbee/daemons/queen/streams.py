@@ -81,11 +81,12 @@ class JobStream:
         """The backend that the token ids mean something to, when that was noted."""
         return self.log.ids_of
 
-    def append(self, kind: EventType, data: bytes, ids: bytes = b"") -> None:
+    def append(self, kind: EventType, data: bytes, ids: bytes = b"", *, wake: bool = True) -> None:
         """Add one event; ignored after a terminal one, so that there is exactly one of those.
 
         `ids`: of a token event, the JSON list of the ids of the tokens that it stands for; empty
-        when they are not known, then it counts as one token. Readers never get them.
+        when they are not known, then it counts as one token. Readers never get them. Without
+        `wake` whoever appends calls `wake` when all that has come together is there.
         """
         mine = self.log
         if mine.ended or self.closed:
@@ -93,9 +94,23 @@ class JobStream:
         mine.append(kind, data, ids)
         if self._journal is not None:
             self._journal.add(mine.number, kind, data, ids)
-        if self.wakers and not self._due:
+        if wake and self.wakers and not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._wake)
+
+    def wake(self) -> None:
+        """Tell the readers now; of a durable job's stream when what comes meanwhile is there too,
+        so that it is in the journal with one write."""
+        if not self.wakers or self._due:
+            return
+        if self._journal is not None:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._wake)
+            return
+        try:
+            self._wake()
+        except Exception:  # a reader's defect is not the worker's
+            log.exception("telling a reader failed")
 
     def note_ids_of(self, backend: str) -> None:
         """Say whose token ids come from now on; to be called before the first of them."""

@@ -34,6 +34,7 @@ __all__ = [
     "BadReply",
     "Broken",
     "Overdue",
+    "Prepared",
     "Reply",
     "Silent",
     "Unreachable",
@@ -74,6 +75,10 @@ class _Target:
     @property
     def name(self) -> str:
         return self.path or self.authority
+
+
+Prepared = tuple[_Target, Order]
+"""A request, and where it goes."""
 
 
 class Upstream:
@@ -117,7 +122,7 @@ class Upstream:
         head = _head(target, headers, len(body), "POST")
         return self._send(target, Order(head, body, on_data, silence, total, deadline, repeatable))
 
-    async def begin(
+    def prepared(
         self,
         url: str,
         body: bytes,
@@ -125,17 +130,26 @@ class Upstream:
         *,
         on_data: Callable[[bytes], None] | None,
         silence: float,
-    ) -> asyncio.Future[Reply | BaseException]:
+    ) -> Prepared:
+        """A request for `begin` or `begin_kept`. Raises ValueError when it cannot be written."""
+        target = _target(url)
+        head = _head(target, headers, len(body), "POST")
+        return target, Order(head, body, on_data, silence, None, math.inf)
+
+    async def begin(self, request: Prepared) -> asyncio.Future[Reply | BaseException]:
         """`post` without waiting for the reply: while a stream lasts, no task need be there for it.
 
         The future's result is the reply or the error that `post` raises; cancelling it closes the
-        connection. Raises ValueError, Unreachable, Broken before anything was sent.
+        connection. Raises Unreachable, Broken before anything was sent.
         """
-        target = _target(url)
-        order = Order(
-            _head(target, headers, len(body), "POST"), body, on_data, silence, None, math.inf
-        )
-        connection = self._kept(target) or await self._connect(target, order)
+        return self.begin_kept(request) or self._begun(await self._connect(*request), request[1])
+
+    def begin_kept(self, request: Prepared) -> asyncio.Future[Reply | BaseException] | None:
+        """The same at once, on a connection that is there; None: there is none."""
+        kept = self._kept(request[0])
+        return self._begun(kept, request[1]) if kept is not None else None
+
+    def _begun(self, connection: Connection, order: Order) -> asyncio.Future[Reply | BaseException]:
         reply = connection.begin(order)
         reply.add_done_callback(partial(self._ended, connection))
         return reply

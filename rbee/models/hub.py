@@ -204,7 +204,7 @@ class Hub:
 
         url = hf_hub_url(listing.repo, file.name, revision=listing.commit, endpoint=self.endpoint)
         content: bytes | None = None
-        if listing.restricted or file.size < 0:
+        if listing.restricted or file.size < 0 or _unsure(file):
             file, location = self._located(listing.repo, file, url)
             if listing.restricted:
                 url, content = self._opened(file, url, location)
@@ -228,12 +228,9 @@ class Hub:
         size = file.size if file.size >= 0 else told.size
         if not isinstance(size, int) or not 0 <= size <= _MAX_SIZE:
             raise BadGateway(f"the hub does not tell the size of {file.name} of {repo}")
-        etag = told.etag if file.sha256 is None and file.git_sha1 is None else None
-        return file._replace(
-            size=size,
-            sha256=file.sha256 or _hex(etag, 64),
-            git_sha1=file.git_sha1 or _hex(etag, 40),
-        ), told.location
+        sha256 = file.sha256 or _hex(told.etag, 64)
+        git_sha1 = None if sha256 else file.git_sha1 or _hex(told.etag, 40)
+        return file._replace(size=size, sha256=sha256, git_sha1=git_sha1), told.location
 
     def _opened(self, file: HubFile, url: str, location: str) -> tuple[str, bytes | None]:
         """The signed address of a restricted file, or all of it where there is no such address."""
@@ -311,6 +308,14 @@ def _listed(repo: str, told: Any) -> Listing:
         )
     restricted = bool(told.gated) or bool(told.private)
     return Listing(repo, told.sha, tuple(files.values()), restricted)
+
+
+def _unsure(file: HubFile) -> bool:
+    """Whether the listing does not say what the file hashes to: that of a mirror may leave it out,
+    and the git hash of weights is then that of what stands in git for them."""
+    if file.sha256 is not None:
+        return False
+    return file.git_sha1 is None or file.name.lower().endswith((".gguf", ".safetensors"))
 
 
 def _choices(listing: Listing) -> list[Choice]:

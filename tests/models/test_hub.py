@@ -55,6 +55,18 @@ def test_a_size_that_the_listing_leaves_out_is_asked_for(hub, ask):
     assert (file.size, file.sha256) == (len(GGUF), SHA)
 
 
+@pytest.mark.parametrize("told", [{}, {"blobId": "d" * 40}])
+def test_a_hash_that_a_mirrors_listing_leaves_out_is_asked_for(hub, ask, told):
+    hub.add("org/tiny", {"m.gguf": GGUF})
+    commit = ask().order(parse("hf:org/tiny"), "x").revision
+    files = [{"rfilename": "m.gguf", "size": len(GGUF), **told}]
+    body = json.dumps({"id": "org/tiny", "sha": commit, "siblings": files})
+    headers = {"Content-Type": "application/json"}
+    hub.fault("/api/models/", "status", status=200, headers=headers, body=body, times=0)
+    file = ask().order(parse("hf:org/tiny"), "x").files[0]
+    assert (file.size, file.sha256, file.git_sha1) == (len(GGUF), SHA, None)
+
+
 @pytest.mark.parametrize("settings", [{"gated": "manual"}, {"private": True}])
 def test_an_order_for_a_member_holds_signed_addresses_and_no_token(hub, ask, settings):
     config = b'{"model_type": "llama"}'

@@ -131,7 +131,8 @@ def copy(model: str, *, to: str, source: str | None, manner: Manner) -> int:
         if manner.as_json:
             print_json(result)
         else:
-            _write(f"{result['model']} is on {result['to_hive']} too: {size(result['bytes'])}")
+            how = "already" if result.get("already") else "too"
+            _write(f"{result['model']} is on {result['to_hive']} {how}: {size(result['bytes'])}")
 
     return run_job(manner, work)
 

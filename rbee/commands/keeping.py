@@ -98,7 +98,7 @@ def verified(found: Verified) -> list[str]:
     unknown = found.files - found.hashed
     how = "all as they should be"
     if unknown:
-        how = f"{found.hashed} with a known hash, {unknown} checked by headers only; all well"
+        how = f"{found.hashed} with a known hash, {unknown} with none to compare; all well"
     return [f"{where}; {how}"]
 
 

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,6 +121,17 @@ def entry_of(
         verified_at=verified_at,
     )
     return entry, msgspec.structs.replace(info, id=id, ref=ref, path=str(path), digest=digest)
+
+
+def with_hashes(row: Row, found: Mapping[str, str], *, at: float) -> Row:
+    """A row whose files are all right; `found`: the hashes of those that had none, by name."""
+    files = [
+        msgspec.structs.replace(file, sha256=file.sha256 or found.get(file.name))
+        for file in row.entry.files
+    ]
+    digest = digest_of(files)
+    entry = msgspec.structs.replace(row.entry, files=files, digest=digest, verified_at=at)
+    return Row(entry, msgspec.structs.replace(row.info, digest=digest), row.stamps)
 
 
 def keep_step(catalogue: Catalogue, row: Row) -> Step:

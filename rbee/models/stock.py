@@ -204,7 +204,7 @@ class Stock:
             path=path,
             files=files,
             asked=[order.asked],
-            revision=order.revision,
+            revision=order.revision or None,
             linked=linked,
             downloaded_at=now,
             verified_at=now,
@@ -272,9 +272,9 @@ class Stock:
         if outcome.problems:
             self.catalogue.verified(row.entry.id, None, None)
             return row.entry.digest is not None
-        digest = shelf.digest_of(row.entry.files)
-        self.catalogue.verified(row.entry.id, time.time(), digest)
-        return digest != row.entry.digest
+        now = shelf.with_hashes(row, outcome.found, at=time.time())
+        self.catalogue.renew(now)
+        return now.entry.digest != row.entry.digest
 
     def import_(
         self, body: ImportBody, path: Path, report: importing.Report, stop: threading.Event

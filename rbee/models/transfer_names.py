@@ -58,7 +58,8 @@ def check_order(order: DownloadOrder, *, urls: bool = True) -> None:
         raise _bad("ref", "a reference has 1 to 2048 characters", "1..2048")
     if not 1 <= len(order.files) <= MAX_FILES:
         raise _bad("files", f"{len(order.files)} files; 1 to {MAX_FILES}", f"1..{MAX_FILES}")
-    if _REVISION.fullmatch(order.revision) is None:
+    of_hub = _HUB.fullmatch(order.ref) is not None
+    if _REVISION.fullmatch(order.revision) is None and (of_hub or order.revision):
         raise _bad("revision", f"{order.revision[:80]!r} is not a revision", "commit")
     seen: set[str] = set()
     for file in order.files:

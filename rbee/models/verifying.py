@@ -20,17 +20,19 @@ Report = Callable[[int, int, str], None]
 
 
 class Outcome(NamedTuple):
-    """`hashed`: how many files had a hash to compare with."""
+    """`hashed`: how many files had a hash to compare with; `found`: of the others by name."""
 
     bytes: int
     hashed: int
     problems: list[str]
+    found: dict[str, str]
 
 
 def verify(entry: CatalogueEntry, report: Report, stop: threading.Event) -> Outcome:
     """Look at every file of an entry, and at the header. Raises Cancelled when `stop` is set."""
     total, done, hashed = sum(file.size for file in entry.files), 0, 0
     problems: list[str] = []
+    found: dict[str, str] = {}
     for file in entry.files:
         path = shelf.where(entry, file.name)
         start = done
@@ -41,7 +43,7 @@ def verify(entry: CatalogueEntry, report: Report, stop: threading.Event) -> Outc
             report(start + count, total, name)
 
         tell(0)
-        problem = _checked(path, file, tell)
+        problem = _checked(path, file, tell, found)
         hashed += file.sha256 is not None
         if problem:
             problems.append(problem)
@@ -54,20 +56,22 @@ def verify(entry: CatalogueEntry, report: Report, stop: threading.Event) -> Outc
             problems.append(exc.message)
         except OSError as exc:
             problems.append(f"{entry.path} cannot be read: {exc.strerror}")
-    return Outcome(done, hashed, problems)
+    return Outcome(done, hashed, problems, found)
 
 
-def _checked(path: Path, file: CatalogueFile, tell: Callable[[int], None]) -> str:
-    """What is wrong with a file; empty: nothing is."""
+def _checked(
+    path: Path, file: CatalogueFile, tell: Callable[[int], None], new: dict[str, str]
+) -> str:
+    """What is wrong with a file; empty: nothing is. A hash that was not known goes into `new`."""
     try:
         size = path.stat().st_size
         if size != file.size:
             return f"{file.name} has {size} bytes, it should have {file.size}"
-        if file.sha256 is None:
-            return ""
         found = sha256_of(path, tell)
     except OSError as exc:
         return f"{file.name} cannot be read: {exc.strerror}"
-    if found != file.sha256:
+    if file.sha256 is None:
+        new[file.name] = found
+    elif found != file.sha256:
         return f"{file.name} has the SHA-256 {found}, it should have {file.sha256}"
     return ""

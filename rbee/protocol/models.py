@@ -217,5 +217,5 @@ class Verified(Wire, frozen=True, kw_only=True):
     files: int
     bytes: int
     hashed: int
-    """How many files had a known hash; the others were read by their headers."""
+    """How many files had a known hash; those of the others are known from now on."""
     problems: list[str] = msgspec.field(default_factory=list[str])

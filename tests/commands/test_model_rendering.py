@@ -235,7 +235,7 @@ def test_checks_and_clearing_are_told_with_amounts() -> None:
     good = Verified(model="m", hive="home", files=2, bytes=5 * GB, hashed=2)
     assert keeping.verified(good) == ["m on home: 2 files, 5.0 GB; all as they should be"]
     half = Verified(model="m", hive="home", files=2, bytes=5 * GB, hashed=1)
-    assert "1 with a known hash, 1 checked by headers only" in keeping.verified(half)[0]
+    assert "1 with a known hash, 1 with none to compare" in keeping.verified(half)[0]
     bad = Verified(
         model="m", hive="home", files=1, bytes=1, hashed=1, problems=["x.gguf: other hash"]
     )

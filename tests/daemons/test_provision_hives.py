@@ -115,6 +115,37 @@ def test_a_request_pinned_to_a_machine_without_the_model_is_told_how_it_gets_the
     assert len(pair.hub.log()) == before
 
 
+def test_what_was_taken_in_is_copied_and_the_same_model_on_both(pair: Pair, tmp_path: Path) -> None:
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(DATA)
+    body = {"path": str(file), "hive": "home"}
+    assert pair.colony.home.post("/v1/catalog/import", body).status_code == 200
+    pair.result("model_copy", model="mine", to_hive="far")
+    (there,) = pair.far.models()
+    assert there.read_bytes() == DATA
+    assert wait_for(lambda: pair.hives("mine") == ["far", "home"])
+    (listed,) = [
+        m["model"] for m in pair.get("/v1/catalog/models").json()["models"]
+        if m["model"]["id"] == "mine"
+    ]  # fmt: skip
+    assert listed["digest"].startswith("sha256:")
+    assert pair.result("model_copy", model="mine", to_hive="far")["already"] is True
+
+
+def test_a_file_that_was_not_taken_in_is_not_copied(pair: Pair, tmp_path: Path) -> None:
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(DATA)
+    refused = pair.fails("model_copy", model=f"file:{file}", hive="home", to_hive="far")
+    assert (refused["code"], pair.far.models()) == ("CONFLICT", [])
+    assert f"rbee model import {file} --hive home" in refused["details"]["suggested_action"]
+
+
+def test_a_model_of_a_package_is_there_already_or_said_to_be_one(pair: Pair) -> None:
+    done = pair.result("model_copy", model="smollm2-135m", to_hive="far")
+    assert done["already"] is True
+    assert pair.far.models() == []
+
+
 def test_a_copy_that_was_cancelled_goes_on_where_it_stopped(pair: Pair) -> None:
     pair.result("model_download", model=REF, hive="home")
     folder = pair.far.home.path / "data" / "models" / ".partial"

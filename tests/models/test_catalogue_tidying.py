@@ -227,7 +227,7 @@ def test_a_right_model_is_verified(world):
         world.stock.entry("a"), lambda *told: seen.append(told), threading.Event()
     )
     size = path.stat().st_size
-    assert outcome == (size, 1, [])
+    assert outcome == (size, 1, [], {})
     assert seen[0] == (0, size, path.name)
     assert seen[-1] == (size, size, "")
 
@@ -273,6 +273,7 @@ def test_files_without_a_known_hash_are_read_by_their_headers(world, tmp_path):
     )  # fmt: skip
     outcome = verifying.verify(entry, lambda *_: None, threading.Event())
     assert (outcome.hashed, outcome.problems) == (0, [])
+    assert sorted(outcome.found) == sorted(file.name for file in entry.files)
     shard = source / "model-00001-of-00002.safetensors"
     data = bytearray(shard.read_bytes())
     data[20] ^= 255

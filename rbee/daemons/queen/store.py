@@ -125,6 +125,7 @@ class Store:
         self._held: list[Write] = []
         self._changed: dict[str, Callable[[], tuple[JobInfo, bytes]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due = False
 
     @staticmethod
     def open(path: Path, *, patience: float = PATIENCE) -> Store:
@@ -149,8 +150,7 @@ class Store:
         """
         undo = Write(_WITHDRAW, (info.job_id,), erases=True)
         row = _row(info, request, durable=True)
-        self._release()
-        await self._writer.confirmed(_SAVE_JOB, row, undo=undo, limit=limit)
+        await self._writer.confirmed(_SAVE_JOB, row, undo=undo, limit=limit, put=self._at_once)
 
     def withdraw(self, job_id: str) -> None:
         """Forget a job that was written and then not accepted after all."""
@@ -296,6 +296,15 @@ class Store:
         self._release()
         self._writer.put(write)
 
+    def _at_once(self, write: Write) -> None:
+        """When the loop comes round, with what else is to be written by then: the thread is woken
+        once for all of it, which takes longer than a write."""
+        self._gather()
+        self._held.append(write)
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._release)
+
     def _hold(self, write: Write) -> None:
         self._gather()
         self._held.append(write)
@@ -316,6 +325,7 @@ class Store:
 
     def _release(self) -> None:
         """Give the writer what has gathered."""
+        self._due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -135,9 +135,15 @@ class Writer:
             raise unusable(self._path, failed[0])
 
     async def confirmed(
-        self, sql: str, args: tuple[Any, ...], *, undo: Write, limit: float
+        self,
+        sql: str,
+        args: tuple[Any, ...],
+        *,
+        undo: Write,
+        limit: float,
+        put: Callable[[Write], None],
     ) -> None:
-        """Return when this one is on disk.
+        """Return when this one is on disk; `put` hands it to this writer, at once or soon.
 
         Raises InternalError when it was lost, or after `limit` seconds. Whenever this raises or is
         cancelled, the statement is not carried out later either; where it is too late to take it
@@ -145,22 +151,23 @@ class Writer:
         """
         self._check_open()
         ticket = Ticket(self._lock)
-        self._queue.put(Write(sql, args, ticket=ticket))
+        put(Write(sql, args, ticket=ticket))
         try:
             with anyio.move_on_after(limit):
                 await ticket.done.wait()
-            if not ticket.done.is_set() and ticket.withdraw():
-                raise self._late(limit)
-            # Otherwise it is in the middle of being written: that is the disk's own time.
-            with anyio.move_on_after(limit):
-                await ticket.done.wait()
+            if not ticket.done.is_set():
+                if ticket.withdraw():
+                    raise self._late(limit)
+                # It is in the middle of being written: that is the disk's own time.
+                with anyio.move_on_after(limit):
+                    await ticket.done.wait()
             if not ticket.done.is_set():
                 if not ticket.withdraw():
-                    self._queue.put(undo)
+                    put(undo)
                 raise self._late(limit)
         except anyio.get_cancelled_exc_class():
             if not ticket.withdraw():
-                self._queue.put(undo)
+                put(undo)
             raise
         if ticket.error is not None:
             raise unusable(self._path, ticket.error)

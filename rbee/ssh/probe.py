@@ -61,6 +61,7 @@ class _Line(Request, frozen=True, kw_only=True):
     gpus: list[str]
     installed: list[str]
     current: str
+    previous: str
     uv: str
     compiler: str
     end: bool
@@ -93,6 +94,7 @@ class Facts(Wire, frozen=True, kw_only=True):
     gpus: list[Gpu]
     installed: list[str]
     current: str
+    previous: str
     uv: str
     compiler: str
 
@@ -144,6 +146,7 @@ def read(line: str, machine: str) -> Facts:
         gpus=[_gpu(text) for text in raw.gpus],
         installed=raw.installed,
         current=raw.current,
+        previous=raw.previous,
         uv=raw.uv,
         compiler=raw.compiler,
     )

@@ -96,6 +96,8 @@ for folder in "$root"/versions/*/; do
 done | list installed
 current=$(readlink "$root/current" 2>/dev/null)
 value current "${current##*/}"
+previous=$(readlink "$root/previous" 2>/dev/null)
+value previous "${previous##*/}"
 if [ -x "$root/bin/uv" ]; then value uv "$root/bin/uv"; else value uv "$(first uv)"; fi
 value compiler "$(first c++ g++ clang++)"
 printf '"end":true}\n'

@@ -108,7 +108,7 @@ async def test_any_login_shell_will_do(start_sshd: Callable[..., Sshd], tmp_path
 def test_the_script_runs_in_every_posix_shell(tmp_path: Path, shell: str):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    command = ["busybox", "sh"] if shell == "busybox" else [shell]
+    command = {"busybox": ["busybox", "sh"], "zsh": ["zsh", "--emulate", "sh"]}.get(shell, [shell])
     strange = tmp_path / "ho\"me \\ with 'marks'"
     strange.mkdir()
     done = subprocess.run(
@@ -132,7 +132,7 @@ GOOD = {
     "os": "Linux", "arch": "x86_64", "kernel": "6", "name": "", "libc": "musl 1.2.4", "user": "u",
     "home": "/h", "shell": "/bin/ash", "root": "/h/r", "cores": 1, "memory": None,
     "memory_free": None, "disk_free": 5, "pythons": [], "gpus": ["vulkan, x.json, , "],
-    "installed": [], "current": "", "uv": "", "compiler": "", "end": True,
+    "installed": [], "current": "", "previous": "", "uv": "", "compiler": "", "end": True,
 }  # fmt: skip
 
 

@@ -325,7 +325,7 @@ class Stock:
 
     def beyond(self, *, quota: int, need: int, kept: Collection[str]) -> list[Row]:
         """Models that must go so that `need` bytes more stay within the quota (bytes)."""
-        rows = [(row, tidying.weight(row)) for row in self.catalogue.rows()]
+        rows = [(row, tidying.weight(row, self.folder)) for row in self.catalogue.rows()]
         return tidying.to_go(rows, quota=quota, need=need, kept=kept)
 
     def garbage(
@@ -335,7 +335,7 @@ class Stock:
         `dry_run` only tell. Rows whose files are gone are forgotten."""
         partials = tidying.partials(self.folder, active)
         going = self.beyond(quota=quota, need=0, kept=kept) if quota else []
-        weights = {row.entry.id: tidying.weight(row) for row in self.catalogue.rows()}
+        weights = {row.entry.id: tidying.weight(row, self.folder) for row in self.catalogue.rows()}
         freed = sum(one.size for one in partials) + sum(weights[r.entry.id] for r in going)
         orphans = tidying.orphans(self.folder, self.catalogue.rows(gone=True))
         if not dry_run:
@@ -345,7 +345,7 @@ class Stock:
                 if row.gone:
                     self.catalogue.remove(row.entry.id)
         return GarbageReport(
-            partial=[one.path.name for one in partials],
+            partial=[one.name for one in partials],
             models=[row.entry.id for row in going],
             orphans=orphans,
             freed=freed,

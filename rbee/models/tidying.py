@@ -9,41 +9,52 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from rbee.errors import Forbidden
+from rbee.errors import Forbidden, ValidationFailed
 from rbee.models import shelf
 from rbee.models.catalogue import Row
 from rbee.models.importing import IMPORTING
 from rbee.models.transfer_names import PARTIAL
+from rbee.models.transfer_partial import discard
+from rbee.protocol.base import Wire, decode
 
 log = logging.getLogger("rbee.models")
 MAX_ORPHANS = 200
 IMPORT_LIMIT = 3600.0
 """Seconds after which a begun import is taken for one whose process has died."""
 _MAX_FILES = 20_000
+_MAX_NOTE = 4 << 20
+
+
+class _Note(Wire, frozen=True):
+    model_id: str = ""
 
 
 class Partial(NamedTuple):
-    """A begun transfer; `size` in bytes."""
+    """A begun transfer; `size` in bytes, `name` the model's as far as it can be read."""
 
     path: Path
     size: int
+    name: str
 
 
-def weight(row: Row) -> int:
+def weight(row: Row, models: Path) -> int:
     """Bytes of the disk that removing the model would free: a file that another program has a link
-    to frees nothing, and one that is not ours is not removed."""
+    to frees nothing, and one that is not ours, or not in the models folder, is not removed."""
     if row.entry.linked:
         return 0
-    total = 0
+    root, total = models.resolve(), 0
     for file in row.entry.files:
+        path = shelf.where(row.entry, file.name)
         try:
-            status = shelf.where(row.entry, file.name).stat()
+            if not path.parent.resolve().is_relative_to(root):
+                continue
+            status = path.stat()
         except OSError:
             continue
         if status.st_nlink == 1:
@@ -119,14 +130,23 @@ def partials(models: Path, active: Collection[str]) -> list[Partial]:
         path = Path(entry.path)
         idle = entry.name not in active and not _held(path) and not _young_import(entry)
         if idle and entry.is_dir(follow_symlinks=False):
-            out.append(Partial(path, sum(size for _, size in _files(path))))
+            out.append(Partial(path, sum(size for _, size in _files(path)), _wanted(path)))
     return out
 
 
+def _wanted(folder: Path) -> str:
+    """What was to be fetched, else the folder's name."""
+    try:
+        with (folder / "order.json").open("rb") as note:
+            return decode(note.read(_MAX_NOTE), _Note).model_id or folder.name
+    except (OSError, ValidationFailed):
+        return folder.name
+
+
 def clear(partial: Partial) -> int:
-    """Remove a begun transfer; bytes freed."""
-    shutil.rmtree(partial.path, ignore_errors=True)
-    return 0 if partial.path.exists() else partial.size
+    """Remove a begun transfer, unless somebody works on it by now; bytes freed."""
+    with _alone(partial.path) as alone:
+        return partial.size if alone and discard(partial.path) else 0
 
 
 def orphans(models: Path, rows: Iterable[Row]) -> list[str]:
@@ -145,19 +165,28 @@ def _young_import(entry: os.DirEntry[str]) -> bool:
     return young and entry.name.startswith(IMPORTING)
 
 
-def _held(folder: Path) -> bool:
-    """Whether a process holds the lock of the folder's transfer."""
+@contextmanager
+def _alone(folder: Path) -> Generator[bool]:
+    """Whether no process works on the folder's transfer; none begins to meanwhile."""
     try:
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False
+        yield True
+        return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
     except OSError:
-        return True
+        alone = False
+    try:
+        yield alone
     finally:
         os.close(fd)
-    return False
+
+
+def _held(folder: Path) -> bool:
+    with _alone(folder) as alone:
+        return not alone
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -211,15 +212,16 @@ class Folder:
         """Make and lock it; False while another process has it. Raises DownloadFailed."""
         with told(order.model_id):
             self.path.mkdir(mode=_MODE, parents=True, exist_ok=True)
-            lock = self.path / "lock"
-            fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock, fd = self.path / "lock", -1
             try:
+                fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mine = os.path.samestat(os.fstat(fd), lock.stat())  # not of a removed folder
             except (BlockingIOError, FileNotFoundError):
                 mine = False
             if not mine:
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
                 return False
             self._fd = fd
             bare = [msgspec.structs.replace(f, url="", content=None) for f in order.files]
@@ -256,7 +258,19 @@ class Folder:
 
     def remove(self) -> None:
         """With everything that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        discard(self.path)
+
+
+def discard(folder: Path) -> bool:
+    """Remove a folder whose lock is held; whether it is gone. Whoever wants one of that name next
+    never finds it half removed."""
+    aside = folder.with_name(f"gone-{secrets.token_hex(8)}")
+    try:
+        folder.replace(aside)
+    except OSError:
+        aside = folder
+    shutil.rmtree(aside, ignore_errors=True)
+    return not aside.exists()
 
 
 def _sync(folder: Path) -> None:

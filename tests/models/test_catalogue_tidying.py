@@ -94,6 +94,17 @@ def test_what_lies_outside_the_models_folder_is_never_removed(world, tmp_path):
     assert path.exists()
 
 
+def test_a_model_outside_the_models_folder_does_not_count_for_the_quota(world, tmp_path):
+    world.fetched("a")
+    world.models.rename(tmp_path / "former")
+    world.stock.catalogue.use(
+        lambda db: db.execute("UPDATE models SET path = replace(path, '/models/', '/former/')")
+    )
+    told = world.garbage(quota=1)
+    assert (told.models, told.kept_for_quota) == ([], 0)
+    assert len(world.stock.catalogue.rows()) == 1
+
+
 def test_packaged_models_and_plain_files_cannot_be_removed(world, tmp_path):
     path = small(tmp_path / "plain.gguf")
     with pytest.raises(Conflict, match="not in the catalogue"):
@@ -134,6 +145,18 @@ def test_begun_transfers_go_unless_somebody_works_on_them(world):
     assert left == ["active", "held", "import-young"]
     os.utime(world.models / ".partial" / "import-young", (0, 0))
     assert world.garbage().partial == ["active", "held", "import-young"]
+
+
+def test_one_that_is_taken_up_just_before_it_is_cleared_is_left(world):
+    partial = world.begun("late", 500)
+    lock = os.open(partial / "lock", os.O_CREAT | os.O_RDWR)
+    (found,) = tidying.partials(world.models, ())
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert tidying.clear(found) == 0
+    assert (partial / "part" / "m.gguf").exists()
+    os.close(lock)
+    assert tidying.clear(found) == 500
+    assert list((world.models / ".partial").iterdir()) == []
 
 
 def test_files_that_belong_to_nothing_are_told_and_kept(world):

@@ -189,8 +189,9 @@ class Hive:
 
         Raises InsufficientRam, InsufficientVram, WorkerAlreadyRegistered, PortTaken, ShuttingDown.
         """
-        async with self.preflight.place(spec):
-            await self.workers.spawn(spec)
+        with self.models.starting(spec):
+            async with self.preflight.place(spec):
+                await self.workers.spawn(spec)
         await self.models.used(spec.model_path)
 
     async def stop(self, worker_id: str, *, force: bool = False) -> None:

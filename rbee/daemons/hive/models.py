@@ -7,7 +7,8 @@ what must not be removed; never fetches. All work on the disk is done in threads
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from rbee.protocol.models import (
 if TYPE_CHECKING:
     from rbee.models.catalogue import Row
     from rbee.paths import Paths
+    from rbee.protocol.workers import WorkerSpec
     from rbee.settings import Settings
 
 log = logging.getLogger("rbee.hive")
@@ -78,6 +80,8 @@ class Models:
         self._hive = hive
         self._changed = changed
         self._workers = workers
+        self._starting: dict[str, str] = {}
+        """Path by id of workers that are about to run."""
         self._changing = anyio.Lock()
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -196,8 +200,11 @@ class Models:
                     workers=users,
                 )
             freed = await anyio.to_thread.run_sync(self.stock.remove, row)
+            left = await anyio.to_thread.run_sync(Path(entry.path).exists)
         if entry.linked:
             message = f"{entry.id} is forgotten; {entry.path} is not rbee's and was left alone"
+        elif left:
+            message = f"{entry.id} is forgotten; {entry.path} is not in {self.folder} and was left"
         elif freed:
             message = f"{entry.id} is deleted"
         else:
@@ -228,9 +235,10 @@ class Models:
     async def gc(self, *, dry_run: bool = False) -> GarbageReport:
         """Remove begun transfers nobody works on and, with a quota, models beyond it."""
         async with self._changing:
+            paths, active = self._paths(), self.active()
             done = await anyio.to_thread.run_sync(
                 lambda: self.stock.garbage(
-                    quota=self.quota, kept=self._kept(), active=self.active(), dry_run=dry_run
+                    quota=self.quota, kept=self._kept(paths), active=active, dry_run=dry_run
                 )
             )
         if done.models and not dry_run:
@@ -244,7 +252,7 @@ class Models:
         if not self.quota:
             return []
         async with self._changing:
-            gone = await anyio.to_thread.run_sync(lambda: self._make_room(need))
+            gone = await anyio.to_thread.run_sync(self._make_room, need, self._paths())
         if gone:
             log.info("removed to stay within the quota: %s", ", ".join(gone))
             await self._changed()
@@ -277,19 +285,37 @@ class Models:
         if self.stock.noticed():
             await self._changed()
 
-    def _make_room(self, need: int) -> list[str]:
-        going: list[Row] = self.stock.beyond(quota=self.quota, need=need, kept=self._kept())
+    @contextmanager
+    def starting(self, spec: WorkerSpec) -> Generator[None]:
+        """A worker is about to run: its model counts as in use although no process has it yet."""
+        self._starting[spec.worker_id] = spec.model_path
+        try:
+            yield
+        finally:
+            self._starting.pop(spec.worker_id, None)
+
+    def _make_room(self, need: int, paths: Collection[str]) -> list[str]:
+        kept = self._kept(paths)
+        going: list[Row] = self.stock.beyond(quota=self.quota, need=need, kept=kept)
         for row in going:
             self.stock.remove(row)
         return [row.entry.id for row in going]
 
+    def _used(self) -> dict[str, str]:
+        """By id of a worker that runs or is about to: the path of its model."""
+        return {w.spec.worker_id: w.spec.model_path for w in self._workers()} | self._starting
+
     def _users(self, path: str) -> list[str]:
         """Ids of the workers that have the model at a path."""
-        return [w.spec.worker_id for w in self._workers() if w.spec.model_path == path]
+        return [worker for worker, its in self._used().items() if its == path]
 
-    def _kept(self) -> set[str]:
-        """Ids of models that no quota may remove: in use, or wanted by the settings."""
-        paths = {worker.spec.model_path for worker in self._workers()}
+    def _paths(self) -> set[str]:
+        """Of the models in use."""
+        return set(self._used().values())
+
+    def _kept(self, paths: Collection[str]) -> set[str]:
+        """Ids of models that no quota may remove: in use at one of `paths`, or wanted by the
+        settings. Blocks."""
         kept = {info.id for info in self.stock.models() if info.path in paths}
         models = self._settings.models
         wanted = [name for name, count in models.min_workers.items() if count]

@@ -118,6 +118,9 @@ class Policy(Protocol):
         """Expected seconds until the job would be complete on that live worker."""
         ...
 
-    def first_token(self, job: Job, view: View) -> float | None:
-        """Seconds until the job's first token is expected; None: nobody can say."""
+    def first_token(self, job: Job, view: View, position: int | None = None) -> float | None:
+        """Seconds until the job's first token is expected; None: nobody can say.
+
+        `position`: its place in the queue, where that is known already.
+        """
         ...

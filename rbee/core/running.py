@@ -135,7 +135,7 @@ def _queue(colony: Colony, job: Job, *, recovered: bool) -> None:
         colony.urgent[job.job_id] = job
     if not recovered:
         position = colony.queue.position(job, colony.now)
-        eta = colony.policy.first_token(job, colony.view())
+        eta = colony.policy.first_token(job, colony.view(), position)
         eta_ms = round(eta * 1000) if eta is not None else None
         data = QueuedData(position=position, eta_ms=eta_ms)
         telling.append(colony, job, EventType.QUEUED, data)

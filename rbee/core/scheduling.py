@@ -100,14 +100,15 @@ class Ect:
         """Seconds; see rbee.core.costs."""
         return of_worker(Facts(job, view.experience), worker, view).total
 
-    def first_token(self, job: Job, view: View) -> float | None:
+    def first_token(self, job: Job, view: View, position: int | None = None) -> float | None:
         """By the same terms, the jobs before it in the queue included."""
         facts, choice = self._looked(job, view)
         if choice.free is not None:
             return choice.free_terms.until_start + choice.free_terms.prefill
         if choice.soon is not None:
             terms = choice.soon_terms
-            before = min(view.queue.position(job, view.now) - 1, view.queue.waiting(facts.demand))
+            place = position or view.queue.position(job, view.now)
+            before = min(place - 1, view.queue.waiting(facts.demand))
             turn = _backlog(facts, terms, before, view)
             return terms.until_start + turn + terms.prefill
         found = self.survey(facts, view).places

@@ -187,7 +187,8 @@ class Queen:
         if position is None:
             return job.info()
         now = self.clock.monotonic()
-        return job.info(position, self.colony.policy.first_token(job, self.colony.view(now=now)))
+        view = self.colony.view(now=now)
+        return job.info(position, self.colony.policy.first_token(job, view, position))
 
     def position(self, job: Job) -> int | None:
         """A live job's place in the queue, from 1; None when it does not stand there."""

@@ -129,7 +129,9 @@ def garbage(hive: str, found: GarbageReport) -> list[str]:
     """What was or would be cleared away on a hive."""
     verb = "would be freed" if found.dry_run else "freed"
     quota = f"; the folder may hold {size(found.quota)}" if found.quota else ""
-    out = [f"{hive}: {size(found.freed)} {verb}{quota}"]
+    nothing = not (found.freed or found.partial or found.models)
+    amount = "nothing to clear away" if nothing else f"{size(found.freed)} {verb}"
+    out = [f"{hive}: {amount}{quota}"]
     out += [f"  begun download  {printable(name)}" for name in found.partial]
     out += [f"  over the quota  {printable(name)}" for name in found.models]
     out += [f"  not rbee's      {printable(name)}  (left alone)" for name in found.orphans]

@@ -64,7 +64,8 @@ def repository(found: FoundModel, *, width: int | None, shown: int | None = None
         out.append(f"{_INDENT}… and {hidden} more: rbee model show hf:{printable(found.repo)}")
     best = recommended(found.choices)
     if best is None:
-        out.append(clip(f"{_INDENT}none of it fits a machine of this colony", width))
+        what = "fits" if any(c.too_big for c in choices) else "can run on"
+        out.append(clip(f"{_INDENT}none of it {what} a machine of this colony", width))
     elif best.here:
         out.append(f'{_INDENT}rbee infer --model {printable(best.ref)} "…"')
     else:
@@ -74,7 +75,7 @@ def repository(found: FoundModel, *, width: int | None, shown: int | None = None
 
 def recommended(choices: Sequence[Choice]) -> Choice | None:
     """What is there already, else the usual one that fits, else None."""
-    able = [c for c in choices if c.here or (not _split(c) and (c.fits or not c.too_big))]
+    able = [c for c in choices if c.here or (not _split(c) and c.fits)]
     return min(able, key=lambda c: (not c.here, _place(c), c.size), default=None)
 
 
@@ -102,7 +103,7 @@ def _about(found: FoundModel) -> str:
 
 
 def _choices(choices: Sequence[Choice], width: int | None) -> list[str]:
-    left = [[c.quant or "·", size(c.size), _need(c)] for c in choices]
+    left = [[_named(c, width), size(c.size), _need(c)] for c in choices]
     used = sum(
         max(len(row[i]) for row in [["quant", "size", "needs"], *left]) + 2 for i in range(3)
     )
@@ -120,7 +121,13 @@ def _where(choice: Choice, width: int | None) -> str:
         return names(choice.fits, width)
     if choice.too_big:
         return f"too big for {names(choice.too_big, None if width is None else width - 12)}"
-    return "·"
+    return "nowhere: no machine here runs this kind of file"
+
+
+def _named(choice: Choice, width: int | None) -> str:
+    """Its quantisation; where that is not known, the file that is meant."""
+    file = printable(choice.ref.partition("::")[2].rpartition("/")[2])
+    return choice.quant or (clip(file, None if width is None else width // 2) or "·")
 
 
 def _split(choice: Choice) -> bool:
@@ -129,7 +136,9 @@ def _split(choice: Choice) -> bool:
 
 
 def _need(choice: Choice) -> str:
-    return size(choice.need_bytes) if choice.need_bytes else "·"
+    if not choice.need_bytes:
+        return "·"
+    return f"{'≥ ' if choice.need_at_least else ''}{size(choice.need_bytes)}"
 
 
 def _first(choices: Sequence[Choice], shown: int | None) -> list[Choice]:

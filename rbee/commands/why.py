@@ -31,14 +31,17 @@ def run(job_id: str, *, everything: bool, as_json: bool) -> int:
     if as_json:
         print_json(found)
         return 0
-    if not found.decisions:
+    if found.fetching:
+        _write(f"{job_id} waits for its model, and is placed when that is there:")
+        _write(f"   {found.fetching}")
+    elif not found.decisions:
         sys.stderr.write(
             f"Nothing was decided about {job_id} ({found.state}): only work for a model is placed,"
             f" and decisions are kept for the latest jobs.\n"
             f"`rbee job logs {job_id}` tells what happened.\n"
         )
-        return 0
-    _print(found, everything=everything)
+    if found.decisions:
+        _print(found, everything=everything)
     return 0
 
 

@@ -68,3 +68,5 @@ class Why(Wire, frozen=True, kw_only=True):
     job_id: str
     state: str
     decisions: list[Decision]
+    fetching: str | None = None
+    """Of a job whose model is on its way: where to, and how far it is."""

@@ -139,7 +139,9 @@ class Choice(Wire, frozen=True, kw_only=True):
     size: int
     files: int
     need_bytes: int | None = None
-    """Memory for one usual context; None: not known before it is looked at."""
+    """Memory for one usual context; with `need_at_least` its header was not looked at, and this is
+    what weights and margin take, to which the context comes."""
+    need_at_least: bool = False
     fits: list[str] = []
     """`hive device` where it would run now or after idle workers have gone."""
     too_big: list[str] = []
@@ -199,6 +201,7 @@ class GarbageReport(Wire, frozen=True, kw_only=True):
     """What was or would be cleared away. Bytes."""
 
     partial: list[str]
+    """Begun downloads, by the model's name."""
     models: list[str]
     """Ids, the least recently used first; only with a quota."""
     orphans: list[str]

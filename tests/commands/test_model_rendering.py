@@ -137,6 +137,30 @@ def test_what_fits_nowhere_has_no_command() -> None:
     assert "nothing in it" in searching.repository(repository(), width=80)[-1]
 
 
+def test_what_no_backend_runs_has_no_command() -> None:
+    lines = searching.repository(repository(choice(None, 9)), width=80)
+    assert "no machine here runs this kind of file" in lines[3]
+    assert lines[-1] == "  none of it can run on a machine of this colony"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_files_that_tell_no_quantisation_have_their_names(width: int) -> None:
+    two = [
+        choice(None, 9, ref=f"hf:{REPO}@{'a' * 40}::gguf/{name}-{'x' * 60}.gguf", fits=["a cpu"])
+        for name in ("alpha", "beta")
+    ]
+    lines = searching.repository(repository(*two), width=width)
+    assert [line.split()[0][:4] for line in lines[3:5]] == ["alph", "beta"]
+    assert fits(lines[:-1], width)
+
+
+def test_a_need_that_is_not_known_is_told_as_the_least() -> None:
+    sized = [choice(q, 9, need_bytes=1_500 * MB, need_at_least=q == "F16") for q in ("Q8_0", "F16")]
+    lines = searching.repository(repository(*sized), width=80)
+    assert "9 MB  1.5 GB" in lines[3]
+    assert "9 MB  ≥ 1.5 GB" in lines[4]
+
+
 def test_a_file_in_parts_is_listed_and_not_offered() -> None:
     parts = choice("Q4_K_M", 9, files=3, fits=["a cpu"])
     lines = searching.repository(repository(parts, choice("Q8_0", 18, fits=["a cpu"])), width=80)
@@ -251,6 +275,8 @@ def test_checks_and_clearing_are_told_with_amounts() -> None:
     assert lines[0] == "home: 3.0 GB would be freed; the folder may hold 20.0 GB"
     assert [line.split()[-1] for line in lines[1:3]] == ["org/a", "org/b"]
     assert lines[3].endswith("notes.txt  (left alone)")
+    clean = GarbageReport(partial=[], models=[], orphans=[], freed=0, dry_run=False)
+    assert keeping.garbage("home", clean) == ["home: nothing to clear away"]
 
 
 def test_control_characters_from_a_hub_never_reach_the_terminal() -> None:

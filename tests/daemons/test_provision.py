@@ -127,6 +127,10 @@ def test_two_jobs_share_one_transfer(colony: Colony, hub: StandIn) -> None:
     assert running["hive"] == "home"
     assert colony.metric("rbee_downloads_running") == 1
     assert {job["job_id"] for job in colony.home.get("/v1/queue")["jobs"]} == {first, second}
+    why = colony.home.rbee("why", second)
+    assert (why.returncode, why.stderr) == (0, "")
+    assert f"{second} waits for its model" in why.stdout
+    assert "downloading org/tiny:Q4_0 to home: " in why.stdout
     assert "downloading org/tiny:Q4_0 to home: " in colony.job(second)["waiting_for"]
     hub.heal()
     assert [ended(colony, job).end for job in (first, second)] == ["end", "end"]
@@ -305,3 +309,19 @@ def test_addresses_that_expire_are_made_anew(tmp_path: Path, hub: StandIn) -> No
                     assert b"hf_member" not in file.read_bytes(), file
     finally:
         colony.close()
+
+
+def test_what_fits_is_said_without_a_header_and_for_files_of_any_name(
+    colony: Colony, hub: StandIn
+) -> None:
+    hub.add("org/pair", {"tiny-one.gguf": tiny(), "tiny-two.gguf": tiny(1)})
+    hub.add("org/steps", {"s-Q4_0.gguf": tiny(), "s-Q8_0.gguf": tiny() + bytes(10**9)})
+    found = {m["repo"]: m for m in colony.home.get("/v1/catalog/search?q=org")["models"]}
+    for repo in ("org/tiny", "org/pair"):
+        for choice in found[repo]["choices"]:
+            assert choice["need_at_least"] is True
+            assert choice["need_bytes"] > choice["size"]
+            assert choice["fits"] == ["home cpu"]
+    small, large = colony.home.get("/v1/catalog/look?model=hf:org/steps")["choices"]
+    assert (small["need_at_least"], large["need_at_least"]) == (False, False)
+    assert large["need_bytes"] - small["need_bytes"] >= 10**9

@@ -159,7 +159,8 @@ class JobRoutes:
         if job is not None and queued and isinstance(job.request, ModelWork):
             policy, view = self._queen.colony.policy, self._view()
             found.append(policy.explain(job, view, policy.route(job, view)))
-        return json_response(Why(job_id=job_id, state=state, decisions=found))
+        fetching = job.waiting_for if job is not None and job.fetch_on is not None else None
+        return json_response(Why(job_id=job_id, state=state, decisions=found, fetching=fetching))
 
     async def queue(self, _request: Request) -> Response:
         """GET /v1/queue"""

@@ -199,7 +199,8 @@ class Catalog:
         return self._weighed(found, plan)
 
     def _weighed(self, found: FoundModel, plan: Plan | None) -> FoundModel:
-        choices = [self._placed(self.provision.weigh(choice, plan)) for choice in found.choices]
+        weigh = self.provision.weigh
+        choices = [self._placed(weigh(choice, plan, found.format)) for choice in found.choices]
         return msgspec.structs.replace(found, choices=choices)
 
     def _placed(self, choice: Choice) -> Choice:

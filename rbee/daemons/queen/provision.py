@@ -141,7 +141,7 @@ class Provision:
             return error
         smaller = [c for c in found.choices if c.size < plan.order.size and c.quant]
         for choice in sorted(smaller, key=lambda c: -c.size):
-            weighed = self.weigh(choice, plan)
+            weighed = self.weigh(choice, plan, found.format)
             if weighed.fits and weighed.quant:
                 where = weighed.fits[0].split()[0]
                 told = f"{weighed.quant} ({size(weighed.size)}) would fit {where}"
@@ -154,18 +154,18 @@ class Provision:
                 return again
         return error
 
-    def weigh(self, choice: Choice, plan: Plan | None) -> Choice:
-        """The choice with where it would run. With a `plan` of the same repository its header is
-        known; without one only the weights count."""
+    def weigh(self, choice: Choice, plan: Plan | None, form: str) -> Choice:
+        """The choice, of the format `form`, with where it would run. With a `plan` of the same
+        repository its header is known; without one only the weights count."""
         colony = self._colony
-        model = scaled(choice, plan)
+        model = scaled(choice, plan, form)
         view = colony.view(now=self._now())
         fits, too_big = fetching.fits(model, colony.policy, view)
-        need = None
-        if plan is not None:
-            ctx = min(colony.policy.ctx, model.context or colony.policy.ctx)
-            need = model.memory_needed(ctx=ctx, slots=1, kv_type=colony.policy.kv_type)
-        return msgspec.structs.replace(choice, need_bytes=need, fits=fits, too_big=too_big)
+        ctx = min(colony.policy.ctx, model.context or colony.policy.ctx)
+        need = model.memory_needed(ctx=ctx, slots=1, kv_type=colony.policy.kv_type)
+        return msgspec.structs.replace(
+            choice, need_bytes=need, need_at_least=plan is None, fits=fits, too_big=too_big
+        )
 
     # ---- jobs that wait ------------------------------------------------------------------------
 
@@ -213,8 +213,8 @@ class Provision:
             raise
 
 
-def scaled(choice: Choice, plan: Plan | None) -> ModelInfo:
-    """A model as large as the choice; contexts and buffers are the same at every quantisation."""
+def scaled(choice: Choice, plan: Plan | None, form: str) -> ModelInfo:
+    """A model as large as the choice; all but the weights is the same at every quantisation."""
     from rbee.protocol.hives import ModelInfo
 
     if plan is None:
@@ -222,17 +222,19 @@ def scaled(choice: Choice, plan: Plan | None) -> ModelInfo:
             id=choice.ref,
             ref=choice.ref,
             path="",
-            format="gguf" if choice.quant else "safetensors",
+            format=form,
             size=choice.size,
             weights_bytes=choice.size,
         )
-    part = choice.size / plan.order.size if plan.order.size else 1.0
+    known = plan.model.weights_bytes
+    weights = max(0, known + choice.size - plan.order.size)
+    part = weights / known if known else 1.0
     return msgspec.structs.replace(
         plan.model,
         ref=choice.ref,
         quant=choice.quant,
         size=choice.size,
-        weights_bytes=round(plan.model.weights_bytes * part),
+        weights_bytes=weights,
         gpu_weights_bytes=round(plan.model.gpu_weights_bytes * part),
         measured=[],
     )

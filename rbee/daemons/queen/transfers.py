@@ -232,7 +232,7 @@ def sentence(info: DownloadInfo) -> str:
     """`downloading Qwen/…:Q4_K_M to gaming-pc: 412 of 986 MB, 38 MB/s, 15 s left`."""
     what = f"{info.model_id} to {info.hive}"
     if info.state is TransferState.VERIFYING:
-        return f"checking {what}"
+        return f"checking {info.model_id} on {info.hive}"
     if info.state is TransferState.WAITING:
         return f"downloading {what}: {info.message or 'about to begin'}"
     parts = [amounts(info.bytes_done, info.bytes_total)]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
 import msgspec
 
 from rbee.protocol.base import Wire
+from rbee.protocol.machines import HiveRecord, LinkInfo
 from rbee.protocol.memory import (
     COMPUTE_CTX,
     DEVICE_BYTES,
@@ -326,7 +325,7 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
 
     name: str
     kind: str
-    """`local` or `http`."""
+    """`local`, `http` or `ssh`."""
     url: str | None
     online: bool
     version: str | None
@@ -337,7 +336,13 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
     absent_backends: list[Absent]
     last_seen_at: float | None
     workers: int = 0
-    labels: dict[str, Any] = msgspec.field(default_factory=dict)
+    labels: dict[str, str] = {}
+    state: str = ""
+    """Of a machine that was added: `online`, `connecting`, `offline`, `stopped`, `not installed`,
+    `other version`, `refused` or `working` (an operation is under way)."""
+    link: LinkInfo | None = None
+    record: HiveRecord | None = None
+    """None: the queen's own, or one that came by itself."""
 
 
 AnyHiveEvent = (

@@ -9,6 +9,7 @@ import msgspec
 
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import Request, convert, decode
+from rbee.protocol.machines import Forward, LabelName, Labels, RemotePath, Target
 from rbee.protocol.messages import Message, ResponseFormat, Text, Tool, schema_of
 
 # Patterns end in \Z: `$` would let a newline pass at the end.
@@ -173,6 +174,103 @@ class ModelUnload(Request, frozen=True, kw_only=True, tag_field="operation", tag
     device: DeviceName | None = None
 
 
+class HiveAdd(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_add"):
+    """Reach a machine over SSH and remember it; the result is `{hive: HiveInfo}`.
+
+    An unknown host key is HOST_KEY_UNKNOWN with its `fingerprint`: the same again with that as
+    `accept`, once somebody has compared it. Nothing is saved when it fails.
+    """
+
+    name: Name
+    target: Target
+    accept: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    """The fingerprint that may be trusted, `SHA256:…`."""
+    accept_new: bool = False
+    """Whatever key it shows is trusted, if none is known yet."""
+    path: RemotePath | None = None
+    python: RemotePath | None = None
+    models_dir: RemotePath | None = None
+    labels: Labels = {}
+    forward: Forward = "auto"
+
+
+class HiveInstall(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_install"):
+    """Put this version of rbee on a machine and start its hive.
+
+    The result is `{hive, version, extras, already}`.
+    """
+
+    hive: Name
+    online: bool = False
+    """The machine may fetch packages from its own package index."""
+    extras: Annotated[list[LabelName], msgspec.Meta(max_length=16)] | None = None
+    """None: those that suit it."""
+    path: RemotePath | None = None
+    python: RemotePath | None = None
+
+
+class HiveUpgrade(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_upgrade"):
+    """The same beside what is there: drained, switched, and back again when it is not healthy."""
+
+    hive: Name
+    online: bool = False
+    extras: Annotated[list[LabelName], msgspec.Meta(max_length=16)] | None = None
+
+
+class HiveUninstall(
+    Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_uninstall"
+):
+    """Stop the hive and take rbee off the machine; it stays added."""
+
+    hive: Name
+    models: bool = False
+    """Its models, too."""
+
+
+class HiveStart(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_start"):
+    """Have a machine's hive up, now and after a restart of the queen."""
+
+    hive: Name
+    detached_s: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] | None = None
+    """Seconds that it stays without a queen, instead of its lease."""
+
+
+class HiveStop(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_stop"):
+    """Stop a machine's hive and its workers; it stays down until it is started."""
+
+    hive: Name
+
+
+class HiveRestart(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_restart"):
+    """Stop and start it."""
+
+    hive: Name
+
+
+class HiveRefresh(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_refresh"):
+    """Connect at once where it is down, and look anew at what it is and has."""
+
+    hive: Name
+
+
+class HiveRemove(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_remove"):
+    """Stop a machine's hive and forget the machine."""
+
+    hive: Name
+
+
+class HiveWake(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_wake"):
+    """Wake a machine over the network and wait until it is reached."""
+
+    hive: Name
+
+
+class HiveCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_check"):
+    """Self-test of the way to a hive and back; the result tells each step and its time."""
+
+    hive: Name
+
+
 class Status(Request, frozen=True, kw_only=True, tag_field="operation", tag="status"):
     """One colony snapshot as the job's result."""
 
@@ -183,14 +281,23 @@ class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag=
 
 ModelTask: TypeAlias = ModelDownload | ModelDelete | ModelVerify | ModelCopy
 """Carried out by hives, beside the queue."""
+HiveTask: TypeAlias = (
+    HiveAdd | HiveInstall | HiveUpgrade | HiveUninstall | HiveStart | HiveStop | HiveRestart
+    | HiveRefresh | HiveRemove | HiveWake | HiveCheck
+)  # fmt: skip
+"""Carried out by the queen on machines, beside the queue."""
 Operation: TypeAlias = (
     Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain
     | ModelDownload | ModelDelete | ModelVerify | ModelCopy | ModelPreload | ModelUnload
+    | HiveAdd | HiveInstall | HiveUpgrade | HiveUninstall | HiveStart | HiveStop | HiveRestart
+    | HiveRefresh | HiveRemove | HiveWake | HiveCheck
     | Status | QueenCheck
 )  # fmt: skip
 OPERATIONS = (
     "infer", "embed", "worker_spawn", "worker_stop", "worker_drain",
     "model_download", "model_delete", "model_verify", "model_copy", "model_preload", "model_unload",
+    "hive_add", "hive_install", "hive_upgrade", "hive_uninstall", "hive_start", "hive_stop",
+    "hive_restart", "hive_refresh", "hive_remove", "hive_wake", "hive_check",
     "status", "queen_check",
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import msgspec
 
 from rbee.protocol.base import Wire

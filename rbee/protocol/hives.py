@@ -224,6 +224,8 @@ class Capabilities(Wire, frozen=True, kw_only=True):
     models: list[ModelInfo]
     disk_free: int
     disk_total: int
+    models_dir: str = ""
+    """Where it keeps models, on its machine."""
 
     def with_models(self, models: list[ModelInfo], disk_free: int) -> Capabilities:
         """The same with other models and so many bytes of free disk."""
@@ -344,6 +346,10 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
     link: LinkInfo | None = None
     record: HiveRecord | None = None
     """None: the queen's own, or one that came by itself."""
+    disk_free: int | None = None
+    """Bytes, where its models are kept; None: it was not up since the queen started."""
+    disk_total: int | None = None
+    models_dir: str = ""
 
 
 AnyHiveEvent = (

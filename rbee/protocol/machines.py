@@ -101,3 +101,26 @@ class Nearby(Wire, frozen=True, kw_only=True):
     """Of the rbee that announces itself there."""
     fingerprint: str | None = None
     detail: str = ""
+
+
+class Around(Wire, frozen=True, kw_only=True):
+    """The body of GET /v1/hives/nearby. `notes`: why a source gave nothing, and what to do."""
+
+    machines: list[Nearby]
+    notes: list[str] = []
+
+
+class CheckStep(Wire, frozen=True, kw_only=True):
+    """One step of the way to a hive and back."""
+
+    name: str
+    ok: bool = True
+    ms: float | None = None
+    detail: str = ""
+
+
+class HiveChecked(Wire, frozen=True, kw_only=True):
+    """The result of `hive_check`, its steps in order."""
+
+    hive: str
+    steps: list[CheckStep]

@@ -177,6 +177,7 @@ class Hive:
             models=self.preflight.told(self.models.list()),
             disk_free=disk.free,
             disk_total=disk.total,
+            models_dir=str(self.models.folder),
         )
 
     async def resolve(self, ref: str) -> ModelInfo:

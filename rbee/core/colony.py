@@ -19,6 +19,7 @@ from rbee.core.events import (
     Fetched,
     FetchFailed,
     FetchProgress,
+    HiveForgotten,
     HiveJoined,
     HiveLeft,
     HiveSaid,
@@ -195,6 +196,9 @@ class Colony:
                 hives.joined(self, event)
             case HiveLeft(name, reason):
                 hives.left(self, name, reason)
+                self.dirty = True
+            case HiveForgotten(name):
+                hives.forgotten(self, name)
                 self.dirty = True
             case HiveSaid(hive, said):
                 hives.said(self, hive, said)

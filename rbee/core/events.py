@@ -93,13 +93,21 @@ class RunCancelled(RunEvent):
 
 @value()
 class HiveJoined:
-    """A hive is there; `kind` is local or http. `workers` already run there and are adopted."""
+    """A hive is there; `kind`: local, http or ssh. `workers` already run there and are adopted."""
 
     name: str
     kind: str
     url: str | None
     capabilities: Capabilities
     workers: Sequence[HiveWorker] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@value()
+class HiveForgotten:
+    """A machine was removed: nothing is known of its hive any more."""
+
+    name: str
 
 
 @value()
@@ -234,6 +242,7 @@ Event = (
     | RunFailed
     | RunCancelled
     | HiveJoined
+    | HiveForgotten
     | HiveLeft
     | HiveSaid
     | ModelLocated

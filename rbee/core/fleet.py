@@ -180,6 +180,8 @@ class HiveState:
     """The same models by name and key."""
     located: dict[str, ModelInfo] = field(default_factory=dict[str, ModelInfo])
     """By key: those of them that it does not list, such as files outside its models folder."""
+    labels: dict[str, str] = field(default_factory=dict[str, str])
+    """Such as `region`, `tier`, `cost_per_hour`, `watts`."""
     asleep: bool = False
     """It is off and can be woken."""
     wake_seconds: float = 90.0
@@ -223,6 +225,11 @@ class Fleet:
         before = self.hives.get(hive.name)
         self.hives[hive.name] = hive
         return self.holdings.join(hive, before)
+
+    def forget(self, name: str) -> bool:
+        """A hive that is offline is no more; whether the colony has other models than before."""
+        hive = self.hives.pop(name, None)
+        return hive is not None and self.holdings.leave(hive)
 
     def held_models(self) -> list[tuple[ModelInfo, list[str], int]]:
         """Every model of the colony, hidden ones last: as the first hive tells it, the hives that
@@ -346,4 +353,9 @@ class Fleet:
             absent_backends=caps.absent_backends,
             last_seen_at=hive.seen_at,
             workers=self.index.live_on.get(hive.name, 0),
+            labels=hive.labels,
+            state="online" if hive.online else "offline",
+            disk_free=caps.disk_free,
+            disk_total=caps.disk_total,
+            models_dir=caps.models_dir,
         )

@@ -36,6 +36,7 @@ def joined(colony: Colony, event: HiveJoined) -> None:
         capabilities=event.capabilities,
         seen_at=colony.utc,
         devices=list(event.capabilities.devices),
+        labels={**event.capabilities.labels, **event.labels},
     )
     changed = colony.fleet.join(hive)
     colony.fleet.pulses.forget(event.name)
@@ -62,8 +63,16 @@ def left(colony: Colony, name: str, reason: str) -> None:
             supervising.miss(colony, worker)
         supervising.remove(colony, worker, HiveOffline(f"hive {name} went offline: {reason}"))
     colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
-    if hive.kind != "local":
+    if hive.kind == "http":
         colony.effects.append(Publish("hive_gone", HiveGone(name=name)))
+
+
+def forgotten(colony: Colony, name: str) -> None:
+    """It was removed."""
+    left(colony, name, "removed")
+    if colony.fleet.forget(name):
+        publish_models(colony)
+    colony.effects.append(Publish("hive_gone", HiveGone(name=name)))
 
 
 def said(colony: Colony, name: str, event: AnyHiveEvent) -> None:

@@ -37,6 +37,12 @@ class Holdings:
             hive.located, hive.paths, hive.held = before.located, before.paths, before.held
         return self._note(hive)
 
+    def leave(self, hive: HiveState) -> bool:
+        """It belongs to the colony no more."""
+        hive.located.clear()
+        hive.capabilities = hive.capabilities.with_models([], 0)
+        return self._note(hive)
+
     def listed(self, hive: HiveState, models: list[ModelInfo], disk_free: int) -> bool:
         """All models it has by now; one that it listed once and lists no more is gone, also where
         it was located by other content meanwhile: a damaged file has no digest any more."""

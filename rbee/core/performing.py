@@ -1,7 +1,8 @@
-"""Operations on models that hives carry out beside the queue: download, delete, verify, copy.
+"""Operations beside the queue: on models (download, delete, verify, copy) and on machines.
 
 Owns their way from the effect that begins them to their one terminal event, and the limit of what
-a cancelled one may take. Never touches a file. Functions over a Colony; called by nobody else.
+a cancelled one may take. Never touches a file or a machine. Functions over a Colony; called by
+nobody else.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from rbee.core.events import (
 from rbee.core.jobs import Job
 from rbee.errors import Cancelled
 from rbee.protocol.jobs import EventType, StatusData
-from rbee.protocol.operations import ModelCopy, ModelDelete, ModelDownload, ModelVerify
+from rbee.protocol.operations import (
+    HiveAdd,
+    HiveTask,
+    ModelCopy,
+    ModelDelete,
+    ModelDownload,
+    ModelVerify,
+    Operation,
+)
 
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
@@ -32,11 +41,22 @@ CLEANUP = 5.0
 def begin(colony: Colony, job: Job) -> None:
     """Have it done."""
     request = job.request
-    assert isinstance(request, ModelDownload | ModelDelete | ModelVerify | ModelCopy)
-    job.hive = request.to_hive if isinstance(request, ModelCopy) else request.hive
+    job.hive = _hive(request)
     colony.performing[job.job_id] = job
     colony.effects += [SaveJob(job), Perform(job.job_id, job)]
     telling.publish_job(colony, job)
+
+
+def _hive(request: Operation) -> str | None:
+    match request:
+        case ModelCopy():
+            return request.to_hive
+        case HiveAdd():
+            return request.name
+        case HiveTask() | ModelDownload() | ModelDelete() | ModelVerify():
+            return request.hive
+        case _:
+            raise AssertionError(request)
 
 
 def progressed(colony: Colony, event: PerformProgress) -> None:

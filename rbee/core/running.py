@@ -38,6 +38,7 @@ from rbee.errors import (
 )
 from rbee.protocol.jobs import EventType, JobState, MetricsData, QueuedData, StatusData
 from rbee.protocol.operations import (
+    HiveTask,
     ModelCopy,
     ModelDelete,
     ModelDownload,
@@ -85,7 +86,7 @@ def submit(colony: Colony, event: JobSubmitted) -> None:
         case ModelUnload() as wish:
             _begin(colony, job)
             unloading.begin(colony, job, wish)
-        case ModelDownload() | ModelDelete() | ModelVerify() | ModelCopy():
+        case ModelDownload() | ModelDelete() | ModelVerify() | ModelCopy() | HiveTask():
             _begin(colony, job)
             performing.begin(colony, job)
         case WorkerStop(worker_id=worker_id):

@@ -224,6 +224,8 @@ class Capabilities(Wire, frozen=True, kw_only=True):
     models: list[ModelInfo]
     disk_free: int
     disk_total: int
+    labels: dict[str, str] = {}
+    """Of its machine's settings."""
     models_dir: str = ""
     """Where it keeps models, on its machine."""
 

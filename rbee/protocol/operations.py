@@ -174,7 +174,11 @@ class ModelUnload(Request, frozen=True, kw_only=True, tag_field="operation", tag
     device: DeviceName | None = None
 
 
-class HiveAdd(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_add"):
+class HiveTask(Request, frozen=True, kw_only=True):
+    """What the queen does with a machine, beside the queue; the base of such operations."""
+
+
+class HiveAdd(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_add"):
     """Reach a machine over SSH and remember it; the result is `{hive: HiveInfo}`.
 
     An unknown host key is HOST_KEY_UNKNOWN with its `fingerprint`: the same again with that as
@@ -194,7 +198,7 @@ class HiveAdd(Request, frozen=True, kw_only=True, tag_field="operation", tag="hi
     forward: Forward = "auto"
 
 
-class HiveInstall(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_install"):
+class HiveInstall(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_install"):
     """Put this version of rbee on a machine and start its hive.
 
     The result is `{hive, version, extras, already}`.
@@ -209,7 +213,7 @@ class HiveInstall(Request, frozen=True, kw_only=True, tag_field="operation", tag
     python: RemotePath | None = None
 
 
-class HiveUpgrade(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_upgrade"):
+class HiveUpgrade(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_upgrade"):
     """The same beside what is there: drained, switched, and back again when it is not healthy."""
 
     hive: Name
@@ -218,7 +222,7 @@ class HiveUpgrade(Request, frozen=True, kw_only=True, tag_field="operation", tag
 
 
 class HiveUninstall(
-    Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_uninstall"
+    HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_uninstall"
 ):
     """Stop the hive and take rbee off the machine; it stays added."""
 
@@ -227,7 +231,7 @@ class HiveUninstall(
     """Its models, too."""
 
 
-class HiveStart(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_start"):
+class HiveStart(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_start"):
     """Have a machine's hive up, now and after a restart of the queen."""
 
     hive: Name
@@ -235,37 +239,37 @@ class HiveStart(Request, frozen=True, kw_only=True, tag_field="operation", tag="
     """Seconds that it stays without a queen, instead of its lease."""
 
 
-class HiveStop(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_stop"):
+class HiveStop(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_stop"):
     """Stop a machine's hive and its workers; it stays down until it is started."""
 
     hive: Name
 
 
-class HiveRestart(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_restart"):
+class HiveRestart(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_restart"):
     """Stop and start it."""
 
     hive: Name
 
 
-class HiveRefresh(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_refresh"):
+class HiveRefresh(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_refresh"):
     """Connect at once where it is down, and look anew at what it is and has."""
 
     hive: Name
 
 
-class HiveRemove(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_remove"):
+class HiveRemove(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_remove"):
     """Stop a machine's hive and forget the machine."""
 
     hive: Name
 
 
-class HiveWake(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_wake"):
+class HiveWake(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_wake"):
     """Wake a machine over the network and wait until it is reached."""
 
     hive: Name
 
 
-class HiveCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag="hive_check"):
+class HiveCheck(HiveTask, frozen=True, kw_only=True, tag_field="operation", tag="hive_check"):
     """Self-test of the way to a hive and back; the result tells each step and its time."""
 
     hive: Name
@@ -281,11 +285,6 @@ class QueenCheck(Request, frozen=True, kw_only=True, tag_field="operation", tag=
 
 ModelTask: TypeAlias = ModelDownload | ModelDelete | ModelVerify | ModelCopy
 """Carried out by hives, beside the queue."""
-HiveTask: TypeAlias = (
-    HiveAdd | HiveInstall | HiveUpgrade | HiveUninstall | HiveStart | HiveStop | HiveRestart
-    | HiveRefresh | HiveRemove | HiveWake | HiveCheck
-)  # fmt: skip
-"""Carried out by the queen on machines, beside the queue."""
 Operation: TypeAlias = (
     Infer | Embed | WorkerSpawn | WorkerStop | WorkerDrain
     | ModelDownload | ModelDelete | ModelVerify | ModelCopy | ModelPreload | ModelUnload

@@ -53,6 +53,7 @@ This module imports nothing but the standard library.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -187,9 +188,22 @@ class ModelNotFound(NotFound):
 
 
 class HiveNotFound(NotFound):
-    """No hive of that name was added."""
+    """No hive of that name was added (`details.hive`, `details.known`)."""
 
     code = "HIVE_NOT_FOUND"
+    hint = "Add it: rbee hive add NAME USER@HOST."
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str]) -> HiveNotFound:
+        """The one for a name, with the command that adds it and the names there are."""
+        names = list(known)
+        told = ", ".join(names) or "none"
+        return cls(
+            f"no hive named {name[:80]!r} was added (known: {told})",
+            action=f"Add it: rbee hive add {name[:80]} USER@HOST. Or use one that is there: {told}.",
+            hive=name[:80],
+            known=names,
+        )
 
 
 class DeadlineUnmet(RbeeError):

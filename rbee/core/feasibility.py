@@ -100,11 +100,7 @@ def sites(
 ) -> Iterator[Site | RbeeError]:
     """Every device with a backend for it, whatever its memory; an error for each that has none."""
     if wish.hive is not None and wish.hive not in fleet.hives:
-        known = ", ".join(fleet.hives) or "none"
-        yield HiveNotFound(
-            f"no hive named {wish.hive!r} was added (known: {known})",
-            action=f"Use one of: {known}, or leave the hive out.",
-        )
+        yield HiveNotFound.of(wish.hive, fleet.hives)
         return
     if wish.hive is not None:
         hives = (fleet.hives[wish.hive],)

@@ -174,10 +174,7 @@ class Catalog:
             return link.models
         if hive in self._colony.fleet.hives:
             raise HiveOffline(f"hive {hive} is offline")
-        raise HiveNotFound(
-            f"no hive named {hive[:80]!r} was added (known: {known})",
-            action="See `rbee hive list`.",
-        )
+        raise HiveNotFound.of(hive, self._colony.fleet.hives)
 
     # ---- what the hub has ----------------------------------------------------------------------
 

@@ -86,11 +86,7 @@ class Finder:
         if hive is not None and hive not in self._links:
             if hive in self._fleet.hives:
                 raise HiveOffline(f"hive {hive} is offline")
-            known = ", ".join(self._links) or "none"
-            raise HiveNotFound(
-                f"no hive named {hive!r} was added (known: {known})",
-                action=f"Use one of: {known}, or leave the hive out.",
-            )
+            raise HiveNotFound.of(hive, self._fleet.hives)
         wish = (ref, hive)
         while True:
             model = self._remembered(wish)

@@ -281,10 +281,7 @@ class Performing:
             return link
         if hive in self._fleet.hives:
             raise HiveOffline(f"hive {hive} is offline")
-        known = ", ".join(self._links) or "none"
-        raise HiveNotFound(
-            f"no hive named {hive!r} was added (known: {known})", action="See `rbee hive list`."
-        )
+        raise HiveNotFound.of(hive, self._fleet.hives)
 
     def _say(self, job_id: str, stage: str, message: str) -> None:
         self._post(PerformProgress(job_id, stage, message))

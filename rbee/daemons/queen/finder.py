@@ -86,7 +86,7 @@ class Finder:
         if hive is not None and hive not in self._links:
             if hive in self._fleet.hives:
                 raise HiveOffline(f"hive {hive} is offline")
-            raise HiveNotFound.of(hive, self._fleet.hives)
+            raise HiveNotFound.of(hive, dict.fromkeys([*self._links, *self._fleet.hives]))
         wish = (ref, hive)
         while True:
             model = self._remembered(wish)

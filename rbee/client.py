@@ -27,6 +27,7 @@ from rbee.protocol.colony import EVENTS, Health, Info
 from rbee.protocol.decisions import Why
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.jobs import JobAccepted, JobInfo
+from rbee.protocol.machines import Around, HiveChange, LogLine
 from rbee.protocol.models import (
     CatalogueEntry,
     DownloadInfo,
@@ -37,7 +38,7 @@ from rbee.protocol.models import (
     ImportBody,
     Search,
 )
-from rbee.protocol.operations import Operation
+from rbee.protocol.operations import HiveAdd, Operation
 from rbee.protocol.queue import QueueInfo
 from rbee.protocol.workers import WorkerInfo
 from rbee.sse import Decoder, ServerEvent
@@ -48,6 +49,8 @@ EVENT_LIMIT = 512 << 20
 _CONTROL = httpx.Timeout(10.0, connect=2.0)
 _HUB = httpx.Timeout(90.0, connect=2.0)
 """What the queen may first have to ask the hub about; she limits that herself, by less."""
+_FAR = httpx.Timeout(120.0, connect=2.0)
+"""What the queen first has to reach other machines for: three tries of 10 s, through jumps."""
 _DISK = httpx.Timeout(3600.0, connect=2.0)
 """A model may be read or copied from disk to disk meanwhile."""
 _STREAM = httpx.Timeout(20.0, connect=2.0)
@@ -161,6 +164,41 @@ class QueenClient:
         """All hives."""
         return await self._list("/v1/hives", "hives", HiveInfo)
 
+    async def hive(self, name: str) -> HiveInfo:
+        """One hive. Raises HiveNotFound."""
+        return await self._get(f"/v1/hives/{_part(name)}", HiveInfo)
+
+    async def add_hive(self, wanted: HiveAdd) -> HiveInfo:
+        """Add a machine, as the operation does; HostKeyUnknown when its key must be accepted."""
+        fields = msgspec.to_builtins(wanted)
+        del fields["operation"]
+        reply = await self._call("POST", "/v1/hives", content=encode(fields), timeout=_FAR)
+        return decode(reply, HiveInfo)
+
+    async def change_hive(self, name: str, change: HiveChange) -> HiveInfo:
+        """Change what is remembered of a machine."""
+        path, content = f"/v1/hives/{_part(name)}", encode(change)
+        reply = await self._call("PATCH", path, content=content, timeout=_FAR)
+        return decode(reply, HiveInfo)
+
+    async def remove_hive(self, name: str) -> None:
+        """Stop a machine's hive and forget the machine."""
+        await self._call("DELETE", f"/v1/hives/{_part(name)}", timeout=_FAR)
+
+    async def nearby(self, *, lan: bool) -> Around:
+        """Machines that could be added; `lan`: also those that announce themselves."""
+        params = {"lan": int(lan)}
+        reply = await self._call("GET", "/v1/hives/nearby", params=params, timeout=_FAR)
+        return decode(reply, Around)
+
+    def hive_logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """The last lines of a hive's log, and with `follow` those that come."""
+        return self._lines(f"/v1/hives/{_part(name)}/logs", lines=lines, follow=follow)
+
+    def worker_logs(self, worker_id: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """The last lines of a worker's log, and with `follow` those that come."""
+        return self._lines(f"/v1/workers/{_part(worker_id)}/logs", lines=lines, follow=follow)
+
     async def models(self) -> list[HeldModel]:
         """Models on the colony's disks."""
         return await self._list("/v1/catalog/models", "models", HeldModel)
@@ -239,6 +277,27 @@ class QueenClient:
                 if kind is not None and event.data:
                     yield event.event, decode(event.data, kind)
         raise QueenUnreachable("the queen closed its event stream")
+
+    async def _lines(self, path: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """Of a log: a stream of `{line}`, or `{lines}` at once."""
+        params = {"lines": lines, "follow": int(follow)}
+        with self._translated():
+            async with self._http.stream("GET", path, timeout=_STREAM, params=params) as reply:
+                if reply.status_code >= 400:
+                    raise _error(reply.status_code, await reply.aread())
+                if reply.headers.get("content-type", "").startswith("application/json"):
+                    for line in decode(await reply.aread(), dict[str, list[str]])["lines"]:
+                        yield line
+                    return
+                async for event in _decode(reply):
+                    if event.data == "[DONE]":
+                        return
+                    if event.event == "error":
+                        raise RbeeError.from_body({"error": decode(event.data, dict[str, Any])})
+                    if event.data:
+                        yield decode(event.data, LogLine).line
+        if follow:
+            raise BadGateway("the log's stream broke off", action="Ask for it again.")
 
     async def _get(self, path: str, kind: type[T]) -> T:
         return decode(await self._call("GET", path), kind)

@@ -1,4 +1,4 @@
-"""Hives as commands about models need them: one that is named, or the one of this machine.
+"""Hives as commands need them: one that is named, or the one of this machine.
 
 Owns the choice of a hive where the user named none; asks the queen what hives there are.
 """
@@ -31,13 +31,26 @@ def pick(hives: list[HiveInfo], name: str | None) -> HiveInfo:
                 f"which hive? There are {len(hives)}", action="Name it with --hive."
             )
     else:
-        found = [hive for hive in hives if hive.name == name]
-    if not found:
-        known = ", ".join(hive.name for hive in hives)
-        raise HiveNotFound(f"no hive is called {name}", action=f"Known: {known or 'none'}.")
+        found = [named(hives, name)]
     if not found[0].online:
-        raise HiveOffline(f"{found[0].name} is offline")
+        raise offline(found[0])
     return found[0]
+
+
+def named(hives: list[HiveInfo], name: str) -> HiveInfo:
+    """The one of that name, offline or not. Raises HiveNotFound."""
+    for hive in hives:
+        if hive.name == name:
+            return hive
+    raise HiveNotFound.of(name, [hive.name for hive in hives])
+
+
+def offline(hive: HiveInfo) -> HiveOffline:
+    """Why a hive cannot be used, as its link tells it."""
+    reason = hive.link.reason if hive.link else ""
+    action = hive.link.action if hive.link else ""
+    why = f": {reason}" if reason else ""
+    return HiveOffline(f"{hive.name} is {hive.state or 'offline'}{why}", action=action or None)
 
 
 async def hive_of(queen: QueenClient, name: str | None) -> HiveInfo:
@@ -47,9 +60,5 @@ async def hive_of(queen: QueenClient, name: str | None) -> HiveInfo:
 
 async def check_known(queen: QueenClient, name: str | None) -> None:
     """Raises HiveNotFound for a hive that the colony does not have, offline or not."""
-    if name is None:
-        return
-    hives = await queen.hives()
-    if not any(hive.name == name for hive in hives):
-        known = ", ".join(hive.name for hive in hives)
-        raise HiveNotFound(f"no hive is called {name}", action=f"Known: {known or 'none'}.")
+    if name is not None:
+        named(await queen.hives(), name)

@@ -110,6 +110,12 @@ class Around(Wire, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
+class LogLine(Wire, frozen=True, kw_only=True):
+    """One event of a stream of a log."""
+
+    line: str
+
+
 class CheckStep(Wire, frozen=True, kw_only=True):
     """One step of the way to a hive and back."""
 

@@ -308,7 +308,7 @@ async def test_a_second_try_may_go_well(start_sshd: Callable[..., Sshd], known: 
         sessions: list[Session] = []
 
         async def enter() -> None:
-            sessions.append(await connect(machine(server), known, Limits(tries=50, pause=0.0)))
+            sessions.append(await connect(machine(server), known, Limits(tries=9, pause=0.02)))
 
         tasks.start_soon(enter)
         await anyio.sleep(0.05)

@@ -117,16 +117,17 @@ class LogLine(Wire, frozen=True, kw_only=True):
 
 
 class CheckStep(Wire, frozen=True, kw_only=True):
-    """One step of the way to a hive and back."""
+    """One step of the way to a hive and back, and how long it took."""
 
-    name: str
-    ok: bool = True
+    step: str
     ms: float | None = None
-    detail: str = ""
 
 
 class HiveChecked(Wire, frozen=True, kw_only=True):
-    """The result of `hive_check`, its steps in order."""
+    """The result of `hive_check`, its steps in order; one that fails is the job's error."""
 
     hive: str
     steps: list[CheckStep]
+    version: str | None = None
+    """The rbee there."""
+    queen_version: str = ""

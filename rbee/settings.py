@@ -18,6 +18,7 @@ from msgspec import Meta
 from rbee import naming
 from rbee.errors import SettingsError
 from rbee.paths import Paths
+from rbee.protocol.machines import Labels
 from rbee.settings_layers import Field, env_layer, file_layer, flag_layer, parse
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -62,6 +63,12 @@ class QueenSettings(_Section, frozen=True):
         Some,
         Meta(description="Seconds an interactive job waits until a batch job is put back for it."),
     ] = 10.0
+    announce: Annotated[
+        bool,
+        Meta(
+            description="Whether the local network is told of this machine: name, version, SSH key."
+        ),
+    ] = False
     url: Annotated[
         str,
         Meta(
@@ -92,6 +99,13 @@ class HiveSettings(_Section, frozen=True):
             description="Seconds without its queen after which a hive stops its workers and itself."
         ),
     ] = 60.0
+    labels: Annotated[
+        Labels,
+        Meta(
+            description='What is known of this machine: `region = "eu"`, `tier`, `cost_per_hour`, '
+            "`watts` or any other name, as text."
+        ),
+    ] = {}
 
 
 class WorkerSettings(_Section, frozen=True):

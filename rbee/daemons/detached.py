@@ -41,6 +41,11 @@ class DetachedProcess:
         """Whether it is gone."""
         return self._popen.poll() is not None
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._popen.poll()
+
     async def wait(self) -> int:
         """Its exit code, negative for a signal."""
         await gone(self.pid, child=self._popen)

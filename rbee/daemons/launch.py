@@ -21,7 +21,7 @@ import anyio
 from rbee import __version__
 from rbee.client import QueenClient, QueenStatus
 from rbee.daemons.detached import DetachedProcess, alive, gone, send
-from rbee.daemons.process import clean_environment, open_log, python_module, tail
+from rbee.daemons.process import NETWORK, clean_environment, open_log, python_module, tail
 from rbee.daemons.queen.main import DETACH
 from rbee.daemons.state import locked, read_state
 from rbee.errors import QueenRunning, QueenUnreachable, RbeeError, TimedOut, VersionMismatch
@@ -49,10 +49,6 @@ HUB = frozenset(
         *("HF_HUB_DOWNLOAD_TIMEOUT", "DO_NOT_TRACK"),
     }
 )
-NETWORK = frozenset(
-    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-)
-"""In capitals or not."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ _ALLOWED_PREFIXES = (
     "OMP_",
     "XDG_",
 )
+NETWORK = frozenset(
+    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+)
+"""What a daemon needs to reach beyond this machine; in capitals or not."""
 _GUARD = Path(__file__).with_name("guard.py")
 TREE = "RBEE_TREE"
 """Environment mark `hive:worker:nonce` by which a starting hive finds what an earlier one left."""
@@ -134,12 +138,15 @@ def open_log(path: Path) -> Generator[int]:
         os.close(fd)
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, reading at most 8 KiB; empty when it is not there."""
+def tail(path: Path, lines: int, *, most: int = TAIL_BYTES) -> list[str]:
+    """The last lines of a file, reading at most 8 KiB; empty when it is not there.
+
+    `most`: only of so many bytes at its end.
+    """
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
+            file.seek(max(0, file.tell() - min(most, TAIL_BYTES)))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []

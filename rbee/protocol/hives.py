@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 
-from rbee.protocol.base import Wire
+from rbee.protocol.base import Request, Wire
 from rbee.protocol.machines import HiveRecord, LinkInfo
 from rbee.protocol.memory import (
     COMPUTE_CTX,
@@ -323,6 +324,34 @@ class HiveReady(Wire, frozen=True, kw_only=True):
     token: str
     version: str
     protocol: int
+
+
+class HiveUp(HiveReady, frozen=True, kw_only=True):
+    """The line `rbee-hive {…}` of `rbee-hive --ensure`: a hive that stands by itself."""
+
+    pid: int
+    started_at: float
+    """Unix time."""
+    alone: float | None = None
+    """Seconds it stays without a queen in place of its lease; None: its lease."""
+
+
+class LeaseFrame(Request, frozen=True, kw_only=True):
+    """POST /v1/lease of a hive: its queen lives."""
+
+    alone: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] | None = None
+    """Seconds to stay without a queen from now on; 0: its lease again; None: as before."""
+
+
+class LeaseInfo(Wire, frozen=True, kw_only=True):
+    """GET and POST /v1/lease of a hive, in seconds."""
+
+    lease: float
+    """How long it goes on without a queen."""
+    alone: float | None = None
+    """That, where it was told to stay for so long."""
+    alone_seconds: float | None = None
+    """For how long it has had no queen; None: one follows it."""
 
 
 class HiveInfo(Wire, frozen=True, kw_only=True):

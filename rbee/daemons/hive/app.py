@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.streams.memory
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -19,19 +20,29 @@ from rbee.daemons.base import Door, check_token, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.hive import api_downloads
 from rbee.daemons.hive.api_models import ModelRoutes
-from rbee.errors import ValidationFailed
+from rbee.daemons.hive.logfile import LogFile, events, line_count
+from rbee.errors import NotFound
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import Request as Body
 from rbee.protocol.base import decode, encode
-from rbee.protocol.hives import AnyHiveEvent, HiveWorkers
+from rbee.protocol.hives import AnyHiveEvent, HiveWorkers, LeaseFrame
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
 from rbee.sse import encode_event
 
 if TYPE_CHECKING:
     from rbee.daemons.hive.hive import Hive
+    from rbee.daemons.hive.lease import Lease
 
 log = logging.getLogger("rbee.hive")
 MAX_BEHIND = 2000
+NEW_WORK = frozenset(
+    {
+        ("POST", "/v1/workers/spawn"),
+        ("POST", "/v1/models/download"),
+        ("POST", "/v1/models/receive"),
+    }
+)
+"""What a hive without a queen may refuse."""
 
 
 class StopBody(Body, frozen=True, kw_only=True):
@@ -41,11 +52,11 @@ class StopBody(Body, frozen=True, kw_only=True):
 
 
 class Feed:
-    """The hive's events for the queen that follows it, and since when nobody does."""
+    """The hive's events for the queen that follows it; its lease hears whether one does."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease) -> None:
         self._send: anyio.streams.memory.MemoryObjectSendStream[AnyHiveEvent] | None = None
-        self.alone_since: float | None = time.monotonic()
+        self.lease = lease
 
     async def tell(self, event: AnyHiveEvent) -> None:
         """Pass on; what nobody reads is dropped, the next reader starts from the full list."""
@@ -63,7 +74,8 @@ class Feed:
         send, receive = anyio.create_memory_object_stream[AnyHiveEvent](MAX_BEHIND)
         if self._send is not None:
             await self._send.aclose()
-        self._send, self.alone_since = send, None
+        self._send = send
+        self.lease.came()
         try:
             hive.news.afresh()
             yield encode_event(encode(HiveWorkers(workers=hive.listing())))
@@ -73,12 +85,15 @@ class Feed:
                     yield encode_event(encode(event))
         finally:
             if self._send in (send, None):
-                self._send, self.alone_since = None, time.monotonic()
+                self._send = None
+                self.lease.went()
 
 
-def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp:
-    """The hive's ASGI app."""
-    routes = Routes(hive, feed, shutdown)
+def build(
+    hive: Hive, feed: Feed, *, shutdown: Callable[[str], None], own_log: Path | None = None
+) -> ASGIApp:
+    """The hive's ASGI app. `own_log`: the file that its log goes to, where it is one."""
+    routes = Routes(hive, feed, shutdown, own_log)
     table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/v1/capabilities", routes.capabilities),
         ("POST", "/v1/workers/spawn", routes.spawn),
@@ -88,16 +103,21 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
         ("POST", "/v1/workers/{worker_id}/stop", routes.stop),
         ("GET", "/v1/workers/{worker_id}/logs", routes.logs),
         ("GET", "/v1/telemetry/stream", routes.telemetry),
+        ("GET", "/v1/logs", routes.own_logs),
+        ("GET", "/v1/lease", routes.lease),
+        ("POST", "/v1/lease", routes.frame),
         ("POST", "/v1/shutdown", routes.shutdown),
         *api_downloads.table(hive),
         *ModelRoutes(hive).table(),
     ]
 
     def guarded(
-        handler: Callable[[Request], Awaitable[Response]],
+        handler: Callable[[Request], Awaitable[Response]], *, work: bool
     ) -> Callable[[Request], Awaitable[Response]]:
         async def checked(request: Request) -> Response:
             check_token(request, hive.token)
+            if work:
+                feed.lease.check_work(hive.name)
             return await handler(request)
 
         return checked
@@ -105,7 +125,10 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
     router = Router(
         [
             Route("/v1/health", routes.health, methods=["GET"]),
-            *(Route(path, guarded(handler), methods=[method]) for method, path, handler in table),
+            *(
+                Route(path, guarded(handler, work=(method, path) in NEW_WORK), methods=[method])
+                for method, path, handler in table
+            ),
         ],
         redirect_slashes=False,
     )
@@ -115,10 +138,13 @@ def build(hive: Hive, feed: Feed, *, shutdown: Callable[[str], None]) -> ASGIApp
 class Routes:
     """Handlers."""
 
-    def __init__(self, hive: Hive, feed: Feed, shutdown: Callable[[str], None]) -> None:
+    def __init__(
+        self, hive: Hive, feed: Feed, shutdown: Callable[[str], None], own_log: Path | None
+    ) -> None:
         self._hive = hive
         self._feed = feed
         self._shutdown = shutdown
+        self._own_log = own_log
 
     async def health(self, _request: Request) -> Response:
         """GET /v1/health"""
@@ -129,6 +155,8 @@ class Routes:
                 "version": __version__,
                 "protocol": PROTOCOL,
                 "workers": len(self._hive.listing()),
+                "lease": self._feed.lease.seconds,
+                "alone_seconds": self._feed.lease.alone_seconds,
             }
         )
 
@@ -166,13 +194,37 @@ class Routes:
         return json_response({}, 202)
 
     async def logs(self, request: Request) -> Response:
-        """GET /v1/workers/{id}/logs?lines="""
-        text = request.query_params.get("lines", "200")
-        if not text.isdigit() or not 1 <= int(text[:9]) <= 2000:
-            raise ValidationFailed("lines: 1 to 2000", field="lines", constraint="1..2000")
+        """GET /v1/workers/{id}/logs?lines=&follow="""
+        lines = line_count(request.query_params.get("lines"))
         worker_id = request.path_params["worker_id"]
-        self._hive.workers.get(worker_id)
-        return json_response({"lines": self._hive.log_tail(worker_id, int(text))})
+        workers = self._hive.workers
+        workers.get(worker_id)
+        if not _follows(request):
+            return json_response({"lines": self._hive.log_tail(worker_id, lines)})
+        path = workers.log_path(worker_id)
+        return EventStream(events(path, lines=lines, ended=lambda: not workers.has(worker_id)))
+
+    async def own_logs(self, request: Request) -> Response:
+        """GET /v1/logs?lines=&follow="""
+        lines = line_count(request.query_params.get("lines"))
+        if self._own_log is None:
+            raise NotFound(
+                f"hive {self._hive.name} keeps no log file: it writes to where it was started",
+                action="Look there, or start it with `rbee hive start`.",
+            )
+        if _follows(request):
+            return EventStream(events(self._own_log, lines=lines, ended=lambda: False))
+        with LogFile(self._own_log) as log:
+            return json_response({"lines": await anyio.to_thread.run_sync(log.last, lines)})
+
+    async def lease(self, _request: Request) -> Response:
+        """GET /v1/lease"""
+        return json_response(self._feed.lease.info())
+
+    async def frame(self, request: Request) -> Response:
+        """POST /v1/lease"""
+        body = decode(await request.body() or b"{}", LeaseFrame)
+        return json_response(self._feed.lease.frame(body.alone))
 
     async def telemetry(self, _request: Request) -> Response:
         """GET /v1/telemetry/stream"""
@@ -182,3 +234,7 @@ class Routes:
         """POST /v1/shutdown"""
         self._shutdown("asked over HTTP")
         return json_response({"status": "stopping"}, 202)
+
+
+def _follows(request: Request) -> bool:
+    return request.query_params.get("follow", "0") not in ("", "0", "false")

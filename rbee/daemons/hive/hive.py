@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from rbee import __version__, registry
+from rbee.daemons.hive import standing
 from rbee.daemons.hive.downloads import Downloads
 from rbee.daemons.hive.models import Models
 from rbee.daemons.hive.news import News
@@ -119,7 +120,7 @@ class Hive:
 
         Raises HiveExists when a hive of that name already lives in the same state folder.
         """
-        with locked(self._paths.state / f"hive-{self.name}.lock") as mine:
+        with locked(standing.lock_of(self._paths, self.name)) as mine:
             if not mine:
                 raise HiveExists(f"a hive named {self.name} already runs in {self._paths.state}")
             await self._live(task_status)
@@ -177,6 +178,7 @@ class Hive:
             models=self.preflight.told(self.models.list()),
             disk_free=disk.free,
             disk_total=disk.total,
+            labels=dict(self._settings.hive.labels),
             models_dir=str(self.models.folder),
         )
 
@@ -273,4 +275,4 @@ class Hive:
         ]
 
     def _tree_prefix(self) -> str:
-        return f"{self.name}@{self._paths.state}:"
+        return standing.tree_of(self._paths, self.name)

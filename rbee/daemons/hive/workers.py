@@ -175,6 +175,10 @@ class Workers:
             raise NotFound(f"no worker {worker_id} runs on this hive")
         return child
 
+    def has(self, worker_id: str) -> bool:
+        """Whether it runs."""
+        return worker_id in self._children
+
     def children(self) -> list[Child]:
         """All that run, with what they said last."""
         return list(self._children.values())

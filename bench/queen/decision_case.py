@@ -47,7 +47,7 @@ def timed(count: int, decisions: int = DECISIONS) -> tuple[list[float], list[flo
     from rbee.core.events import HiveJoined, JobSubmitted, RunCompleted
     from rbee.core.jobs import Job
     from rbee.core.states import JOB_ACTIVE
-    from rbee.daemons.queen.queen import decide_by
+    from rbee.daemons.queen.deciding import decide_by
     from rbee.settings import Settings
 
     policy, limits = decide_by(Settings())

@@ -22,6 +22,7 @@ from rbee.core.events import (
     HiveForgotten,
     HiveJoined,
     HiveLeft,
+    HiveResting,
     HiveSaid,
     JobCancelAsked,
     JobSubmitted,
@@ -199,6 +200,9 @@ class Colony:
                 self.dirty = True
             case HiveForgotten(name):
                 hives.forgotten(self, name)
+                self.dirty = True
+            case HiveResting(name, resting):
+                hives.resting(self, name, resting)
                 self.dirty = True
             case HiveSaid(hive, said):
                 hives.said(self, hive, said)

@@ -111,6 +111,14 @@ class HiveForgotten:
 
 
 @value()
+class HiveResting:
+    """A hive is to take no more work, and its workers end with what they run; or it may again."""
+
+    name: str
+    resting: bool
+
+
+@value()
 class HiveLeft:
     """A hive does not answer any more."""
 
@@ -243,6 +251,7 @@ Event = (
     | RunCancelled
     | HiveJoined
     | HiveForgotten
+    | HiveResting
     | HiveLeft
     | HiveSaid
     | ModelLocated

@@ -107,7 +107,9 @@ def sites(
     any_hive = False
     for hive in fleet.hives.values() if hives is None else hives:
         any_hive = True
-        if hive.online or hive.asleep:
+        if hive.resting:
+            yield HiveOffline(f"hive {hive.name} takes no work now: it is about to be started anew")
+        elif hive.online or hive.asleep:
             yield from _in_hive(wish, hive)
         else:
             yield HiveOffline(f"hive {hive.name} is offline")

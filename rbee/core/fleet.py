@@ -182,6 +182,8 @@ class HiveState:
     """By key: those of them that it does not list, such as files outside its models folder."""
     labels: dict[str, str] = field(default_factory=dict[str, str])
     """Such as `region`, `tier`, `cost_per_hour`, `watts`."""
+    resting: bool = False
+    """It gets nothing more: it is about to be started anew."""
     asleep: bool = False
     """It is off and can be woken."""
     wake_seconds: float = 90.0

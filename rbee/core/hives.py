@@ -67,6 +67,20 @@ def left(colony: Colony, name: str, reason: str) -> None:
         colony.effects.append(Publish("hive_gone", HiveGone(name=name)))
 
 
+def resting(colony: Colony, name: str, asked: bool) -> None:
+    """It gets nothing more, and its workers go when what they run has ended."""
+    hive = colony.fleet.hives.get(name)
+    if hive is None or hive.resting == asked:
+        return
+    hive.resting = asked
+    for worker in colony.fleet.on(name):
+        if worker.state in WORKER_READY and not worker.draining and asked:
+            worker.draining = True
+            colony.fleet.touch(worker)
+            telling.publish_worker(colony, worker)
+    colony.narrate("takes no more work" if asked else "takes work again", source=name)
+
+
 def forgotten(colony: Colony, name: str) -> None:
     """It was removed."""
     left(colony, name, "removed")

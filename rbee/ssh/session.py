@@ -230,8 +230,14 @@ def quoted(argv: Sequence[str]) -> str:
     return shlex.join(argv)
 
 
-async def connect(machine: Machine, known: KnownHosts, limits: Limits = DEFAULTS) -> Session:
-    """Connect with all tries. The caller closes it.
+async def connect(
+    machine: Machine,
+    known: KnownHosts,
+    limits: Limits = DEFAULTS,
+    *,
+    tell: Callable[[int, int], None] = lambda _attempt, _tries: None,
+) -> Session:
+    """Connect with all tries. The caller closes it. `tell` hears of each try, and of how many.
 
     Raises HostKeyUnknown, HostKeyChanged, HostKeyRevoked and LoginRefused at once, and
     ConnectionTimeout or ConnectionFailed after the last try (`details.attempts`, `.reasons`).
@@ -243,6 +249,7 @@ async def connect(machine: Machine, known: KnownHosts, limits: Limits = DEFAULTS
     for attempt in range(1, limits.tries + 1):
         if attempt > 1:
             await anyio.sleep(limits.pause_before(attempt))
+        tell(attempt, limits.tries)
         try:
             return Session(machine, attempt, await log_in(machine, known, limits), limits)
         except Refused as refused:

@@ -15,9 +15,10 @@ from rbee.daemons.base import Door, Exact, check_token, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen import metrics
 from rbee.daemons.queen.api_catalog import CatalogRoutes
+from rbee.daemons.queen.api_hives import HiveRoutes
 from rbee.daemons.queen.api_jobs import JobRoutes
 from rbee.daemons.queen.api_openai import OpenAI
-from rbee.daemons.queen.params import number
+from rbee.daemons.queen.params import flag, number
 from rbee.errors import NotFound
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode
@@ -46,6 +47,7 @@ FEATURES = [
     "models.copy",
     "local_hive",
     "http_hive",
+    "ssh_hive",
 ]
 
 
@@ -68,8 +70,7 @@ def build(queen: Queen) -> ASGIApp:
         ("GET", "/v1/workers", routes.workers),
         ("GET", "/v1/workers/{worker_id}", routes.worker),
         ("GET", "/v1/workers/{worker_id}/logs", routes.worker_logs),
-        ("GET", "/v1/hives", routes.hives),
-        ("GET", "/v1/hives/{name}", routes.hive),
+        *HiveRoutes(queen).table(),
         ("GET", "/v1/queue", jobs.queue),
         *CatalogRoutes(queen.catalog).table(),
         ("GET", "/v1/events/stream", routes.events),
@@ -169,27 +170,16 @@ class Routes:
         raise NotFound(f"no worker {wanted[:80]}", action="rbee worker list shows the workers.")
 
     async def worker_logs(self, request: Request) -> Response:
-        """GET /v1/workers/{id}/logs?lines="""
+        """GET /v1/workers/{id}/logs?lines=&follow="""
         lines = number(request, "lines", 200, 1, 2000)
         worker_id = request.path_params["worker_id"]
+        if flag(request, "follow"):
+            return EventStream(await self._queen.logs.of_worker(worker_id, lines=lines))
         worker = self._queen.colony.fleet.workers.get(worker_id)
         if worker is None or worker.hive not in self._queen.effects.links:
             raise NotFound(f"no worker {worker_id[:80]}", action="rbee worker list shows them.")
         link = self._queen.effects.links[worker.hive]
         return json_response({"lines": await link.log_tail(worker_id, lines)})
-
-    async def hives(self, _request: Request) -> Response:
-        """GET /v1/hives"""
-        fleet = self._queen.colony.fleet
-        return json_response({"hives": [fleet.hive_info(h) for h in fleet.hives.values()]})
-
-    async def hive(self, request: Request) -> Response:
-        """GET /v1/hives/{name}"""
-        fleet = self._queen.colony.fleet
-        hive = fleet.hives.get(request.path_params["name"])
-        if hive is None:
-            raise NotFound(f"no hive {request.path_params['name'][:80]}", action="rbee hive list")
-        return json_response(fleet.hive_info(hive))
 
     async def events(self, _request: Request) -> Response:
         """GET /v1/events/stream"""

@@ -38,6 +38,7 @@ from rbee.core.states import JOB_TERMINAL
 from rbee.errors import HiveOffline, InternalError, NotFound, RbeeError
 from rbee.protocol.base import encode
 from rbee.protocol.colony import Narration
+from rbee.protocol.hives import HiveInfo
 from rbee.protocol.operations import Embed
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 
 
 class Effects:
-    """Executes effects. `relay`, `provision`, `performing` and `tasks` are set before the first
-    event is handled."""
+    """Executes effects. `relay`, `provision`, `performing`, `dress` and `tasks` are set before the
+    first event is handled."""
 
     relay: Relay
     provision: Provision
     performing: Performing
+    dress: Callable[[HiveInfo], HiveInfo]
+    """What is published of a hive, with what is known of its machine."""
     tasks: anyio.abc.TaskGroup
 
     def __init__(
@@ -123,7 +126,8 @@ class Effects:
             stream.append(effect.type, encode(effect.data))
 
     def _publish(self, effect: Publish) -> None:
-        self._board.publish(effect.name, effect.data)
+        data = effect.data
+        self._board.publish(effect.name, self.dress(data) if isinstance(data, HiveInfo) else data)
 
     def _record(self, effect: Record) -> None:
         decision = effect.decision

@@ -1,23 +1,27 @@
 """How the queen reaches a hive: by function call when it is its own, over HTTP when it is not.
 
 Both look the same to the effects: `spawn`, `stop`, `resolve`, and events that arrive as HiveSaid.
+HTTP goes to a port of this machine, or through a socket that is a forward to another one.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
+from urllib.parse import quote
 
 import anyio
 import httpx
 import msgspec
 
-from rbee import naming
+from rbee import __version__, naming
 from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
+from rbee.daemons.hive import logfile
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.logs import correlation
 from rbee.daemons.queen.model_links import HttpModels, LocalModels, ModelLink
@@ -25,7 +29,14 @@ from rbee.daemons.queen.upstream import Upstream, UpstreamError, UpstreamTimeout
 from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode, encode
-from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady, HiveWorkers, ModelInfo
+from rbee.protocol.hives import (
+    AnyHiveEvent,
+    Capabilities,
+    HiveReady,
+    HiveWorker,
+    HiveWorkers,
+    ModelInfo,
+)
 from rbee.protocol.workers import WorkerSpec
 from rbee.sse import DataDecoder
 
@@ -74,6 +85,10 @@ class HiveLink(Protocol):
         """See Hive.log_tail."""
         ...
 
+    async def ping(self) -> None:
+        """Return when it has answered. Raises HiveOffline."""
+        ...
+
 
 class LocalLink:
     """The queen's own hive: calls, not requests."""
@@ -100,6 +115,38 @@ class LocalLink:
         """See Hive.log_tail."""
         return self._hive.log_tail(worker_id, lines)
 
+    def log_events(self, worker_id: str, lines: int) -> AsyncGenerator[bytes]:
+        """Its log from the last lines on until it has ended, as `{"line": …}`. Raises NotFound."""
+        workers = self._hive.workers
+        path = workers.log_path(worker_id)
+        return logfile.events(path, lines=lines, ended=lambda: not workers.has(worker_id))
+
+    async def ping(self) -> None:
+        """It is here."""
+
+
+class WorkerWays(Protocol):
+    """How the workers of a hive are reached whose own addresses mean nothing here."""
+
+    async def opened(self, workers: Sequence[HiveWorker]) -> list[HiveWorker]:
+        """Those that run there when the hive joins, with addresses of this machine."""
+        ...
+
+    def pass_on(self, said: AnyHiveEvent, post: Callable[[AnyHiveEvent], None]) -> None:
+        """What the hive says, handed to `post` as soon as what it names can be reached."""
+        ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a hive is reached. `socket`: a unix socket of this machine, instead of its own port."""
+
+    kind: str = "http"
+    socket: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    workers: WorkerWays | None = None
+    """None: by the addresses they tell."""
+
 
 class HttpLink:
     """A hive with a process of its own. `run` follows its telemetry and reports to the brain.
@@ -108,24 +155,29 @@ class HttpLink:
     within the event loop: no task wakes for it.
     """
 
-    def __init__(self, ready: HiveReady, call: Call, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, ready: HiveReady, call: Call, post: Callable[[Event], None], way: Way = Way()
+    ) -> None:
         if ready.protocol != PROTOCOL:
             raise VersionMismatch(
                 f"hive {ready.name} speaks protocol {ready.protocol} (rbee {ready.version}),"
-                f" this queen speaks {PROTOCOL}"
+                f" this queen speaks {PROTOCOL} (rbee {__version__})"
             )
         self.name = ready.name
+        self._way = way
         self.token = ready.token
         self.url = ready.url
         self.connecting = True
         """Until the hive has joined or is given up."""
         self._call = call
         self._post_event = post
-        self._early: list[HiveSaid] | None = []
+        self._early: list[AnyHiveEvent] | None = []
         """What it said before the brain knew it; None: she does."""
         self._telemetry = Upstream()
+        through = way.socket and httpx.AsyncHTTPTransport(uds=way.socket, verify=_no_tls())
         self._http = httpx.AsyncClient(
-            base_url=ready.url,
+            base_url="http://localhost" if through else ready.url,
+            transport=through or None,
             timeout=httpx.Timeout(10.0, connect=2.0),
             headers={"Authorization": f"Bearer {ready.token}"},
             trust_env=False,
@@ -135,6 +187,7 @@ class HttpLink:
 
     async def run(self) -> None:
         """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last."""
+        why = "its telemetry stream ended"
         try:
             caps = decode(await self._get("/v1/capabilities"), Capabilities)
             await self._follow(caps)
@@ -143,17 +196,28 @@ class HttpLink:
             ValueError,
         ) as exc:  # fmt: skip
             log.warning("hive %s: %s", self.name, exc)
+            why = str(exc) or why
         finally:
             self.connecting = False
             with anyio.CancelScope(shield=True), suppress(ShuttingDown):
                 await self._telemetry.close()
                 await self._http.aclose()
-                await self._call(HiveLeft(self.name, "its telemetry stream ended"))
+                await self._call(HiveLeft(self.name, why))
 
     async def _follow(self, caps: Capabilities) -> None:
         decoder = DataDecoder()
         first: list[HiveWorkers] = []
         came = anyio.Event()
+        way = self._way
+
+        def tell(said: AnyHiveEvent) -> None:
+            self._post_event(HiveSaid(self.name, said))
+
+        def heard(said: AnyHiveEvent) -> None:
+            if way.workers is None:
+                tell(said)
+            else:
+                way.workers.pass_on(said, tell)
 
         def take(chunk: bytes) -> None:
             for data in decoder.feed(chunk):
@@ -162,20 +226,25 @@ class HttpLink:
                     first.append(said)
                     came.set()
                 elif self._early is None:
-                    self._post_event(HiveSaid(self.name, said))
+                    heard(said)
                 else:
-                    self._early.append(HiveSaid(self.name, said))
+                    self._early.append(said)
 
         async def join() -> None:
             await came.wait()
+            workers = first[0].workers
+            if way.workers is not None:
+                workers = await way.workers.opened(workers)
             self.connecting = False
-            await self._call(HiveJoined(self.name, "http", self.url, caps, first[0].workers))
+            joined = HiveJoined(self.name, way.kind, self.url, caps, workers, way.labels)
+            await self._call(joined)
             early, self._early = self._early or [], None
             for said in early:
-                self._post_event(said)
+                heard(said)
 
         headers = {"Authorization": f"Bearer {self.token}"}
-        url = f"{self.url}/v1/telemetry/stream"
+        base = f"http+unix://{quote(way.socket, safe='')}" if way.socket else self.url
+        url = f"{base}/v1/telemetry/stream"
         broke: Exception | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(join)
@@ -208,6 +277,34 @@ class HttpLink:
             await self._get(f"/v1/workers/{worker_id}/logs?lines={lines}"), dict[str, list[str]]
         )
         return body["lines"]
+
+    async def log_lines(self, lines: int) -> list[str]:
+        """The last lines of the hive's own log. Raises NotFound where it keeps none."""
+        return decode(await self._get(f"/v1/logs?lines={lines}"), dict[str, list[str]])["lines"]
+
+    async def stream(self, path: str) -> AsyncGenerator[bytes]:
+        """The pieces of an event stream of the hive's, as they come. Raises what it answers."""
+        self._check_open()
+        limits = httpx.Timeout(30.0, connect=2.0)
+        try:
+            async with self._http.stream("GET", path, timeout=limits) as reply:
+                if reply.status_code >= 400:
+                    await reply.aread()
+                    self._checked(reply)
+                async for piece in reply.aiter_raw():
+                    yield piece
+        except httpx.HTTPError as exc:
+            raise HiveOffline(f"hive {self.name} does not answer any more") from exc
+
+    async def ping(self) -> None:
+        """See HiveLink."""
+        await self._get("/v1/health")
+
+    async def lease(self, alone: float | None = None) -> None:
+        """Its queen is there: it stays for as long as it hears that. `alone`: seconds that it
+        stays without her from now on, in place of its lease."""
+        body = {} if alone is None else {"alone": alone}
+        await self._post("/v1/lease", encode(body), limit=5.0)
 
     async def shutdown(self) -> None:
         """Have the hive stop its workers and itself; what does not hear it goes with its lease."""

@@ -27,15 +27,15 @@ def number(request: Request, name: str, default: int, low: int, high: int) -> in
 
 
 def flag(request: Request, name: str) -> bool | None:
-    """`true` or `false`, None when it was not given. Raises ValidationFailed."""
+    """`true` or `1`, `false` or `0`, None when it was not given. Raises ValidationFailed."""
     text = request.query_params.get(name)
     if text is None:
         return None
-    if text not in ("true", "false"):
+    if text not in ("true", "false", "1", "0"):
         raise ValidationFailed(
             f"{name}: must be true or false", field=name, constraint="true|false"
         )
-    return text == "true"
+    return text in ("true", "1")
 
 
 def is_number(text: str) -> bool:

@@ -1,7 +1,8 @@
-"""Operations on models carried out over the hives' links: download, delete, verify, copy.
+"""Operations beside the queue carried out: on models over the hives' links, on machines over SSH.
 
-Owns which hive each is for and what is told of it while it goes on. Every operation is a job of the
-brain; this has it done and says how it went. Never touches a file.
+Owns which hive a model's download, deletion, check or copy is for, and what is told of each
+operation while it goes on. Every one is a job of the brain; this has it done and says how it went.
+Never touches a file.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from rbee.errors import (
 )
 from rbee.protocol.models import DownloadInfo, TransferState
 from rbee.protocol.operations import (
+    HiveTask,
     ModelCopy,
     ModelDelete,
     ModelDownload,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from rbee.core.fleet import Fleet
     from rbee.daemons.queen.finder import Finder
     from rbee.daemons.queen.links import HiveLink
+    from rbee.daemons.queen.machine_tasks import MachineTasks
     from rbee.daemons.queen.provision import Provision
     from rbee.protocol.hives import ModelInfo
     from rbee.protocol.models import CatalogueEntry, Verified
@@ -57,9 +60,10 @@ Result = dict[str, object]
 
 
 class Performing:
-    """`tasks` is set before the first effect."""
+    """`tasks` and `machines` are set before the first effect."""
 
     tasks: anyio.abc.TaskGroup
+    machines: MachineTasks
 
     def __init__(
         self,
@@ -92,6 +96,8 @@ class Performing:
                 self._check_hive(to_hive)
             case ModelDelete(hive=hive) | ModelVerify(hive=hive):
                 self._check_hive(hive)
+            case HiveTask():
+                self.machines.check(operation)
             case _:
                 pass
 
@@ -114,7 +120,7 @@ class Performing:
 
     async def _carry_out(self, effect: Perform, scope: anyio.CancelScope) -> None:
         job_id, request = effect.job_id, effect.job.request
-        assert isinstance(request, ModelTask)
+        assert isinstance(request, ModelTask | HiveTask)
         told: Event = PerformCancelled(job_id)
         with scope:
             try:
@@ -122,13 +128,15 @@ class Performing:
             except RbeeError as exc:
                 told = PerformFailed(job_id, exc)
             except Exception as exc:
-                log.exception("%s of %s failed", effect.job.operation, request.model)
+                log.exception("%s failed", effect.job.operation, extra={"job": job_id})
                 told = PerformFailed(job_id, InternalError(f"a defect: {exc}"))
         self._scopes.pop(job_id, None)
         self._post(told)
 
-    async def _do(self, job_id: str, request: ModelTask) -> Result:
+    async def _do(self, job_id: str, request: ModelTask | HiveTask) -> Result:
         match request:
+            case HiveTask():
+                return await self.machines.do(request, _Teller(job_id, self._post))
             case ModelDownload():
                 return await self._download(job_id, request)
             case ModelDelete():
@@ -290,6 +298,22 @@ class Performing:
 def _same(one: ModelInfo, other: ModelInfo) -> bool:
     """Whether two machines have the same model, as far as is known."""
     return one.digest == other.digest and (bool(one.digest) or one.ref.startswith("pkg:"))
+
+
+class _Teller:
+    """What an operation on a machine tells of itself: each sentence once, and how far it is at most
+    four times a second."""
+
+    def __init__(self, job_id: str, post: Callable[[Event], None]) -> None:
+        self._job_id = job_id
+        self._post = post
+        self._rate = _Rate()
+        self._stage = ""
+
+    def __call__(self, stage: str, message: str, part: float | None) -> None:
+        if part is None or stage != self._stage or part >= 1 or self._rate.due():
+            self._stage = stage
+            self._post(PerformProgress(self._job_id, stage, message, part))
 
 
 class _Rate:

@@ -7,7 +7,6 @@ store flushed. Everything else is somebody else's.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import secrets
 import socket
@@ -23,17 +22,19 @@ from rbee.core.colony import Colony
 from rbee.core.events import HiveJoined, HiveSaid, SettingsChanged, ShutdownAsked
 from rbee.core.fleet import Fleet
 from rbee.core.jobs import Job
-from rbee.core.limits import Limits
-from rbee.core.scheduling import Ect
 from rbee.daemons.base import make_server, serve, url_of
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.queen.admission import Admission
 from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.catalog import Catalog
+from rbee.daemons.queen.deciding import decide_by
 from rbee.daemons.queen.effects import Effects
 from rbee.daemons.queen.journal import Journal
 from rbee.daemons.queen.links import HttpLink, LocalLink
+from rbee.daemons.queen.logs_of import Logs
+from rbee.daemons.queen.machine_tasks import MachineTasks
+from rbee.daemons.queen.machines import Machines
 from rbee.daemons.queen.metrics import Metrics
 from rbee.daemons.queen.numbers import Numbers
 from rbee.daemons.queen.outposts import Outposts
@@ -41,6 +42,7 @@ from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.relay import Relay
 from rbee.daemons.queen.store import Store
 from rbee.daemons.queen.streams import Streams
+from rbee.daemons.queen.use import Use
 from rbee.errors import HiveExists, HiveOffline
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.hives import AnyHiveEvent, Capabilities, HiveReady
@@ -58,23 +60,6 @@ PURGE_EVERY = 600.0
 CASCADE_LIMIT = 30.0
 LAST_REPLIES = 2.0
 """Seconds that replies under way get at the end, while the workers already stop."""
-
-
-class Use:
-    """When the queen was last used: requests in flight, and the end of the last one."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.open = 0
-        self.last = clock.monotonic()
-
-    def __enter__(self) -> None:
-        """One request begins."""
-        self.open += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.open -= 1
-        self.last = self._clock.monotonic()
 
 
 class Queen:
@@ -160,6 +145,33 @@ class Queen:
             admission=self.admission,
             clock=clock,
         )
+        self.machines = Machines(
+            paths=paths,
+            clock=clock,
+            fleet=self.colony.fleet,
+            board=self.board,
+            links=self.effects.links,
+            call=self.brain.call,
+            post=self.brain.post,
+            joined=self._hive_joined,
+            local_name=lambda: self._hive.name if self._hive is not None else None,
+        )
+        self.machine_tasks = MachineTasks(
+            machines=self.machines,
+            paths=paths,
+            clock=clock,
+            links=self.effects.links,
+            post=self.brain.post,
+            busy=lambda hive: sum(len(w.jobs) for w in self.colony.fleet.on(hive)),
+        )
+        self.catalog.performing.machines = self.machine_tasks
+        self.effects.dress = self.machines.dress
+        self.logs = Logs(
+            paths=paths,
+            fleet=self.colony.fleet,
+            machines=self.machines,
+            links=self.effects.links,
+        )
         self._outposts = Outposts(
             links=self.effects.links,
             call=self.brain.call,
@@ -212,10 +224,9 @@ class Queen:
 
     def snapshot(self) -> Snapshot:
         """The whole colony, for a dashboard that has just come."""
-        fleet = self.colony.fleet
         places = self.positions()
         return Snapshot(
-            hives=[fleet.hive_info(h) for h in fleet.hives.values()],
+            hives=self.machines.infos(),
             workers=self.worker_infos(),
             jobs=[self.job_info(j, places) for j in islice(self.colony.jobs.values(), 1000)],
             models=self.catalog.models(),
@@ -285,6 +296,7 @@ class Queen:
 
                 if self.settings.queen.local_hive:
                     await self._start_hive(tasks)
+                self.machines.begin(tasks)
                 await self.recovery.run()
                 tasks.start_soon(serve_http)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
@@ -293,7 +305,7 @@ class Queen:
                 tasks.start_soon(self.journal.run)
                 if self.lifetime == "linger":
                     tasks.start_soon(self._linger)
-                for kept in (self.store, self.journal):
+                for kept in (self.store, self.journal, self.machines.registry):
                     if kept.set_aside is not None:
                         what = f"{kept.path.name} was unreadable and set aside: {kept.set_aside}"
                         self.effects.narrate("queen", what, "error")
@@ -315,6 +327,7 @@ class Queen:
                 await self.streams.settle()
                 self.journal.close()
                 self._numbers.close(self.colony.fleet.next_worker)
+                self.machines.close()
                 await anyio.to_thread.run_sync(self.store.close)
             log.info("stopped: %s", self._stop_reason or "cancelled")
 
@@ -333,9 +346,10 @@ class Queen:
 
     async def _stop_hives(self) -> None:
         self._hive_scope.cancel()
+        alone = self.machines.stay_alone()
         async with anyio.create_task_group() as tasks:
             for link in self.effects.links.values():
-                if isinstance(link, HttpLink):
+                if isinstance(link, HttpLink) and link.name not in alone:
                     tasks.start_soon(link.shutdown)
 
     async def _run_hive(
@@ -375,28 +389,3 @@ class Queen:
             job = self.settings.job
             self.store.purge(before=self.clock.utc() - job.retention, keep=job.finished_kept)
             await anyio.sleep(PURGE_EVERY)
-
-
-def decide_by(settings: Settings) -> tuple[Ect, Limits]:
-    """The policy and the limits that the settings ask for."""
-    worker = settings.worker
-    limits = Limits(
-        load_timeout=worker.load_timeout,
-        keep_alive=worker.keep_alive,
-        stale_after=worker.stale_after,
-        remove_after=worker.remove_after,
-        flash_attention=worker.flash_attention,
-        max_gap_ms=worker.max_gap_ms,
-        prompt_cache_mb=worker.prompt_cache_mb,
-        attempts=settings.job.attempts,
-        hive_return=settings.hive.lease,
-        swap_patience=settings.queen.swap_patience,
-        preempt_after=settings.queen.preempt_after,
-        keep_alives={
-            model: math.inf if seconds == "forever" else seconds
-            for model, seconds in settings.models.keep_alive.items()
-        },
-        min_workers=settings.models.min_workers,
-        max_workers=settings.models.max_workers,
-    )
-    return Ect(ctx=worker.ctx, slots=worker.slots or None, kv_type=worker.kv_type), limits

@@ -1,0 +1,93 @@
+"""Logs of hives and workers, wherever they run, as streams of `{"line": …}`.
+
+Owns where each log is read: here, over a hive's link, or by a command on its machine where the hive
+is down. Never keeps a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import TYPE_CHECKING
+
+from rbee.daemons.hive import logfile
+from rbee.daemons.queen.links import HiveLink, HttpLink, LocalLink
+from rbee.errors import HiveOffline, NotFound
+from rbee.protocol.base import encode
+from rbee.sse import DONE, encode_event
+
+if TYPE_CHECKING:
+    from rbee.core.fleet import Fleet
+    from rbee.daemons.queen.machine import AddedMachine
+    from rbee.daemons.queen.machines import Machines
+    from rbee.paths import Paths
+
+LONGEST = 1 << 16
+"""Bytes of a line of a command's output that are waited for."""
+Pieces = AsyncGenerator[bytes]
+
+
+class Logs:
+    """Every stream begins with the last lines; with `follow` it lasts until its reader leaves."""
+
+    def __init__(
+        self, *, paths: Paths, fleet: Fleet, machines: Machines, links: Mapping[str, HiveLink]
+    ) -> None:
+        self._paths = paths
+        self._fleet = fleet
+        self._machines = machines
+        self._links = links
+
+    async def of_hive(self, name: str, *, lines: int, follow: bool) -> Pieces:
+        """What a hive has written; the queen's own writes into her log. Raises HiveNotFound,
+        HiveOffline, NotFound."""
+        link = self._links.get(name)
+        if isinstance(link, LocalLink):
+            if not self._paths.queen_log.exists():
+                raise NotFound(
+                    f"{name} is the queen's own hive, and she writes to her terminal",
+                    action="Start her with `rbee queen start` to have her log kept.",
+                )
+            path = self._paths.queen_log
+            return logfile.events(path, lines=lines, ended=lambda: not follow)
+        if isinstance(link, HttpLink):
+            if follow:
+                return link.stream(f"/v1/logs?lines={lines}&follow=1")
+            return _told(await link.log_lines(lines))
+        self._machines.info(name)
+        machine = self._machines.get(name)
+        if machine is None or machine.session is None:
+            raise machine.trouble if machine else HiveOffline(f"hive {name} is not connected")
+        return _by_command(machine, lines=lines, follow=follow)
+
+    async def of_worker(self, worker_id: str, *, lines: int) -> Pieces:
+        """What a worker writes from now on, after its last lines. Raises NotFound."""
+        worker = self._fleet.workers.get(worker_id)
+        link = self._links.get(worker.hive) if worker is not None else None
+        if worker is None or link is None:
+            raise NotFound(f"no worker {worker_id[:80]}", action="rbee worker list shows them.")
+        if isinstance(link, LocalLink):
+            return link.log_events(worker_id, lines)
+        assert isinstance(link, HttpLink)
+        return link.stream(f"/v1/workers/{worker_id}/logs?lines={lines}&follow=1")
+
+
+async def _told(lines: list[str]) -> Pieces:
+    for line in lines:
+        yield encode_event(encode({"line": line}))
+    yield DONE
+
+
+async def _by_command(machine: AddedMachine, *, lines: int, follow: bool) -> Pieces:
+    """Its hive is down, its machine is there."""
+    session = machine.session
+    assert session is not None
+    flags = ["--log", "--name", machine.record.name, "--lines", str(lines)]
+    words = machine.words(*flags, *(["--follow"] if follow else []))
+    async with session.attached(words, grace=0.0) as process:
+        rest = b""
+        while piece := await process.receive():
+            *whole, rest = (rest + piece).split(b"\n")
+            rest = rest[:LONGEST]
+            for line in whole:
+                yield encode_event(encode({"line": line.decode("utf-8", "replace")}))
+    yield DONE

@@ -1,0 +1,382 @@
+"""One machine that was added: its link, the hive over it, and how both are.
+
+Owns the life of one link: connected, the hive there found or started, followed, its lease kept, and
+all of that again after a loss. What is to be done with the machine otherwise (install, stop) is
+`machine_tasks`'s; meanwhile the hive is left alone (`held`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from rbee import __version__
+from rbee.core.events import Event, HiveJoined
+from rbee.daemons.queen.links import HiveLink, HttpLink, Way
+from rbee.daemons.queen.ways import Ways
+from rbee.errors import (
+    ConnectionFailed,
+    HiveOffline,
+    NotFound,
+    RbeeError,
+    RemoteCommandFailed,
+    VersionMismatch,
+)
+from rbee.protocol import PROTOCOL
+from rbee.protocol.base import decode
+from rbee.protocol.hives import HiveReady
+from rbee.protocol.machines import HiveRecord, LinkInfo
+from rbee.ssh.forwards import Tcp, Unix, forwarded
+from rbee.ssh.groups import task_group
+from rbee.ssh.reconnect import Backoff, Link, LinkState
+
+if TYPE_CHECKING:
+    from rbee.clock import Clock
+    from rbee.ssh.hosts import Hosts, Machine
+    from rbee.ssh.known import KnownHosts
+    from rbee.ssh.session import Done, Session
+
+log = logging.getLogger("rbee.links")
+LEASE_EVERY = 5.0
+ENSURE_LIMIT = 60.0
+"""Seconds for the command that finds or starts a hive; it gives up by itself after 30."""
+ALIVE_LIMIT = 3.0
+"""Seconds that a machine whose hive has fallen silent gets to answer; then the link is lost."""
+ABSENT = 113
+"""The status of REMOTE where rbee is not installed."""
+REMOTE = f"""
+root=$1; shift
+[ -n "$root" ] || root=${{XDG_DATA_HOME:-$HOME/.local/share}}/rbee
+[ -x "$root/current/bin/rbee-hive" ] || exit {ABSENT}
+exec "$root/current/bin/rbee-hive" "$@"
+"""
+"""sh: runs the installed hive's command; $1 is where rbee is, empty for the usual place."""
+_SAID = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)(?:\n  → (?P<action>.*))?")
+HOPELESS = frozenset({"not installed", "other version", "refused"})
+"""States in which trying again changes nothing."""
+
+
+class Running(HiveReady, frozen=True, kw_only=True):
+    """What `rbee-hive --ensure` tells of the hive that runs there."""
+
+    pid: int = 0
+    started_at: float = 0.0
+    alone: float | None = None
+    """Seconds it stays without a queen, where that is not its lease."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What all machines of a queen share."""
+
+    hosts: Hosts
+    known: KnownHosts
+    folder: Path
+    """Private, with a short path, for sockets."""
+    clock: Clock
+    links: dict[str, HiveLink]
+    call: Callable[[Event], Awaitable[object]]
+    post: Callable[[Event], None]
+    joined: Callable[[], Awaitable[None]]
+    """The brain knows the hive."""
+    changed: Callable[[str], None]
+    """A machine's state or link is another."""
+    save: Callable[[HiveRecord], None]
+
+
+@dataclass
+class AddedMachine:
+    """`run` until cancelled; `state` is HiveInfo's."""
+
+    record: HiveRecord
+    world: World
+    state: str = "connecting"
+    via: str = "ssh"
+    alone: float | None = None
+    _trouble: RbeeError | None = None
+    _link: Link | None = None
+    _told: LinkState = field(default_factory=lambda: LinkState(up=False))
+    _kick: anyio.Event = field(default_factory=anyio.Event)
+    _change: anyio.Event = field(default_factory=anyio.Event)
+    _holds: int = 0
+    _following: anyio.CancelScope | None = None
+
+    # ---- how it is -----------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """Its connection; None while there is none."""
+        return self._link.session if self._link is not None else None
+
+    def link_info(self) -> LinkInfo:
+        """For lists."""
+        told, error = self._told, self._trouble or self._told.error
+        if self.state == "stopped":
+            return LinkInfo(up=False, via=self.via, losses=told.losses)
+        reason = "" if self.state == "online" else error.message if error else told.reason
+        return LinkInfo(
+            up=told.up,
+            via=self.via,
+            latency_ms=round(told.latency * 1000, 2) if told.up and told.latency else None,
+            reason=reason,
+            action=error.action if error is not None and reason else "",
+            code=error.code if error is not None and reason else "",
+            next_try_s=round(told.next_try, 1) if told.next_try is not None else None,
+            losses=told.losses,
+        )
+
+    async def until(self, *states: str, limit: float) -> bool:
+        """Return when it is in one of these states; whether it came to that in `limit` seconds."""
+        with anyio.move_on_after(limit):
+            while self.state not in states:
+                await self._change.wait()
+        return self.state in states
+
+    @property
+    def trouble(self) -> RbeeError:
+        """Why it is not online."""
+        told = self._trouble or self._told.error
+        return told or HiveOffline(f"hive {self.record.name} is {self.state}: {self._told.reason}")
+
+    def _stand(self, state: str, trouble: RbeeError | None = None) -> None:
+        self.state, self._trouble = state, trouble
+        self._changed()
+
+    def _changed(self) -> None:
+        self._change.set()
+        self._change = anyio.Event()
+        self.world.changed(self.record.name)
+
+    def _save(self, **what: object) -> None:
+        self.record = msgspec.structs.replace(self.record, **what)
+        self.world.save(self.record)
+
+    # ---- what others do with it ----------------------------------------------------------------
+
+    def retry(self) -> None:
+        """Try at once what it waits to try again."""
+        self._kick.set()
+        if self._link is not None:
+            self._link.retry()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """For the length of a block its hive is not followed and not started; its link stays."""
+        self._holds += 1
+        self._kick.set()
+        if self._following is not None:
+            self._following.cancel()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._kick.set()
+
+    # ---- life ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect, and follow the hive there, for ever."""
+        try:
+            while True:
+                self._stand("connecting")
+                try:
+                    machine = await anyio.to_thread.run_sync(
+                        self.world.hosts.find, self.record.target
+                    )
+                except RbeeError as exc:
+                    self._stand("refused", exc)
+                    await self._kicked(None)
+                    continue
+                await self._stay(machine)
+        finally:
+            self._stand("stopped")
+
+    async def _stay(self, machine: Machine) -> None:
+        self._link = Link(
+            machine=machine,
+            known=self.world.known,
+            tell=self._heard,
+            use=self._use,
+            backoff=Backoff(0.5, 30.0),
+        )
+        try:
+            await self._link.run()
+        finally:
+            self._link = None
+
+    def _heard(self, told: LinkState) -> None:
+        self._told = told
+        if told.up:
+            self.world.changed(self.record.name)
+            return
+        log.warning("link to %s: %s", self.record.name, told.reason)
+        self._stand("offline" if told.next_try is not None else "refused")
+
+    async def _use(self, session: Session) -> None:
+        """With each session: until it is lost."""
+        from rbee.ssh.known import fingerprint
+
+        key = session.connection.get_server_host_key()
+        now = self.world.clock.utc()
+        self._save(connected_at=now, fingerprint=fingerprint(key) if key else None)
+        self._told = LinkState(up=True, losses=self._told.losses)
+        pause = Backoff(0.5, 15.0)
+        while True:
+            try:
+                if self._holds:
+                    self._stand("working")
+                    await self._kicked(None)
+                    continue
+                self._stand("connecting")
+                began = anyio.current_time()
+                await self._follow(session)
+                if anyio.current_time() - began > 30.0:
+                    pause.reset()
+            except VersionMismatch as exc:
+                self._stand("other version", exc)
+            except NotFound as exc:
+                self._stand("not installed", exc)
+            except RbeeError as exc:
+                if session.lost:
+                    raise session.gone() from exc
+                self._stand("offline", exc)
+            await self._kicked(None if self.state in HOPELESS else pause.take())
+
+    async def _kicked(self, limit: float | None) -> None:
+        with anyio.move_on_after(limit):
+            await self._kick.wait()
+        self._kick = anyio.Event()
+
+    async def _follow(self, session: Session) -> None:
+        """Find or start the hive and follow it until it is gone or this is told to stop."""
+        with anyio.CancelScope() as scope:
+            self._following = scope
+            try:
+                running = await self.ensure(session)
+                await self._serve(session, running)
+            finally:
+                self._following = None
+        if scope.cancelled_caught or self._holds:
+            return
+        try:
+            await session.latency(ALIVE_LIMIT)
+        except RbeeError as exc:
+            session.connection.abort()
+            raise ConnectionFailed(f"{session.machine} does not answer any more") from exc
+        raise HiveOffline(f"hive {self.record.name} ended, and is started again")
+
+    async def ensure(self, session: Session, *more: str) -> Running:
+        """The hive that runs there, started if need be. `more`: flags of `rbee-hive`.
+
+        Raises NotFound where rbee is not installed, VersionMismatch, RemoteCommandFailed.
+        """
+        record = self.record
+        flags = ["--ensure", "--name", record.name]
+        if record.models_dir:
+            flags += ["--models-dir", record.models_dir]
+        done = await self.command(session, *flags, *more)
+        running = _read(done, record.name)
+        self.alone = running.alone
+        if running.version != record.version:
+            self._save(version=running.version)
+        if running.protocol != PROTOCOL:
+            raise VersionMismatch(
+                f"hive {record.name} runs rbee {running.version} (protocol {running.protocol}),"
+                f" this queen rbee {__version__} (protocol {PROTOCOL})",
+                action=f"rbee hive upgrade {record.name}",
+                hive=running.version,
+                queen=__version__,
+            )
+        return running
+
+    def words(self, *flags: str) -> list[str]:
+        """The command line for `rbee-hive` there."""
+        return ["sh", "-c", REMOTE, "sh", self.record.path or "", *flags]
+
+    async def command(self, session: Session, *flags: str, timeout: float = ENSURE_LIMIT) -> Done:
+        """Run `rbee-hive` there. Raises NotFound where it is not installed, and what it says."""
+        done = await session.run(self.words(*flags), timeout=timeout)
+        name = self.record.name
+        if done.status == ABSENT:
+            if self.record.version is not None:
+                self._save(version=None)
+            raise NotFound(
+                f"rbee is not installed on {name} ({session.machine})",
+                action=f"rbee hive install {name}",
+            )
+        if done.status != 0:
+            raise _said(done, name)
+        return done
+
+    async def _serve(self, session: Session, running: Running) -> None:
+        world, name = self.world, self.record.name
+        port = urlsplit(running.url).port or 0
+        local = Unix(str(world.folder / f"h-{name[:40]}.sock"))
+        async with forwarded(session, local, Tcp(port)), task_group() as tasks:
+            ways = Ways(session, world.known, world.folder, tasks, self.record.forward)
+
+            async def told(event: Event) -> None:
+                joins = isinstance(event, HiveJoined)
+                if joins:
+                    world.links[name] = link
+                await world.call(event)
+                if joins:
+                    self.via = ways.via
+                    self._stand("online")
+                    await world.joined()
+
+            way = Way("ssh", local.path, self.record.labels, ways)
+            link = HttpLink(running, told, world.post, way)
+            tasks.start_soon(self._lease, link)
+            try:
+                await link.run()
+            finally:
+                if world.links.get(name) is link:
+                    del world.links[name]
+            tasks.cancel_scope.cancel()
+
+    async def _lease(self, link: HttpLink) -> None:
+        """Say that the queen is there, for as long as she is."""
+        while True:
+            try:
+                await link.lease()
+            except RbeeError as exc:  # its telemetry tells when it is gone
+                log.debug("hive %s did not hear that its queen is there: %s", link.name, exc)
+            await anyio.sleep(LEASE_EVERY)
+
+
+def _read(done: Done, name: str) -> Running:
+    for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
+        if line.startswith("rbee-hive {"):
+            return decode(line.removeprefix("rbee-hive "), Running)
+    raise RemoteCommandFailed(
+        f"the hive of {name} was not told of",
+        action=f"rbee hive logs {name}",
+        tail=done.last_lines,
+    )
+
+
+def _said(done: Done, name: str) -> RbeeError:
+    """What `rbee-hive` said on its way out."""
+    text = done.stderr.decode("utf-8", "replace")
+    found = _SAID.search(text)
+    if found is None:
+        last = done.last_lines[-1] if done.last_lines else f"status {done.status}"
+        return RemoteCommandFailed(
+            f"rbee-hive on {name} failed: {last}", status=done.status, tail=done.last_lines
+        )
+    details = {"suggested_action": found["action"]} if found["action"] else {}
+    message = json.dumps(f"{name}: {found['message'].strip()}")
+    body = {"error": {"code": found["code"], "message": json.loads(message), "details": details}}
+    return RbeeError.from_body(body, 502)

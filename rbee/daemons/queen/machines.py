@@ -1,0 +1,284 @@
+"""The machines that were added: which there are, which are to be followed, how each is.
+
+Owns the set and the life of each member's task; keeps the registry in step. What a machine's state
+means for jobs is decided by the brain, which hears of its hive like of any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+import msgspec
+
+from rbee.core.events import Event, HiveForgotten
+from rbee.daemons.queen.links import HiveLink
+from rbee.daemons.queen.registry import Registry
+from rbee.errors import HiveExists, HiveNotFound
+from rbee.paths import make_private
+from rbee.protocol.hives import HiveInfo
+from rbee.protocol.machines import HiveRecord, LinkInfo
+
+if TYPE_CHECKING:
+    from rbee.clock import Clock
+    from rbee.core.fleet import Fleet
+    from rbee.daemons.queen.board import Board
+    from rbee.daemons.queen.machine import AddedMachine, World
+    from rbee.paths import Paths
+    from rbee.ssh.hosts import Hosts
+    from rbee.ssh.known import KnownHosts
+
+log = logging.getLogger("rbee.queen")
+SHORT = 60
+"""Bytes of a folder's path with which a socket in it still has a path that systems take."""
+
+
+class Machines:
+    """`begin` before anything else; `links` gets each hive that has joined. Closing is the last."""
+
+    def __init__(
+        self,
+        *,
+        paths: Paths,
+        clock: Clock,
+        fleet: Fleet,
+        board: Board,
+        links: dict[str, HiveLink],
+        call: Callable[[Event], Awaitable[object]],
+        post: Callable[[Event], None],
+        joined: Callable[[], Awaitable[None]],
+        local_name: Callable[[], str | None],
+    ) -> None:
+        self.registry = Registry(paths.data / "hives.db")
+        self._paths = paths
+        self._clock = clock
+        self._fleet = fleet
+        self._board = board
+        self._links = links
+        self._call = call
+        self._post = post
+        self._joined = joined
+        self._local_name = local_name
+        self._world: World | None = None
+        self._followed: dict[str, tuple[AddedMachine, anyio.CancelScope, anyio.Event]] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    def begin(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Follow every machine that is to be."""
+        self._tasks = tasks
+        for record in self.registry.all():
+            if record.wanted:
+                self.follow(record)
+
+    @property
+    def world(self) -> World:
+        """What the machines share; made when the first is needed, for it takes imports."""
+        if self._world is None:
+            from rbee.daemons.queen.machine import World
+            from rbee.ssh.hosts import Hosts
+
+            self._world = World(
+                hosts=Hosts(),
+                known=self.known,
+                folder=_folder(self._paths),
+                clock=self._clock,
+                links=self._links,
+                call=self._call,
+                post=self._post,
+                joined=self._joined,
+                changed=self._changed,
+                save=self.registry.save,
+            )
+        return self._world
+
+    @property
+    def hosts(self) -> Hosts:
+        """The user's ssh config."""
+        return self.world.hosts
+
+    @property
+    def known(self) -> KnownHosts:
+        """The host keys that are known: the user's files, and ours."""
+        from rbee.ssh.known import KnownHosts
+
+        return KnownHosts(self._paths.data / "known_hosts")
+
+    # ---- which there are -----------------------------------------------------------------------
+
+    def record(self, name: str) -> HiveRecord:
+        """A machine that was added. Raises HiveNotFound."""
+        found = self.registry.get(name)
+        if found is None:
+            raise HiveNotFound.of(name, self.names())
+        return found
+
+    def names(self) -> list[str]:
+        """All hives: those of the colony, and machines whose hive never came."""
+        return list(dict.fromkeys([*self._fleet.hives, *(r.name for r in self.registry.all())]))
+
+    def check_free(self, name: str) -> None:
+        """Raises HiveExists for a name that another hive has."""
+        if name == self._local_name():
+            raise HiveExists(
+                f"{name} is the name of the hive that this queen runs herself",
+                action="Choose another name.",
+            )
+        record = self.registry.get(name)
+        if record is not None or name in self._links:
+            where = f": {record.target}" if record else ""
+            raise HiveExists(
+                f"a hive named {name} is there already{where}",
+                action=f"Choose another name, or first: rbee hive remove {name}",
+            )
+
+    def get(self, name: str) -> AddedMachine | None:
+        """One that is followed; None: it is stopped or was never added."""
+        entry = self._followed.get(name)
+        return entry[0] if entry is not None else None
+
+    # ---- following -----------------------------------------------------------------------------
+
+    def follow(self, record: HiveRecord) -> AddedMachine:
+        """Connect to it and have its hive up, from now on; harmless when that is so."""
+        from rbee.daemons.queen.machine import AddedMachine
+
+        entry = self._followed.get(record.name)
+        if entry is not None:
+            return entry[0]
+        assert self._tasks is not None
+        machine = AddedMachine(record, self.world)
+        scope, over = anyio.CancelScope(), anyio.Event()
+        self._followed[record.name] = machine, scope, over
+        self._tasks.start_soon(self._live, machine, scope, over)
+        return machine
+
+    async def _live(
+        self, machine: AddedMachine, scope: anyio.CancelScope, over: anyio.Event
+    ) -> None:
+        try:
+            with scope:
+                await machine.run()
+        except Exception as exc:  # one machine's defect must not take the queen with it
+            log.exception("following %s failed", machine.record.name)
+            self._board_error(machine.record.name, exc)
+        finally:
+            self._followed.pop(machine.record.name, None)
+            over.set()
+            self._changed(machine.record.name)
+
+    async def leave(self, name: str) -> None:
+        """Follow it no more; returns when its link is closed. Its hive is not told."""
+        entry = self._followed.get(name)
+        if entry is not None:
+            entry[1].cancel()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(10.0):
+                await entry[2].wait()
+
+    async def remove(self, name: str) -> None:
+        """Forget the machine."""
+        await self.leave(name)
+        self.registry.remove(name)
+        await self._call(HiveForgotten(name))
+
+    def change(self, record: HiveRecord) -> None:
+        """Remember something else of it."""
+        self.registry.save(record)
+        machine = self.get(record.name)
+        if machine is not None:
+            machine.record = record
+        self._changed(record.name)
+
+    def stay_alone(self) -> set[str]:
+        """Hives that were told to stay without a queen for a while."""
+        return {name for name, (m, _, _) in self._followed.items() if m.alone is not None}
+
+    def close(self) -> None:
+        """The queen has ended."""
+        self.registry.close()
+
+    # ---- how they are --------------------------------------------------------------------------
+
+    def infos(self) -> list[HiveInfo]:
+        """Every hive: those of the colony, and machines whose hive never came."""
+        fleet = self._fleet
+        found = [self.dress(fleet.hive_info(hive)) for hive in fleet.hives.values()]
+        found += [
+            self.dress(_unseen(record))
+            for record in self.registry.all()
+            if record.name not in fleet.hives
+        ]
+        return found
+
+    def info(self, name: str) -> HiveInfo:
+        """One of them. Raises HiveNotFound."""
+        hive = self._fleet.hives.get(name)
+        if hive is not None:
+            return self.dress(self._fleet.hive_info(hive))
+        return self.dress(_unseen(self.record(name)))
+
+    def dress(self, info: HiveInfo) -> HiveInfo:
+        """What the colony knows of a hive, with what is known of its machine and link."""
+        record = self.registry.get(info.name)
+        if record is None:
+            return info
+        machine = self.get(info.name)
+        if machine is None:
+            state, link = ("connecting" if record.wanted else "stopped"), LinkInfo(up=False)
+        else:
+            state, link = machine.state, machine.link_info()
+        return msgspec.structs.replace(
+            info,
+            state=state,
+            link=link,
+            record=record,
+            labels={**info.labels, **record.labels},
+            version=record.version or info.version,
+            last_seen_at=info.last_seen_at or record.connected_at,
+        )
+
+    def _changed(self, name: str) -> None:
+        if self.registry.get(name) is not None:
+            self._board.publish("hive", self.info(name))
+
+    def _board_error(self, name: str, exc: Exception) -> None:
+        from rbee.protocol.colony import Narration
+
+        line = Narration(
+            at=self._clock.utc(), source=name, message=f"a defect: {exc}", level="error"
+        )
+        self._board.publish("narration", line)
+
+
+def _unseen(record: HiveRecord) -> HiveInfo:
+    return HiveInfo(
+        name=record.name,
+        kind="ssh",
+        url=None,
+        online=False,
+        version=record.version,
+        hostname=None,
+        devices=[],
+        absent_devices=[],
+        backends=[],
+        absent_backends=[],
+        last_seen_at=record.connected_at,
+    )
+
+
+def _folder(paths: Paths) -> Path:
+    """Private, and near enough to the root that the system takes the path of a socket in it."""
+    folder = paths.runtime / "ssh"
+    if len(os.fsencode(folder)) > SHORT:
+        known = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"rbee-{os.getuid()}-{known}"
+    make_private(folder)
+    for old in folder.iterdir():
+        old.unlink(missing_ok=True)  # of a queen that was killed: there is one at a time
+    return folder

@@ -7,7 +7,7 @@ behind 202: a durable job is on disk before anybody hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from rbee import naming
@@ -18,6 +18,7 @@ from rbee.errors import QueueFull, ShuttingDown
 from rbee.protocol.base import encode
 from rbee.protocol.operations import (
     ModelPreload,
+    ModelTask,
     ModelUnload,
     ModelWork,
     Operation,
@@ -57,6 +58,8 @@ class Admission:
         self._store = store
         self.homeless: Callable[[], int] = int
         """How many accepted jobs the brain does not know yet."""
+        self.arrived: Callable[[str | None], Awaitable[None]] = _at_once
+        """Returns when the hive that is meant has come, see Machines."""
 
     async def submit(
         self,
@@ -129,9 +132,16 @@ class Admission:
         """
         match operation:
             case ModelWork() | WorkerSpawn() | ModelPreload():
+                await self.arrived(operation.hive)
                 return await self._catalog.provision.locate(operation)
             case ModelUnload():
                 return Located(await self._catalog.provision.known(operation.model))
             case _:
+                if isinstance(operation, ModelTask):
+                    await self.arrived(operation.hive)
                 await self._catalog.performing.check(operation)
                 return Located(None)
+
+
+async def _at_once(_hive: str | None) -> None:
+    """Where no machines are reached."""

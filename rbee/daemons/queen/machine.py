@@ -65,6 +65,8 @@ exec "$root/current/bin/rbee-hive" "$@"
 _SAID = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)(?:\n  → (?P<action>.*))?")
 HOPELESS = frozenset({"not installed", "other version", "refused"})
 """States in which trying again changes nothing."""
+SETTLED = ("offline", "stopped", *sorted(HOPELESS))
+"""States in which an attempt to have a hive online has ended."""
 
 
 class Running(HiveReady, frozen=True, kw_only=True):
@@ -104,6 +106,8 @@ class AddedMachine:
     state: str = "connecting"
     via: str = "ssh"
     alone: float | None = None
+    settled: bool = False
+    """Whether it is known how it is: it was online, or could not be."""
     _trouble: RbeeError | None = None
     _link: Link | None = None
     _told: LinkState = field(default_factory=lambda: LinkState(up=False))
@@ -151,6 +155,7 @@ class AddedMachine:
 
     def _stand(self, state: str, trouble: RbeeError | None = None) -> None:
         self.state, self._trouble = state, trouble
+        self.settled |= state != "connecting"
         self._changed()
 
     def _changed(self) -> None:
@@ -163,6 +168,15 @@ class AddedMachine:
         self.world.save(self.record)
 
     # ---- what others do with it ----------------------------------------------------------------
+
+    async def reach(self, limit: float) -> None:
+        """Return when its hive is online, tried at once where it was not. Raises why it is not."""
+        if self.state != "online":
+            self._stand("connecting")
+            self.retry()
+            await self.until("online", *SETTLED, limit=limit)
+        if self.state != "online":
+            raise self.trouble
 
     def retry(self) -> None:
         """Try at once what it waits to try again."""

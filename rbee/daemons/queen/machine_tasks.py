@@ -34,6 +34,7 @@ from rbee.protocol.operations import (
     HiveUpgrade,
     HiveWake,
 )
+from rbee.ssh.groups import task_group
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -211,20 +212,18 @@ class MachineTasks:
 
     async def _up(self, machine: AddedMachine, say: Say) -> None:
         """Wait until its hive is online; raises why it is not."""
-        machine.retry()
-        name = machine.record.name
-        with anyio.move_on_after(UP_LIMIT):
-            while machine.state != "online":
-                said = machine.link_info()
-                if machine.state in OVER and machine.state != "offline":
-                    raise machine.trouble
-                what = f"{name} is {machine.state}"
-                say("starting", f"{what}: {said.reason}" if said.reason else what, None)
-                await machine.until("online", *OVER, limit=5.0)
-                if machine.state == "offline":
-                    raise machine.trouble
-            return
-        raise machine.trouble
+        async with task_group() as tasks:
+
+            async def tell() -> None:
+                while True:
+                    await machine.until("online", limit=5.0)
+                    said = machine.link_info()
+                    what = f"{machine.record.name} is {machine.state}"
+                    say("starting", f"{what}: {said.reason}" if said.reason else what, None)
+
+            tasks.start_soon(tell)
+            await machine.reach(UP_LIMIT)
+            tasks.cancel_scope.cancel()
 
     async def _stop(self, name: str, say: Say) -> None:
         record = self._machines.record(name)
@@ -244,8 +243,7 @@ class MachineTasks:
             return self._told(name)
         say("connecting", f"connecting to {name}", None)
         await self._machines.leave(name)
-        machine = self._machines.follow(self._machines.record(name))
-        await machine.until("online", *OVER, limit=UP_LIMIT)
+        await self._up(self._machines.follow(self._machines.record(name)), say)
         return self._told(name)
 
     async def _remove(self, name: str, say: Say) -> Result:

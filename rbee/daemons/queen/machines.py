@@ -21,7 +21,7 @@ import msgspec
 from rbee.core.events import Event, HiveForgotten
 from rbee.daemons.queen.links import HiveLink
 from rbee.daemons.queen.registry import Registry
-from rbee.errors import HiveExists, HiveNotFound
+from rbee.errors import HiveExists, HiveNotFound, HiveOffline
 from rbee.paths import make_private
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.machines import HiveRecord, LinkInfo
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from rbee.ssh.known import KnownHosts
 
 log = logging.getLogger("rbee.queen")
+FIRST_LIMIT = 5.0
+"""Seconds that work which names no hive waits for machines that were never tried yet."""
+REACH_LIMIT = 35.0
+"""Seconds for three tries to connect."""
+SETTLED = ("offline", "stopped", "not installed", "other version", "refused")
 SHORT = 60
 """Bytes of a folder's path with which a socket in it still has a path that systems take."""
 
@@ -142,6 +147,26 @@ class Machines:
         """One that is followed; None: it is stopped or was never added."""
         entry = self._followed.get(name)
         return entry[0] if entry is not None else None
+
+    async def arrived(self, hive: str | None) -> None:
+        """Return when the hive that is meant has come; with None when none is on its first way.
+
+        Raises why one that was added is not to be had. Right after her start the queen knows of no
+        hive but her own, and would refuse what others can do.
+        """
+        if hive is None:
+            with anyio.move_on_after(FIRST_LIMIT):
+                for machine, _, _ in list(self._followed.values()):
+                    while not machine.settled:
+                        await machine.until("online", *SETTLED, limit=FIRST_LIMIT)
+            return
+        record = self.registry.get(hive)
+        if record is None or hive in self._links:
+            return
+        machine = self.get(hive)
+        if machine is None:
+            raise HiveOffline(f"hive {hive} was stopped", action=f"rbee hive start {hive}")
+        await machine.reach(REACH_LIMIT)
 
     # ---- following -----------------------------------------------------------------------------
 

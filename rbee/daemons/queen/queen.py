@@ -165,6 +165,7 @@ class Queen:
             busy=lambda hive: sum(len(w.jobs) for w in self.colony.fleet.on(hive)),
         )
         self.catalog.performing.machines = self.machine_tasks
+        self.admission.arrived = self.machines.arrived
         self.effects.dress = self.machines.dress
         self.logs = Logs(
             paths=paths,

@@ -296,8 +296,7 @@ class QueenClient:
                         raise RbeeError.from_body({"error": decode(event.data, dict[str, Any])})
                     if event.data:
                         yield decode(event.data, LogLine).line
-        if follow:
-            raise BadGateway("the log's stream broke off", action="Ask for it again.")
+        raise BadGateway("the stream of a log broke off", action="Ask for it again.")
 
     async def _get(self, path: str, kind: type[T]) -> T:
         return decode(await self._call("GET", path), kind)

@@ -16,7 +16,7 @@ try:
     import typer
 
     from rbee import __version__
-    from rbee.cli import asking, colony, config, jobs, models, simulating
+    from rbee.cli import asking, colony, config, hives, jobs, models, simulating
     from rbee.cli.shared import AsJson, LogFormat, run
 except KeyboardInterrupt:  # these imports are most of the time before `main`
     raise SystemExit(130) from None
@@ -31,11 +31,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for top in (asking.infer, asking.embed, jobs.why, simulating.sim):
+for top in (asking.infer, asking.embed, asking.logs, jobs.why, simulating.sim):
     app.command()(top)
 for group, name in (
     (colony.queen, "queen"),
-    (colony.hive, "hive"),
+    (hives.hive, "hive"),
     (colony.worker, "worker"),
     (jobs.job, "job"),
     (models.model, "model"),

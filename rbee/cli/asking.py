@@ -1,4 +1,4 @@
-"""`rbee infer` and `rbee embed`: work for a model."""
+"""`rbee infer` and `rbee embed`: work for a model; `rbee logs`: what was written meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from rbee.cli.shared import (
     Deadline,
     Device,
     Ephemeral,
+    Follow,
     HiveName,
+    LogLines,
     ModelName,
     Priority,
     Quiet,
@@ -139,3 +141,15 @@ def embed(
         manner=command.Manner(ephemeral=ephemeral, quiet=quiet, as_json=as_json),
     )
     run(lambda: command.run(ask), as_json=as_json)
+
+
+def logs(
+    hive_name: Annotated[str | None, typer.Option("--hive", help="Of this machine's hive.")] = None,
+    worker_id: Annotated[str | None, typer.Option("--worker", help="Of this worker.")] = None,
+    follow: Follow = False,
+    lines: LogLines = 100,
+) -> None:
+    """What a hive, a worker or, without a name, the queen in the background has written."""
+    from rbee.commands import logs as command
+
+    run(lambda: command.run(hive=hive_name, worker=worker_id, lines=lines, follow=follow))

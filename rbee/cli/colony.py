@@ -1,4 +1,4 @@
-"""`rbee queen|hive|worker …`: what the colony is made of."""
+"""`rbee queen|worker …`: what the colony is made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 from rbee.cli.shared import AsJson, Quiet, WorkerId, group, run
 
 queen = group("The queen in the background.")
-hive = group("The machines of the colony.")
 worker = group("The processes that run models.")
 
 
@@ -48,14 +47,6 @@ def queen_logs(
     from rbee.commands import queen as command
 
     run(lambda: command.logs(lines=lines, follow=follow))
-
-
-@hive.command("list")
-def hive_list(as_json: AsJson = False) -> None:
-    """The machines, their devices and how they are reached."""
-    from rbee.commands import listings as command
-
-    run(lambda: command.hives(as_json=as_json), as_json=as_json)
 
 
 @worker.command("list")

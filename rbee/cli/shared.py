@@ -45,6 +45,10 @@ Deadline = Annotated[
     int | None,
     typer.Option("--deadline-ms", min=1, help="Give up unless work begins in so many ms."),
 ]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Until Ctrl+C.")]
+LogLines = Annotated[
+    int, typer.Option("--lines", "-n", min=1, max=2000, help="So many of the last.")
+]
 Ephemeral = Annotated[
     bool, typer.Option("--ephemeral", help="Take down at once what had to be started.")
 ]

@@ -22,6 +22,8 @@ TRANSFERS = frozenset({"downloading", "verifying", "copying", "importing"})
 """Stages of a job in which bytes of a model move or are read."""
 KEPT = frozenset({"downloading", "copying"})
 """Those of them that go on later from where they were broken off."""
+STEPS = frozenset({"preparing", "installing"})
+"""Stages of a job that have steps, each of which is told where there is no bar."""
 EVERY = 5.0
 """Seconds between plain lines."""
 _WIDTH = 20
@@ -127,8 +129,8 @@ class Bars(Narrator):
             super().say(message)
 
     def progress(self, message: str, fraction: float, *, stage: str = "") -> None:
-        """A bar for a transfer; else as for every other progress."""
-        if stage not in TRANSFERS:
+        """A bar for a transfer, on a terminal also for steps; else as every other progress."""
+        if stage not in TRANSFERS and not (self._live and stage in STEPS):
             self._screen.stages.pop(self._key, None)
             self._screen.take_away(self._key)
             super().progress(message, fraction, stage=stage)

@@ -6,7 +6,7 @@ Owns the order and the look of the findings. Starts no queen and changes nothing
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from rbee.commands import checks
 from rbee.commands.checks import Check, State
@@ -19,10 +19,14 @@ from rbee.settings import load
 
 def run(*, as_json: bool) -> int:
     """Look at everything; 1 when something that is needed does not work."""
-    found = list(findings())
+    return report(list(findings()), as_json=as_json)
+
+
+def report(found: list[Check], *, as_json: bool, told: Mapping[str, str] | None = None) -> int:
+    """Print the findings; 1 when one of them is a failure. `told`: more that JSON tells."""
     bad = [check for check in found if check.state is State.FAIL]
     if as_json:
-        print_json({"ok": not bad, "rbee": checks.__version__, "checks": found})
+        print_json({**(told or {}), "ok": not bad, "rbee": checks.__version__, "checks": found})
         return 1 if bad else 0
     rows = [[check.name, str(check.state), check.message] for check in found]
     print_table(["check", "state", "what"], rows, empty="")

@@ -1,0 +1,83 @@
+"""Arguments of `rbee hive …` and `rbee logs` that cannot be right: exit code 2, no queen starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from rbee.commands.hives import labels_of
+from rbee.errors import InvalidRequest
+from tests.support.home import Home
+
+NAMES: list[tuple[str, ...]] = [
+    ("add",), ("install",), ("upgrade",), ("uninstall", "--yes"), ("remove", "--yes"), ("start",),
+    ("stop",), ("restart",), ("refresh",), ("wake",), ("check",), ("show",), ("status",),
+    ("set", "--label", "a=b"), ("doctor",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", NAMES, ids=lambda words: str(words[0]))
+def test_names_that_are_none(home: Home, words: tuple[str, ...]) -> None:
+    for wrong in (b"", b"Gaming_PC", b"a\nb", b"\xff", b"../x", b"\x1b[2J"):
+        command = [*map(os.fsencode, home.command("hive", *words, "--json")), b"--", wrong]
+        done = subprocess.run(command, env=home.env, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 2, (wrong, done)
+        assert json.loads(done.stdout)["error"]["code"] == "INVALID_REQUEST"
+        assert done.stderr == b""
+    assert home.state is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("hive", "add"), "Missing argument"),
+        (("hive", "add", "a", "-oProxyCommand=x"), "No such option"),
+        (("hive", "add", "a", "--", "-oProxyCommand=x"), "TARGET"),
+        (("hive", "add", "a", "u@h\nx"), "TARGET"),
+        (("hive", "add", "a", ""), "TARGET"),
+        (("hive", "add", "a", "x" * 401), "TARGET"),
+        (("hive", "add", "a", "u@h", "--path", "rel/x"), "--path"),
+        (("hive", "add", "a", "u@h", "--python", "python3"), "--python"),
+        (("hive", "add", "a", "u@h", "--models-dir", "/a\nb"), "--models-dir"),
+        (("hive", "add", "a", "u@h", "--label", "tier"), "--label"),
+        (("hive", "add", "a", "u@h", "--label", "Tier One=x"), "--label"),
+        (("hive", "add", "a", "u@h", "--label", f"tier={'x' * 65}"), "--label"),
+        (("hive", "add", "a", "u@h", "--fingerprint", "md5:x"), "--fingerprint"),
+        (("hive", "add", "a", "u@h", "--forward", "carrier-pigeon"), "--forward"),
+        (("hive", "install", "a", "--extra", "Llama CPP"), "--extra"),
+        (("hive", "install", "a", "--path", "x"), "--path"),
+        (("hive", "upgrade"), "or give --all"),
+        (("hive", "upgrade", "a", "--all"), "or give --all"),
+        (("hive", "uninstall", "a"), "Add --yes"),
+        (("hive", "remove", "a"), "Add --yes"),
+        (("hive", "start", "a", "--detached", "0"), "--detached"),
+        (("hive", "start", "a", "--detached", "nan"), "--detached"),
+        (("hive", "set", "a"), "nothing to change"),
+        (("hive", "set", "a", "--target", ""), "TARGET"),
+        (("hive", "set", "a", "--path", "x"), "--path"),
+        (("hive", "logs", "A"), "NAME"),
+        (("hive", "logs", "a", "-n", "0"), "--lines"),
+        (("logs", "--hive", "A"), "--hive"),
+        (("logs", "--worker", "../x"), "worker"),
+        (("logs", "--worker", "w-01", "--hive", "a"), "--hive or --worker"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
+)
+def test_arguments_that_are_none(home: Home, words: tuple[str, ...], said: str) -> None:
+    done = home.rbee(*words)
+    assert done.returncode == 2, done
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert home.state is None
+
+
+def test_labels_are_names_and_texts() -> None:
+    assert labels_of(["region=attic", "note=a=b", "tier="]) == {
+        "region": "attic", "note": "a=b", "tier": "",
+    }  # fmt: skip
+    with pytest.raises(InvalidRequest, match="--label"):
+        labels_of(["region"])

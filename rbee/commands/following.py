@@ -67,6 +67,8 @@ class Course:
     started: StartedData | None = None
     metrics: MetricsData | None = None
     end: EndData | None = None
+    error: RbeeError | None = None
+    """What it ended with instead; not to be taken for one of the stream."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ async def _cancel(queen: QueenClient, course: Course) -> None:
 
 async def _read(course: Course, queen: QueenClient, narrator: Narrator, take: Take) -> None:
     pauses = iter(RECONNECT)
-    while course.end is None:
+    while course.end is None and course.error is None:
         try:
             async for event in queen.job_stream(course.job_id, after=course.last_id):
                 if event.data:
@@ -195,7 +197,7 @@ async def _read(course: Course, queen: QueenClient, narrator: Narrator, take: Ta
                 elif event.comment is not None and (place := _PLACE.search(event.comment)):
                     eta_ms = int(place["eta"]) if place["eta"] else None
                     _tell_place(course, int(place["position"]), eta_ms, narrator)
-            if course.end is None:
+            if course.end is None and course.error is None:
                 raise BadGateway(f"the stream of {course.job_id} ended without an end")
         except (BadGateway, QueenUnreachable, ConnectionTimeout):
             pause = next(pauses, None)
@@ -203,6 +205,8 @@ async def _read(course: Course, queen: QueenClient, narrator: Narrator, take: Ta
                 raise
             narrator.say(f"the stream broke; taking it up again in {pause:g} s")
             await anyio.sleep(pause)
+    if course.error is not None:
+        raise course.error
 
 
 def _note(course: Course, event: ServerEvent, narrator: Narrator, take: Take) -> None:
@@ -231,10 +235,10 @@ def _note(course: Course, event: ServerEvent, narrator: Narrator, take: Take) ->
             course.end = decode(event.data, EndData)
         case EventType.ERROR:
             error = decode(event.data, ErrorData)
-            raise RbeeError.from_body({"error": msgspec.to_builtins(error)})
+            course.error = RbeeError.from_body({"error": msgspec.to_builtins(error)})
         case EventType.CANCELLED:
             reason = decode(event.data, CancelledData).reason
-            raise Cancelled(f"the job was cancelled: {reason}")
+            course.error = Cancelled(f"the job was cancelled: {reason}")
         case _:
             pass
 

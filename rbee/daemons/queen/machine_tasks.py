@@ -215,8 +215,7 @@ class MachineTasks:
         async with task_group() as tasks:
 
             async def tell() -> None:
-                while True:
-                    await machine.until("online", limit=5.0)
+                while not await machine.until("online", limit=5.0):
                     said = machine.link_info()
                     what = f"{machine.record.name} is {machine.state}"
                     say("starting", f"{what}: {said.reason}" if said.reason else what, None)

@@ -163,7 +163,7 @@ def _failed(session: Session, step: Step, why: str, tail: list[str]) -> RbeeErro
 def _measure(order: Order) -> tuple[dict[Path, str], dict[Path, int]]:
     digests: dict[Path, str] = {}
     sizes: dict[Path, int] = {}
-    for path in (order.wheel, *order.wheels, order.uv, order.python_archive):
+    for path in (order.wheel, *order.wheels, order.pip, order.uv, order.python_archive):
         if path is None:
             continue
         with path.open("rb") as file:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +29,7 @@ STEP_LIMIT = 300.0
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+!]{0,60}")
 _EXTRA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 UV_PYTHON = "3.12"
+_PIP = ("--disable-pip-version-check", "--no-cache-dir", "install", "--no-input", "--quiet")
 
 SWITCH = """
 import os, sys
@@ -65,6 +65,8 @@ class Order:
     """A Python there, instead of the newest that was found."""
     uv: Path | None = None
     """The binary `uv` for that machine."""
+    pip: Path | None = None
+    """The wheel of pip, for a Python that makes environments without it."""
     python_archive: Path | None = None
     """A relocatable Python (.tar.gz with `python/bin/python3`), for a machine with neither."""
 
@@ -124,51 +126,6 @@ class _How:
     before: tuple[Step, ...] = field(default=())
 
 
-def choose_extras(facts: Facts, wheels: Sequence[Path], *, online: bool) -> list[Extra]:
-    """Which extras a machine gets, and why; for people and for `Order.extras`."""
-    names = {wheel.name.split("-")[0].lower().replace("-", "_") for wheel in wheels}
-    here = [wheel for wheel in wheels if fits(wheel.name, facts)]
-    chosen: list[Extra] = []
-    if any(wheel.name.startswith("llama_cpp_python-") for wheel in here):
-        chosen.append(Extra("llamacpp", True, "the wheelhouse has it for this platform"))
-    elif online and facts.compiler:
-        why = f"compiled there with {facts.compiler}: 5 to 20 minutes, once"
-        chosen.append(Extra("llamacpp", True, why))
-    else:
-        why = "no wheel of llama-cpp-python for this platform is in the wheelhouse"
-        if online:
-            why += " and the machine has no C++ compiler"
-        chosen.append(Extra("llamacpp", False, why))
-    nvidia = [gpu for gpu in facts.gpus if gpu.kind == "nvidia"]
-    if not nvidia:
-        chosen.append(Extra("nvidia", False, "no NVIDIA GPU was found"))
-    elif online or "nvidia_ml_py" in names:
-        chosen.append(Extra("nvidia", True, f"it has {nvidia[0].label or 'an NVIDIA GPU'}"))
-    else:
-        chosen.append(Extra("nvidia", False, "nvidia-ml-py is not in the wheelhouse"))
-    return chosen
-
-
-def fits(wheel: str, facts: Facts) -> bool:
-    """Whether a wheel's platform is the machine's, by its file name (PEP 427).
-
-    Says nothing of the Python it is for and of the exact version of the system; pip does.
-    """
-    parts = wheel.removesuffix(".whl").split("-")
-    platforms = parts[-1].split(".") if len(parts) >= 5 else []
-    arch = {"arm64": "aarch64", "amd64": "x86_64"}.get(facts.arch.lower(), facts.arch)
-    for platform in platforms:
-        if platform == "any":
-            return True
-        ours = platform.replace("arm64", "aarch64").replace("universal2", arch).endswith(arch)
-        if facts.os == "Darwin" and platform.startswith("macosx") and ours:
-            return True
-        linux = "musllinux" if facts.libc == "musl" else ("manylinux", "linux")
-        if facts.os == "Linux" and platform.startswith(linux) and ours:
-            return True
-    return False
-
-
 def plan(order: Order, facts: Facts, digests: dict[Path, str], sizes: dict[Path, int]) -> Plan:
     """The steps for one machine. `digests`, `sizes`: of every file of the order (SHA-256, bytes).
 
@@ -179,20 +136,19 @@ def plan(order: Order, facts: Facts, digests: dict[Path, str], sizes: dict[Path,
     root = checked(order.root or facts.root)
     name = name_of(order, digests)
     place, wheels = f"{root}/versions/{name}", f"{root}/wheels/{name}"
-    how = _how(order, facts, root, place)
+    how = _how(order, facts, root, place, wheels)
     if name in facts.installed:
         return Plan(name, root, (_verify(order, place),), _switch(root, name), _nothing(), True)
     files = [order.wheel, *order.wheels]
     _need_disk(order, facts, sizes)
     what = f"rbee[{','.join(order.extras)}]" if order.extras else "rbee"
-    index = () if order.online else ("--no-index",)
     steps: list[Step] = [
         _sh("prepare", 'umask 077; rm -rf "$1"; mkdir -p "$1" "$2"; touch "$1/.incomplete"', place,
             wheels),
         *(Upload(f"send {file.name}", file, f"{wheels}/{file.name}") for file in files),
         *how.before,
         Run("make the environment", how.make),
-        Run("install", (*how.install, *index, "--find-links", wheels, f"{what}=={order.version}"),
+        Run("install", (*how.install, "--find-links", wheels, f"{what}=={order.version}"),
             limit=INSTALL_LIMIT),
         _verify(order, place),
         _sh("finish", 'rm -rf "$1"; rm -f "$2/.incomplete"', wheels, place),
@@ -247,12 +203,16 @@ def python_for(order: Order, facts: Facts) -> Python | None:
     return facts.pythons[0] if facts.pythons else None
 
 
-def _how(order: Order, facts: Facts, root: str, place: str) -> _How:
-    pip = (f"{place}/bin/python", "-m", "pip", "--disable-pip-version-check", "install")
-    pip = (*pip, "--no-input", "--quiet")
+def _how(order: Order, facts: Facts, root: str, place: str, wheels: str) -> _How:
+    pip = (f"{place}/bin/python", "-m", "pip", *_PIP, *_index(order))
     python = python_for(order, facts)
     if python is not None and python.venv:
         return _How((python.path, "-m", "venv", place), pip)
+    if python is not None and python.bare and order.pip is not None:
+        sent = f"{wheels}/{order.pip.name}"
+        make = (python.path, "-m", "venv", "--without-pip", place)
+        install = (f"{place}/bin/python", f"{sent}/pip", *_PIP, *_index(order))
+        return _How(make, install, (Upload("send pip", order.pip, sent),))
     if order.python_archive is not None:
         archive = f"{root}/python/{order.python_archive.name}"
         folder = archive.removesuffix(".tar.gz").removesuffix(".tgz")
@@ -267,11 +227,15 @@ def _how(order: Order, facts: Facts, root: str, place: str) -> _How:
         uv = f"{root}/bin/uv"
         before = (Upload("send uv", order.uv, uv, 0o755),)
     if uv and (python is not None or order.online):
-        offline = () if order.online else ("--offline",)
+        cache = ("--cache-dir", f"{wheels}/.cache")
+        offline = (*cache, "--no-config", "--offline") if not order.online else cache
+        where = () if python is not None else ("env", f"UV_PYTHON_INSTALL_DIR={root}/python")
         which = python.path if python is not None else UV_PYTHON
-        make = (uv, "venv", "--quiet", "--clear", *offline, "--python", which, place)
-        install = (uv, "pip", "install", "--quiet", *offline, "--python", f"{place}/bin/python")
-        return _How(make, install, before)
+        make = (*where, uv, "venv", "--quiet", "--clear", *offline, "--python", which, place)
+        index = ("--no-build-package", "llama-cpp-python") if _has_llama(order) else ()
+        index = index if order.online else ("--no-index",)
+        install = (uv, "pip", "install", "--quiet", *offline, *index)
+        return _How(make, (*install, "--python", f"{place}/bin/python"), before)
     raise InstallFailed(
         f"{facts.name or facts.os} has no Python of at least 3.11 that can make an environment"
         + (f" ({python.path} lacks ensurepip)" if python else ""),
@@ -279,6 +243,16 @@ def _how(order: Order, facts: Facts, root: str, place: str) -> _How:
         "uv fetches one.",
         step="choose Python",
     )
+
+
+def _index(order: Order) -> tuple[str, ...]:
+    """Offline, nothing that is configured there may lead elsewhere. Online, what was compiled and
+    sent is better than newer sources."""
+    return ("--prefer-binary",) if order.online else ("--isolated", "--no-index")
+
+
+def _has_llama(order: Order) -> bool:
+    return any(wheel.name.startswith("llama_cpp_python-") for wheel in order.wheels)
 
 
 def _check(order: Order) -> None:
@@ -295,6 +269,7 @@ def _check(order: Order) -> None:
 def _need_disk(order: Order, facts: Facts, sizes: dict[Path, int]) -> None:
     sent = sum(sizes[file] for file in (order.wheel, *order.wheels))
     need = sent * (1 + UNPACKED) + DISK_MARGIN
+    need += sizes[order.pip] * 2 if order.pip else 0
     need += sizes[order.python_archive] * UNPACKED if order.python_archive else 0
     if facts.disk_free is not None and facts.disk_free < need:
         raise InsufficientDisk(

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import PurePosixPath
+from typing import Annotated
+
+import msgspec
 
 from rbee.errors import RbeeError, RemoteCommandFailed
 from rbee.protocol.base import Request, Wire, decode
+from rbee.ssh import flags
 from rbee.ssh.session import Session
 
 MARK = "rbee-probe "
@@ -23,9 +27,12 @@ LEAST_PYTHON = (3, 11)
 class Python(Request, frozen=True, kw_only=True):
     """A Python that is new enough. `venv`: whether it can make virtual environments by itself."""
 
-    path: str
-    version: str
+    path: Annotated[str, msgspec.Meta(max_length=4096)]
+    version: Annotated[str, msgspec.Meta(max_length=20)]
     venv: bool
+    bare: bool = False
+    """It can make environments, if perhaps without pip."""
+    bits: int = 64
 
     @property
     def number(self) -> tuple[int, ...]:
@@ -64,6 +71,8 @@ class _Line(Request, frozen=True, kw_only=True):
     previous: str
     uv: str
     compiler: str
+    libs: list[str] = []
+    cpu: str = ""
     end: bool
 
 
@@ -97,15 +106,22 @@ class Facts(Wire, frozen=True, kw_only=True):
     previous: str
     uv: str
     compiler: str
+    libs: list[str] = []
+    """Which of libgomp.so.1, libstdc++.so.6 and libgcc_s.so.1 there are (Linux)."""
+    cpu: list[str] = []
+    """What its CPU can do, in the words of Linux (`avx2`, `asimddp`) or of macOS (`FEAT_BF16`)."""
 
 
-async def probe(session: Session, root: str | None = None) -> Facts:
-    """Ask a machine. `root`: another place for rbee than ~/.local/share/rbee.
+async def probe(session: Session, root: str | None = None, python: str | None = None) -> Facts:
+    """Ask a machine. `root`: another place for rbee than ~/.local/share/rbee; `python`: one more
+    to look at.
 
     Raises RemoteCommandFailed when its answer makes no sense, ConnectionFailed, TimedOut.
     """
     script = files("rbee.ssh").joinpath("probe.sh").read_bytes()
-    done = await session.run(["sh", "-s", "--", root or ""], stdin=script, timeout=PROBE_LIMIT)
+    done = await session.run(
+        ["sh", "-s", "--", root or "", python or ""], stdin=script, timeout=PROBE_LIMIT
+    )
     for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
         if line.startswith(MARK):
             return read(line.removeprefix(MARK), str(session.machine))
@@ -149,6 +165,8 @@ def read(line: str, machine: str) -> Facts:
         previous=raw.previous,
         uv=raw.uv,
         compiler=raw.compiler,
+        libs=raw.libs,
+        cpu=sorted({flags.name(word) for word in raw.cpu.split()}),
     )
 
 

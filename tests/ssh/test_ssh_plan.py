@@ -8,12 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from rbee.errors import InstallFailed, InsufficientDisk, ValidationFailed
-from rbee.ssh.plan import Order, Plan, Run, Upload, back, choose_extras, fits, plan, removal
-from rbee.ssh.probe import Facts, Gpu, Python
+from rbee.ssh.plan import Order, Plan, Run, Upload, back, plan, removal
+from rbee.ssh.probe import Facts, Python
 
 WHEEL = Path("rbee-1.0-py3-none-any.whl")
 DEPENDENCY = Path("anyio-4.0-py3-none-any.whl")
-LLAMA = "llama_cpp_python-0.3.36-py3-none-manylinux_2_28_x86_64.whl"
 FACTS = Facts(
     os="Linux", arch="x86_64", kernel="6", name="Debian", libc="glibc", libc_version="2.36",
     user="u", home="/h", shell="/bin/sh", root="/h/.local/share/rbee", cores=4, memory=1 << 33,
@@ -26,7 +25,7 @@ NO_VENV = replace(FACTS, pythons=[Python(path="/usr/bin/python3", version="3.12.
 
 def planned(facts: Facts, *, size: int = 1000, **changes: object) -> Plan:
     order = Order(**({"version": "1.0", "wheel": WHEEL, "wheels": (DEPENDENCY,)} | changes))  # type: ignore[arg-type]
-    files = [order.wheel, *order.wheels, order.uv, order.python_archive]
+    files = [order.wheel, *order.wheels, order.pip, order.uv, order.python_archive]
     given = [file for file in files if file is not None]
     return plan(order, facts, dict.fromkeys(given, "ab" * 32), dict.fromkeys(given, size))
 
@@ -94,6 +93,43 @@ def test_uv_makes_an_environment_with_a_python_that_cannot():
     assert not any(step.title == "send uv" for step in there.steps)
 
 
+def test_a_python_without_pip_is_sent_one():
+    bare = replace(NO_VENV, pythons=[replace(NO_VENV.pythons[0], bare=True)])
+    pip = Path("pip-24.0-py3-none-any.whl")
+    made = planned(bare, pip=pip, uv=Path("uv"))
+    assert "--without-pip" in run(made, "make the environment").argv
+    sent = step(made, "send pip")
+    assert isinstance(sent, Upload)
+    assert sent.target == f"{FACTS.root}/wheels/{made.name}/{pip}"
+    assert run(made, "install").argv[1] == f"{sent.target}/pip"
+    with pytest.raises(InstallFailed, match="lacks ensurepip"):
+        planned(bare)
+
+
+def test_nothing_is_written_beside_its_own_place():
+    place = f"{FACTS.root}/wheels/{planned(FACTS).name}"
+    assert "--no-cache-dir" in run(planned(FACTS), "install").argv
+    assert "--isolated" in run(planned(FACTS), "install").argv
+    offline, online = (
+        planned(NO_VENV, uv=Path("uv")),
+        planned(NO_PYTHON, uv=Path("uv"), online=True),
+    )
+    for made in (offline, online):
+        for title in ("make the environment", "install"):
+            argv = run(made, title).argv
+            assert argv[argv.index("--cache-dir") + 1] == f"{place}/.cache"
+    assert f"UV_PYTHON_INSTALL_DIR={FACTS.root}/python" in run(online, "make the environment").argv
+
+
+def test_what_was_compiled_is_better_than_newer_sources():
+    llama = (Path("llama_cpp_python-0.3.36-py3-none-linux_x86_64.whl"),)
+    made = planned(FACTS, online=True, wheels=llama, extras=("llamacpp",))
+    assert "--prefer-binary" in run(made, "install").argv
+    made = planned(NO_VENV, uv=Path("uv"), online=True, wheels=llama, extras=("llamacpp",))
+    argv = run(made, "install").argv
+    assert argv[argv.index("--no-build-package") + 1] == "llama-cpp-python"
+
+
 def test_uv_fetches_a_python_only_online():
     made = planned(NO_PYTHON, uv=Path("uv"), online=True)
     argv = run(made, "make the environment").argv
@@ -131,48 +167,6 @@ def test_a_full_disk_is_told_before_anything_is_sent():
 def test_an_order_that_makes_no_sense_is_refused(changes: dict[str, object]):
     with pytest.raises(ValidationFailed):
         planned(FACTS, **changes)
-
-
-@pytest.mark.parametrize(
-    "wheel, linux, musl, mac",
-    [
-        ("anyio-4.0-py3-none-any.whl", True, True, True),
-        (LLAMA, True, False, False),
-        ("x-1-cp312-cp312-manylinux2014_x86_64.manylinux_2_17_x86_64.whl", True, False, False),
-        ("x-1-cp312-cp312-musllinux_1_2_x86_64.whl", False, True, False),
-        ("x-1-cp312-abi3-macosx_11_0_arm64.whl", False, False, True),
-        ("x-1-cp312-cp312-macosx_10_9_universal2.whl", False, False, True),
-        ("x-1-cp312-cp312-manylinux_2_28_aarch64.whl", False, False, False),
-        ("x-1-cp312-cp312-linux_x86_64.whl", True, False, False),
-        ("x-1-cp312-cp312-win_amd64.whl", False, False, False),
-        ("nonsense", False, False, False),
-    ],
-)
-def test_wheels_fit_a_platform(wheel: str, linux: bool, musl: bool, mac: bool):
-    assert fits(wheel, FACTS) == linux
-    assert fits(wheel, replace(FACTS, libc="musl")) == musl
-    assert fits(wheel, replace(FACTS, os="Darwin", arch="arm64", libc="")) == mac
-
-
-def test_extras_are_chosen_with_a_reason():
-    gpu = replace(FACTS, gpus=[Gpu(kind="nvidia", label="RTX 3090")], compiler="/usr/bin/c++")
-    offline = choose_extras(FACTS, [], online=False)
-    assert [(extra.name, extra.chosen) for extra in offline] == [
-        ("llamacpp", False),
-        ("nvidia", False),
-    ]
-    house = [Path(LLAMA), Path("nvidia_ml_py-13.0-py3-none-any.whl")]
-    chosen = choose_extras(gpu, house, online=False)
-    assert [(extra.name, extra.chosen) for extra in chosen] == [
-        ("llamacpp", True),
-        ("nvidia", True),
-    ]
-    assert "RTX 3090" in chosen[1].why
-    compiled = choose_extras(gpu, [], online=True)[0]
-    assert compiled.chosen
-    assert "/usr/bin/c++" in compiled.why
-    assert not choose_extras(FACTS, [], online=True)[0].chosen
-    assert not choose_extras(replace(FACTS, arch="aarch64"), house, online=False)[0].chosen
 
 
 def test_back_to_what_there_is():

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee.errors import RemoteCommandFailed
+from rbee.ssh import flags
 from rbee.ssh.hosts import Hosts
 from rbee.ssh.known import KnownHosts
 from rbee.ssh.probe import MARK, Facts, probe, read
@@ -71,6 +72,8 @@ async def test_a_machine_tells_what_it_is(server: Sshd, tmp_path: Path):
     assert (nvidia.memory, nvidia.driver) == (24576 << 20, "550.54.14")
     if platform.libc_ver()[0] == "glibc":
         assert (facts.libc, facts.libc_version) == platform.libc_ver()
+    assert set(facts.cpu) == flags.own()
+    assert "libgcc_s.so.1" in facts.libs or facts.os != "Linux"
 
 
 @pytest.mark.anyio
@@ -85,8 +88,23 @@ async def test_pythons_are_told_apart(server: Sshd, tmp_path: Path):
     assert len(set(paths)) == len(paths)
     assert str(link) in paths
     assert str(local / "python3.13") not in paths
+    assert all(python.bare for python in facts.pythons if python.venv)
+    assert {python.bits for python in facts.pythons} <= {32, 64}
     assert all(python.number >= (3, 11) for python in facts.pythons)
     assert facts.pythons == sorted(facts.pythons, key=lambda p: (p.venv, p.number), reverse=True)
+
+
+@pytest.mark.anyio
+async def test_a_python_that_is_named_is_looked_at_too(server: Sshd, tmp_path: Path):
+    link = tmp_path / "a place" / "python"
+    link.parent.mkdir()
+    link.symlink_to(sys.executable)
+    async with opened(Hosts().find(server.address), KnownHosts(tmp_path / "kh")) as session:
+        before, facts = await probe(session), await probe(session, python=str(link))
+        none = await probe(session, python="/no/python; echo {}")
+    assert str(link) in {python.path for python in facts.pythons}
+    assert str(link) not in {python.path for python in before.pythons}
+    assert none.pythons == before.pythons
 
 
 @pytest.mark.anyio

@@ -19,6 +19,8 @@ RemotePath = Annotated[
     str, msgspec.Meta(min_length=2, max_length=512, pattern=r"^/[^\x00-\x1f\x7f]*\Z")
 ]
 """Absolute, on that machine."""
+NewPath = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^(/[^\x00-\x1f\x7f]+)?\Z")]
+"""The same, or empty."""
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 LabelText = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 Labels: TypeAlias = Annotated[dict[LabelName, LabelText], msgspec.Meta(max_length=32)]
@@ -59,9 +61,9 @@ class HiveChange(Request, frozen=True, kw_only=True):
     """PATCH /v1/hives/{name}: what is given is changed; empty text: back to the default."""
 
     target: Target | None = None
-    path: RemotePath | Literal[""] | None = None
-    python: RemotePath | Literal[""] | None = None
-    models_dir: RemotePath | Literal[""] | None = None
+    path: NewPath | None = None
+    python: NewPath | None = None
+    models_dir: NewPath | None = None
     labels: Labels | None = None
     """Those named are set; empty text takes one away."""
     forward: Forward | None = None

@@ -35,7 +35,7 @@ from rbee.errors import (
 )
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode
-from rbee.protocol.hives import HiveReady
+from rbee.protocol.hives import HiveUp
 from rbee.protocol.machines import HiveRecord, LinkInfo
 from rbee.ssh.forwards import Tcp, Unix, forwarded
 from rbee.ssh.groups import task_group
@@ -67,15 +67,6 @@ HOPELESS = frozenset({"not installed", "other version", "refused"})
 """States in which trying again changes nothing."""
 SETTLED = ("offline", "stopped", *sorted(HOPELESS))
 """States in which an attempt to have a hive online has ended."""
-
-
-class Running(HiveReady, frozen=True, kw_only=True):
-    """What `rbee-hive --ensure` tells of the hive that runs there."""
-
-    pid: int = 0
-    started_at: float = 0.0
-    alone: float | None = None
-    """Seconds it stays without a queen, where that is not its lease."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +281,7 @@ class AddedMachine:
             raise ConnectionFailed(f"{session.machine} does not answer any more") from exc
         raise HiveOffline(f"hive {self.record.name} ended, and is started again")
 
-    async def ensure(self, session: Session, *more: str) -> Running:
+    async def ensure(self, session: Session, *more: str) -> HiveUp:
         """The hive that runs there, started if need be. `more`: flags of `rbee-hive`.
 
         Raises NotFound where rbee is not installed, VersionMismatch, RemoteCommandFailed.
@@ -333,7 +324,7 @@ class AddedMachine:
             raise _said(done, name)
         return done
 
-    async def _serve(self, session: Session, running: Running) -> None:
+    async def _serve(self, session: Session, running: HiveUp) -> None:
         world, name = self.world, self.record.name
         port = urlsplit(running.url).port or 0
         local = Unix(str(world.folder / f"h-{name[:40]}.sock"))
@@ -370,10 +361,10 @@ class AddedMachine:
             await anyio.sleep(LEASE_EVERY)
 
 
-def _read(done: Done, name: str) -> Running:
+def _read(done: Done, name: str) -> HiveUp:
     for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
         if line.startswith("rbee-hive {"):
-            return decode(line.removeprefix("rbee-hive "), Running)
+            return decode(line.removeprefix("rbee-hive "), HiveUp)
     raise RemoteCommandFailed(
         f"the hive of {name} was not told of",
         action=f"rbee hive logs {name}",

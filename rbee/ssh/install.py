@@ -163,7 +163,8 @@ def _failed(session: Session, step: Step, why: str, tail: list[str]) -> RbeeErro
 def _measure(order: Order) -> tuple[dict[Path, str], dict[Path, int]]:
     digests: dict[Path, str] = {}
     sizes: dict[Path, int] = {}
-    for path in (order.wheel, *order.wheels, order.pip, order.uv, order.python_archive):
+    tools = (order.bundle, order.pip, order.uv, order.python_archive)
+    for path in (order.wheel, *order.wheels, *tools):
         if path is None:
             continue
         with path.open("rb") as file:

@@ -132,6 +132,31 @@ def write(target: Path, members: Sequence[Member]) -> Path:
     return target
 
 
+def bundle(wheels: Sequence[Path], folder: Path) -> Path:
+    """One archive of these files, as they are; made once for each content."""
+    seen = hashlib.sha256()
+    for wheel in sorted(wheels, key=lambda path: path.name):
+        seen.update(f"{wheel.name}\0{_digest(wheel.read_bytes())}\n".encode())
+    made = folder / f"wheels-{seen.hexdigest()[:16]}.zip"
+    if made.exists():
+        os.utime(made)
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
+        new = Path(file.name)
+        try:
+            with zipfile.ZipFile(file, "w") as archive:
+                for wheel in sorted(wheels, key=lambda path: path.name):
+                    entry = zipfile.ZipInfo(wheel.name, _STAMP)
+                    entry.external_attr = 0o100644 << 16
+                    archive.writestr(entry, wheel.read_bytes())
+            file.close()
+            os.replace(new, made)
+        finally:
+            new.unlink(missing_ok=True)
+    return made
+
+
 def metadata_of(wheel: Path) -> str:
     """The METADATA of a wheel. Raises InstallFailed."""
     try:

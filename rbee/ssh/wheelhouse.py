@@ -23,12 +23,15 @@ from rbee.ssh import llama, llamawheel, ownwheel
 from rbee.ssh.packages import Division, divide, gather, size_of
 from rbee.ssh.plan import Extra, Order
 from rbee.ssh.probe import Facts, Python
+from rbee.ssh.repack import bundle
 from rbee.ssh.target import Target, choose_python, here, target
 from rbee.ssh.tools import Way, standalone, tools, way
 
 Tell = Callable[[str, float | None], None]
 """Hears a sentence, and how far it is from 0 to 1; None: nobody knows."""
 KEPT_DAYS = 60
+SMALL = 1 << 20
+"""Each file costs four round trips; a larger one is worth going on with after a broken transfer."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,15 @@ async def supply(facts: Facts, wish: Wish, cache: Path, tell: Tell) -> Order:
         wheels += await gather(
             choice.requires, extras, choice.target, here(), cache, tell, {llama.PACKAGE: compiled}
         )
+    large, small = await anyio.to_thread.run_sync(_sorted_out, wheels, cache)
     sent = await tools(
         choice.way, choice.target, cache, lambda text: tell(text, None), choice.prefix
     )
     return Order(
         version=str(parse_wheel_filename(own.name)[1]),
         wheel=own,
-        wheels=tuple(wheels),
+        wheels=large,
+        bundle=small,
         extras=extras,
         online=wish.online,
         root=wish.root,
@@ -238,10 +243,24 @@ def _named(python: Python | None, facts: Facts, wish: Wish) -> str | None:
     return wish.python or (python.path if python is not None and python != usual else None)
 
 
+def _sorted_out(wheels: list[Path], cache: Path) -> tuple[tuple[Path, ...], Path | None]:
+    """Those that are sent one by one, and the rest as one file."""
+    small = [wheel for wheel in wheels if wheel.stat().st_size < SMALL]
+    if len(small) < 3:
+        return tuple(wheels), None
+    large = tuple(wheel for wheel in wheels if wheel not in small)
+    return large, bundle(small, cache / "bundles")
+
+
 def _swept(cache: Path) -> None:
     """What nobody took for a while goes; what was compiled stays."""
     oldest = time.time() - KEPT_DAYS * 86400
-    for path in [*cache.glob("*/*.whl"), *cache.glob("*/*/*.whl"), *cache.glob("python/*.gz")]:
+    for path in [
+        *cache.glob("*/*.whl"),
+        *cache.glob("*/*/*.whl"),
+        *cache.glob("python/*.gz"),
+        *cache.glob("bundles/*.zip"),
+    ]:
         if "llama" not in path.relative_to(cache).parts and path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)
             if not any(path.parent.iterdir()):

@@ -25,7 +25,7 @@ NO_VENV = replace(FACTS, pythons=[Python(path="/usr/bin/python3", version="3.12.
 
 def planned(facts: Facts, *, size: int = 1000, **changes: object) -> Plan:
     order = Order(**({"version": "1.0", "wheel": WHEEL, "wheels": (DEPENDENCY,)} | changes))  # type: ignore[arg-type]
-    files = [order.wheel, *order.wheels, order.pip, order.uv, order.python_archive]
+    files = [order.wheel, *order.wheels, order.bundle, order.pip, order.uv, order.python_archive]
     given = [file for file in files if file is not None]
     return plan(order, facts, dict.fromkeys(given, "ab" * 32), dict.fromkeys(given, size))
 
@@ -51,6 +51,19 @@ def test_the_machine_s_own_python_makes_the_environment():
     assert uploads == [f"{folder}/{WHEEL}", f"{folder}/{DEPENDENCY}"]
     assert run(made, "verify").expect == "1.0"
     assert made.switch.argv[0] == f"{place}/bin/python"
+
+
+def test_small_wheels_are_sent_as_one_file():
+    made = planned(FACTS, bundle=Path("wheels-abc.zip"))
+    folder = f"{FACTS.root}/wheels/{made.name}"
+    assert step(made, "send the small wheels").target == f"{folder}/wheels-abc.zip"  # type: ignore[union-attr]
+    titles = [step.title for step in made.steps]
+    assert titles.index("make the environment") < titles.index("unpack") < titles.index("install")
+    assert run(made, "unpack").argv[-2:] == (f"{folder}/wheels-abc.zip", folder)
+    narrow = replace(FACTS, disk_free=212 << 20)
+    assert planned(narrow, size=1 << 20).steps
+    with pytest.raises(InsufficientDisk):
+        planned(narrow, bundle=Path("w.zip"), size=1 << 20)
 
 
 def test_extras_and_online():

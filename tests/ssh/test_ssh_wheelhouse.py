@@ -264,6 +264,9 @@ async def test_into_an_empty_home_without_any_index(
     assert order.version == __version__
     assert (order.pip is not None) == pipless
     assert not any(path.name.startswith("llama_cpp") for path in order.wheels)
+    assert order.bundle is not None
+    with zipfile.ZipFile(order.bundle) as archive:
+        assert any(name.startswith("anyio-") for name in archive.namelist())
     done = await install(session, order, facts, lambda _: None)
     said = await session.run([done.command, "--version"])
     assert said.stdout.decode() == f"rbee {__version__}\n"
@@ -305,7 +308,7 @@ async def test_what_cannot_be_compiled_is_left_out_unless_it_was_asked_for(cache
     told: list[str] = []
     order = await supply(other, Wish(online=True), cache, lambda text, _: told.append(text))
     assert order.extras == ()
-    assert order.wheels == ()
+    assert (order.wheels, order.bundle) == ((), None)
     with pytest.raises(InstallFailed, match="no llama-cpp-python for Linux riscv64"):
         await supply(other, Wish(online=True, extras=("llamacpp",)), cache, ignore)
     assert canonicalize_name(order.wheel.name.split("-")[0]) == "rbee"

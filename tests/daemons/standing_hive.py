@@ -103,7 +103,8 @@ class Spoken:
                 yield seen
             finally:
                 network: Any = events.extensions["network_stream"]
-                network.get_extra_info("socket").shutdown(2)
+                with suppress(OSError):  # the hive may have gone first
+                    network.get_extra_info("socket").shutdown(2)
                 reader.join(10)
                 assert not reader.is_alive()
 
@@ -138,7 +139,10 @@ def told(stdout: str) -> HiveUp:
 
 
 def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def nobody(home: Path) -> bool:

@@ -16,11 +16,13 @@ import signal
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from rbee.daemons.detached import DetachedProcess, send
 from rbee.daemons.hive import standing
+from rbee.daemons.hive.asking import ask
 from rbee.daemons.hive.standing import Entry
 from rbee.daemons.process import (
     NETWORK,
@@ -31,7 +33,15 @@ from rbee.daemons.process import (
     tail,
 )
 from rbee.daemons.state import locked
-from rbee.errors import HiveExists, HiveOffline, RbeeError, TimedOut, Unavailable, WorkerStuck
+from rbee.errors import (
+    BadGateway,
+    HiveExists,
+    HiveOffline,
+    RbeeError,
+    TimedOut,
+    Unavailable,
+    WorkerStuck,
+)
 from rbee.protocol.base import decode, encode
 from rbee.protocol.hives import HiveUp, LeaseFrame, LeaseInfo
 
@@ -51,6 +61,8 @@ POLL = 0.02
 LOG_LIMIT = 10 << 20
 """A log larger than this is set aside as `.1` at the hive's next start."""
 LAST_LINES = 10
+LEAN = {"MALLOC_ARENA_MAX": "1"}
+"""A hive computes nothing: an arena for each of its threads would be 4 MB more for no speed."""
 _ERROR = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)\n  → (?P<action>.*)")
 
 
@@ -131,8 +143,7 @@ def _living(paths: Paths, name: str) -> Entry | None:
 
 
 def _told(entry: Entry, lease: LeaseInfo) -> HiveUp:
-    up: dict[str, Any] = {field: getattr(entry, field) for field in HiveUp.__struct_fields__}
-    return HiveUp(**up | {"alone": lease.alone})
+    return msgspec.structs.replace(entry.shown(), alone=lease.alone)
 
 
 def _answer(paths: Paths, name: str, *, alone: float | None = None) -> LeaseInfo:
@@ -159,21 +170,10 @@ def _answer(paths: Paths, name: str, *, alone: float | None = None) -> LeaseInfo
 
 def _lease(entry: Entry, *, alone: float | None, limit: float) -> LeaseInfo:
     body = None if alone is None else encode(LeaseFrame(alone=alone))
-    return decode(
-        _ask(entry, "GET" if body is None else "POST", "/v1/lease", body, limit), LeaseInfo
-    )
-
-
-def _ask(entry: Entry, method: str, path: str, body: bytes | None, limit: float) -> bytes:
-    url = urlsplit(entry.url)
-    line = http.client.HTTPConnection(url.hostname or "", url.port, timeout=limit)
-    with contextlib.closing(line):
-        line.request(method, path, body, {"Authorization": f"Bearer {entry.token}"})
-        reply = line.getresponse()
-        data = reply.read(1 << 20)
-    if reply.status >= 300:
-        raise http.client.HTTPException(f"status {reply.status}")
-    return data
+    status, data = ask(f"{entry.url}/v1/lease", token=entry.token, body=body, limit=limit)
+    if status != 200:
+        raise BadGateway(f"hive {entry.name} answered {status}")
+    return decode(data, LeaseInfo)
 
 
 def _start(paths: Paths, name: str, *, models_dir: str | None, alone: float | None) -> HiveUp:
@@ -189,7 +189,7 @@ def _start(paths: Paths, name: str, *, models_dir: str | None, alone: float | No
     with open_log(log_path) as out:
         process = DetachedProcess(
             python_module(MODULE, *args),
-            env=clean_environment(ours | ways),
+            env=clean_environment(ours | ways | LEAN),
             output=out,
             lifeline=False,
         )
@@ -271,7 +271,7 @@ def _end(paths: Paths, entry: Entry) -> list[str]:
 
 def _asked_to_stop(entry: Entry) -> bool:
     try:
-        _ask(entry, "POST", "/v1/shutdown", b"", ASK_LIMIT)
+        ask(f"{entry.url}/v1/shutdown", token=entry.token, body=b"", limit=ASK_LIMIT)
     except TimeoutError:
         return False
     except (OSError, http.client.HTTPException):  # it may have gone before its reply

@@ -16,7 +16,7 @@ import msgspec
 
 from rbee.daemons.detached import alive
 from rbee.errors import RbeeError
-from rbee.protocol.base import decode, encode
+from rbee.protocol.base import builtins, convert, decode, encode
 from rbee.protocol.hives import HiveUp
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class Entry(HiveUp, frozen=True, kw_only=True):
 
     mark: str
     """Of this start, on the process's command line."""
+
+    def shown(self) -> HiveUp:
+        """What whoever may reach it is told."""
+        return convert(builtins(self), HiveUp)
 
     def is_alive(self) -> bool:
         """Whether the very process still exists, stopped or not."""

@@ -5,6 +5,7 @@ Owns starting and ending them and their log files; never decides which should ru
 
 from __future__ import annotations
 
+import http.client
 import logging
 import signal
 import time
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 
 from rbee.daemons.base import next_free
 from rbee.daemons.detached import send
+from rbee.daemons.hive.asking import ask
 from rbee.daemons.process import (
     TREE,
     GuardedProcess,
@@ -242,21 +245,18 @@ class Workers:
         )
 
     async def _ask(self, child: Child) -> bool:
-        import httpx  # 140 ms, already there in the queen
-
         assert child.ready is not None
         limit = self._settings.worker.stop_timeout
         body = encode(ShutdownRequest(graceful=True, timeout_seconds=max(0.5, limit - 1.0)))
-        headers = {"Authorization": f"Bearer {self._token}"}
+        url, token = f"{child.ready.url}/v1/admin/shutdown", self._token
         try:
-            async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
-                reply = await http.post(
-                    f"{child.ready.url}/v1/admin/shutdown", content=body, headers=headers
-                )
-            return reply.status_code == 202
-        except httpx.HTTPError as exc:
+            status = await anyio.to_thread.run_sync(
+                lambda: ask(url, token=token, body=body, limit=2.0)[0], abandon_on_cancel=True
+            )
+        except (OSError, http.client.HTTPException) as exc:
             log.info("worker %s cannot be asked to stop: %s", child.spec.worker_id, exc)
             return False
+        return status == 202
 
     def _drop_old_logs(self) -> None:
         with suppress(OSError):

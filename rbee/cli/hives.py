@@ -308,4 +308,4 @@ def _simple(verb: str, name: str, quiet: bool, as_json: bool) -> None:
 def _manner(quiet: bool, as_json: bool) -> Manner:
     from rbee.commands.following import Manner
 
-    return Manner(ephemeral=False, quiet=quiet, as_json=as_json)
+    return Manner(ephemeral=False, quiet=quiet, as_json=as_json, reaches=True)

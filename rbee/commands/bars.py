@@ -45,6 +45,15 @@ class Bar:
             title, figures = figures, ""
         return cls(title, figures, max(0.0, min(1.0, fraction)))
 
+    @classmethod
+    def of_step(cls, message: str, fraction: float) -> Bar:
+        """`step 3 of 9: send W (4 of 9 MiB)`: what is in brackets at its end are its figures."""
+        text = printable(message)
+        title, bracket, figures = text.rpartition(" (")
+        if not bracket or not figures.endswith(")"):
+            title, figures = text, ")"
+        return cls(title, figures[:-1], max(0.0, min(1.0, fraction)))
+
 
 @dataclass
 class Screen:
@@ -140,7 +149,8 @@ class Bars(Narrator):
             return
         if self._live:
             super().clear()
-            self._screen.show(self._key, Bar.of(message, fraction))
+            bar = Bar.of_step if stage in STEPS else Bar.of
+            self._screen.show(self._key, bar(message, fraction))
         else:
             self._line(message, fraction, stage)
 

@@ -91,6 +91,7 @@ def upgrade(
                 narrator.say(f"{hive.name} has no rbee: rbee hive install {hive.name}")
                 continue
             operation = _operation(HiveUpgrade, {**fields, "hive": hive.name})
+            narrator.say(f"{hive.name}: rbee {version_of(hive)} now")
             try:
                 result = await result_of(operation, queen, narrator)
             except RbeeError as exc:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from rbee.commands import hive_adding, hive_doctor, hive_page, hive_tables, hive_tasks
+from rbee.commands.bars import Bar, Bars, drawing
 from rbee.commands.checks import State
 from rbee.errors import HiveNotFound, HostKeyUnknown
 from rbee.protocol.hives import Absent, BackendStatus, Device, HiveInfo
@@ -327,6 +330,48 @@ def test_a_hive_nobody_added_names_the_command_that_adds_it() -> None:
     assert "rbee hive add attic USER@HOST" in error.action
     assert "home, gaming-pc" in error.message
     assert error.exit_code == 1
+
+
+STEP = f"step 3 of 9: send {'uvloop-0.23.0-' * 5}any.whl (4 of 16 MiB)"
+
+
+@pytest.mark.parametrize("width", [64, 80, 160])
+def test_the_steps_of_an_installation_have_a_bar_with_all_its_figures(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    bars = [Bar.of_step(STEP, 0.25), Bar.of_step("step 9 of 9: switch", 1.0)]
+    with console.capture() as captured:
+        console.print(drawing(bars))
+    lines = captured.get().splitlines()
+    assert fits(lines, width)
+    assert lines[0].startswith("rbee: step 3 of 9: send uvloop")
+    assert lines[1].rstrip().endswith(" 25% 4 of 16 MiB")
+    assert lines[2].rstrip() == "rbee: step 9 of 9: switch"
+    assert lines[3].rstrip().endswith("100%")
+
+
+def test_steps_are_lines_in_a_file_and_a_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    file, terminal = io.StringIO(), Terminal()
+    for out in (file, terminal):
+        bars = Bars(out=out)
+        for step in range(1, 4):
+            bars.progress(f"step {step} of 3: a", step / 3, stage="installing")
+        bars.clear()
+    assert [line[:12] for line in file.getvalue().splitlines()] == [
+        f"rbee: step {step}" for step in (1, 2, 3)
+    ]
+    assert "100%" in terminal.getvalue()
+    assert "\x1b[?25h" in terminal.getvalue()
+
+
+class Terminal(io.StringIO):
+    """Collects what is written, as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @given(st.text(max_size=40), st.sampled_from(WIDTHS))

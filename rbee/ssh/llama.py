@@ -96,7 +96,7 @@ def choose(facts: Facts, target: Target, queen: Queen, *, online: bool) -> Sourc
     if refused == "" and queen.installed is not None:
         why = f"the queen's own {queen.installed.version} runs on its CPU"
         return Source("installed", why, notes=tuple(_gpu_notes(facts, queen.installed.kinds)))
-    if refused:
+    if refused and _same_system(target, queen):  # else it goes without saying
         notes.append(refused)
     notes += _gpu_notes(facts, ("cpu",))
     fitting = [flavour for flavour in flavours(target) if _runs(flavour, facts)]
@@ -111,7 +111,7 @@ def choose(facts: Facts, target: Target, queen: Queen, *, online: bool) -> Sourc
     if _same_system(target, queen) and queen.compiler and fitting:
         why = f"compiled on the queen's machine with {queen.compiler}: {TAKES}"
         return Source("queen", why, None, fitting[0], tuple(notes))
-    return Source("none", _nobody(facts, target, queen, fitting, online), notes=tuple(notes))
+    return Source("none", _nobody(facts, target, queen, fitting), notes=tuple(notes))
 
 
 def flavours(target: Target) -> tuple[Flavour, ...]:
@@ -146,7 +146,7 @@ def _why_not_ours(facts: Facts, target: Target, queen: Queen) -> str:
     if ours is None:
         return ""
     if not target.runs(ours.tags, queen.target):
-        return f"the queen's llama.cpp is for {queen.target}, not for {target}"
+        return f"the queen's llama.cpp is for {queen.target.machine}, not for {target.machine}"
     unusable = [kind for kind in ours.kinds if kind != "cpu" and not _has_gpu(facts, kind)]
     if unusable:
         return f"the queen's llama.cpp is built for {', '.join(unusable)}, which is not there"
@@ -195,16 +195,14 @@ def _gpu_notes(facts: Facts, kinds: Sequence[str]) -> list[str]:
     return [f"llama.cpp will use the CPU there, not {name}: {how}"]
 
 
-def _nobody(
-    facts: Facts, target: Target, queen: Queen, fitting: Sequence[Flavour], online: bool
-) -> str:
+def _nobody(facts: Facts, target: Target, queen: Queen, fitting: Sequence[Flavour]) -> str:
     """Why nobody compiles it."""
     if not _same_system(target, queen):
-        here = f"the queen runs {queen.target} and cannot compile for {target}"
+        ours = queen.target.machine
+        here = f"the queen's machine is {ours} and cannot compile it for {target.machine}"
     elif not fitting:
         here = "its CPU is older than those that llama.cpp is compiled for here"
     else:
         here = "the queen's machine has no C++ compiler"
-    if not facts.compiler:
-        return f"{here}; the machine has no C++ compiler"
-    return here if online else f"{here}; with --online it is compiled there ({TAKES})"
+    there = "with --online" if facts.compiler else "with a C++ compiler there and --online"
+    return f"{here}; {there}, that machine compiles it ({TAKES})"

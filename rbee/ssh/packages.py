@@ -129,7 +129,7 @@ class _Store:
     def __init__(self, target: Target, cache: Path, tell: Tell) -> None:
         self.found: dict[NormalizedName, Path] = {}
         self._target, self._cache, self._tell = target, cache, tell
-        self._why, self._tail = "", list[str]()
+        self._why, self._tail, self._unreachable = "", list[str](), False
 
     async def fetch(self, wanted: dict[NormalizedName, Wanted]) -> None:
         """All at once; then what is missing one by one, in other versions where need be."""
@@ -138,7 +138,7 @@ class _Store:
         await self._look(wanted)
         for name, texts in wanted.items():
             for text in texts:
-                if name not in self.found:
+                if name not in self.found and not self._unreachable:
                     await self._ask([text])
                     await self._look(wanted)
         lacking = sorted(texts[0] for name, texts in wanted.items() if name not in self.found)
@@ -159,6 +159,7 @@ class _Store:
             ended = await pip.run(words, limit=pip.DOWNLOAD_LIMIT)
             if ended.status != 0:
                 self._why, self._tail = ended.why, ended.tail
+                self._unreachable = ended.unreachable
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(_moved, folder, self._cache)

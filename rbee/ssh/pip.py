@@ -39,10 +39,22 @@ class Ended:
     tail: list[str]
 
     @property
+    def unreachable(self) -> bool:
+        """It tried again and again to reach an index."""
+        return self.status != 0 and any("Retrying (Retry(" in line for line in self.tail)
+
+    @property
     def why(self) -> str:
         """Its own last word."""
+        if self.unreachable:
+            return "the queen's package index does not answer"
         errors = [line for line in self.tail if line.startswith("ERROR")]
         return (errors or self.tail or [f"status {self.status}"])[-1].removeprefix("ERROR: ")
+
+
+def _words(name: str) -> list[str]:
+    quiet = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
+    return [name, *quiet, "--retries", "2", "--no-deps"]
 
 
 def pip() -> list[str]:
@@ -76,8 +88,7 @@ def download_command(target: Target, wanted: Sequence[str], folder: Path) -> lis
     major, minor = target.minor
     platforms = [word for platform in target.platforms for word in ("--platform", platform)]
     return [
-        "download", "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-        "--no-deps", "--only-binary=:all:", "--dest", str(folder), *platforms,
+        *_words("download"), "--only-binary=:all:", "--dest", str(folder), *platforms,
         "--python-version", f"{major}.{minor}", "--implementation", "cp",
         "--abi", f"cp{major}{minor}", *wanted,
     ]  # fmt: skip
@@ -87,8 +98,8 @@ def build_command(wanted: str, folder: Path) -> list[str]:
     """A wheel compiled from the sources of a package."""
     package = re.split(r"[^A-Za-z0-9._-]", wanted, maxsplit=1)[0]
     return [
-        "wheel", "--verbose", "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-        "--no-cache-dir", "--no-deps", "--no-binary", package, "--wheel-dir", str(folder), wanted,
+        *_words("wheel"), "--verbose", "--no-cache-dir", "--no-binary", package,
+        "--wheel-dir", str(folder), wanted,
     ]  # fmt: skip
 
 
@@ -96,8 +107,7 @@ def source_command(source: Path, folder: Path) -> list[str]:
     """A wheel of a source tree of pure Python; with the setuptools that is installed, if any."""
     isolation = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
     return [
-        "wheel", "--disable-pip-version-check", "--no-input", "--quiet", "--no-deps", *isolation,
-        "--wheel-dir", str(folder), str(source),
+        *_words("wheel"), "--quiet", *isolation, "--wheel-dir", str(folder), str(source),
     ]  # fmt: skip
 
 

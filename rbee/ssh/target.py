@@ -96,13 +96,16 @@ class Target:
         newer = like and self.version >= made_on.version
         return any(tag in ours and (newer or not tag.platform.startswith("linux_")) for tag in tags)
 
-    def __str__(self) -> str:
-        """`Linux aarch64 with glibc 2.36 and Python 3.12`."""
+    @property
+    def machine(self) -> str:
+        """`Linux aarch64 with glibc 2.36`, `macOS 14.5 arm64`."""
         number = ".".join(map(str, self.version))
-        libc = f" with {self.libc} {number}" if self.libc else ""
         system = f"macOS {number}" if self.system == "Darwin" else self.system
-        joined = "and" if libc else "with"
-        return f"{system} {self.arch}{libc} {joined} Python {'.'.join(map(str, self.minor))}"
+        return f"{system} {self.arch}{f' with {self.libc} {number}' if self.libc else ''}"
+
+    def __str__(self) -> str:
+        joined = "and" if self.libc else "with"
+        return f"{self.machine} {joined} Python {'.'.join(map(str, self.minor))}"
 
 
 def here() -> Target:

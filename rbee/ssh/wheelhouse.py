@@ -173,7 +173,7 @@ async def _llama(
     try:
         if choice.source.way == "none":
             raise InstallFailed(
-                f"there is no llama-cpp-python for {choice.target}: {choice.source.why}",
+                f"there is no llama-cpp-python for {choice.target.machine}: {choice.source.why}",
                 action="Install without it (--extras ''), or let the machine compile it: a C++ "
                 "compiler there and --online.",
                 step="compile llama.cpp",

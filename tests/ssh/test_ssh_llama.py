@@ -59,7 +59,7 @@ def test_why_the_queen_s_own_is_not_sent(
 ):
     source = choose(facts, target, changed(QUEEN, installed=installed), online=False)
     assert source.way != "installed"
-    assert why in " ".join(source.notes)
+    assert why in " ".join([*source.notes, source.why])
 
 
 def test_who_compiles():
@@ -76,9 +76,12 @@ def test_nobody_compiles_and_that_is_told():
     other = changed(TARGET, arch="aarch64")
     able = replace(FACTS, compiler="/usr/bin/g++")
     assert "--online" in choose(able, other, QUEEN, online=False).why
-    assert "cannot compile for Linux aarch64" in choose(FACTS, other, QUEEN, online=True).why
+    assert "cannot compile it for Linux aarch64" in choose(FACTS, other, QUEEN, online=True).why
     nobody = changed(QUEEN, installed=None, compiler="")
-    assert "no C++ compiler" in choose(FACTS, TARGET, nobody, online=False).why
+    assert (
+        "has no C++ compiler; with a C++ compiler there"
+        in choose(FACTS, TARGET, nobody, online=False).why
+    )
     old = replace(FACTS, cpu=["pni"])
     assert "older" in choose(old, TARGET, QUEEN, online=False).why
 

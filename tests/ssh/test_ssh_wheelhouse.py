@@ -145,6 +145,24 @@ async def test_what_is_missing_is_named_with_the_ways_out(index: Path, tmp_path:
     assert "--online" in caught.value.action
 
 
+@pytest.mark.anyio
+async def test_an_index_that_does_not_answer_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://bee:wax@127.0.0.1:9/simple")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.delenv("PIP_NO_INDEX", raising=False)
+    told: list[str] = []
+    with pytest.raises(InstallFailed, match="does not answer") as caught:
+        await gather(
+            ["hexagon", "smoker"], (), PI, here(), tmp_path, lambda text, _: told.append(text), {}
+        )
+    assert len(told) == 1, "nothing is tried one by one then"
+    assert caught.value.details["missing"] == ["hexagon", "smoker"]
+    assert "wax" not in str(caught.value.details)
+
+
 def test_no_secret_of_an_index_is_told():
     said = pip.without_secrets("ERROR: https://bee:wax@index/simple?token=abc (Caused by …)")
     assert said == "ERROR: https://index/simple?… (Caused by …)"

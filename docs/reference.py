@@ -52,7 +52,7 @@ def cli() -> str:
                 ("2", "the command, a prompt or a setting is not right"),
                 ("124", "something took longer than its limit"),
                 ("130", "cancelled with Ctrl+C (143: by SIGTERM)"),
-                ("255", "nobody answers at the queen's address"),
+                ("255", "SSH or network: nobody answers, or does not let us in"),
             ],
         ),
     ]

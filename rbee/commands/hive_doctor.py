@@ -16,6 +16,7 @@ from rbee.commands.hive_tables import (
     host_of,
     latency,
     state_of,
+    times,
     trouble,
     version_of,
     via_of,
@@ -40,10 +41,10 @@ def examined(hive: HiveInfo, ours: str = __version__) -> Iterator[Check]:
     yield _state(hive, ours)
     yield from _link(hive)
     yield from _versions(hive, ours)
-    yield from _devices(hive)
     if hive.online:
+        yield from _devices(hive)
         yield from _backends(hive)
-    yield from _disk(hive)
+        yield from _disk(hive)
 
 
 def _state(hive: HiveInfo, ours: str) -> Check:
@@ -67,7 +68,7 @@ def _link(hive: HiveInfo) -> Iterator[Check]:
         text = f"{via_of(hive)}, {host_of(hive)}; no SSH between"
         yield Check(name="link", state=State.OK, message=text)
         return
-    lost = f", lost {link.losses} times since the queen started" if link.losses else ""
+    lost = f", lost {times(link.losses)} since the queen started" if link.losses else ""
     known = hive.record.fingerprint if hive.record else None
     key = f", host key {known}" if known else ""
     if link.up:
@@ -77,7 +78,7 @@ def _link(hive: HiveInfo) -> Iterator[Check]:
         return
     code = f" ({link.code})" if link.code else ""
     state = State.WARN if state_of(hive) in WAITS else State.FAIL
-    message = f"down to {host_of(hive)}: {link.reason or 'not tried'}{code}{lost}{key}"
+    message = f"{link.via} to {host_of(hive)} is down{code}{lost}{key}"
     yield Check(name="link", state=state, message=message)
 
 

@@ -16,6 +16,7 @@ from rbee.commands.hive_tables import (
     latency,
     seen_at,
     state_of,
+    times,
     trouble,
     version_of,
     via_of,
@@ -43,9 +44,11 @@ def shown(hive: HiveInfo, *, width: int | None, now: float, ours: str = __versio
     out += _section("how it is reached", fields(_reached(hive, now), width))
     out += _section("what is there", fields(_there(hive, ours), width))
     if hive.devices or hive.absent_devices:
-        out += _section("devices", _devices(hive, width))
+        last = "" if hive.online else ", as it was last seen"
+        out += _section(f"devices{last}", _devices(hive, width))
     if hive.backends or hive.absent_backends:
-        out += _section("backends", _backends(hive, width))
+        last = "" if hive.online else ", as it was last seen"
+        out += _section(f"backends{last}", _backends(hive, width))
     if hive.online and wrong is None:
         out += ["", f'rbee infer --hive {printable(hive.name)} --model MODEL "…"']
     return out
@@ -77,7 +80,7 @@ def _reached(hive: HiveInfo, now: float) -> list[tuple[str, str]]:
     host = host_of(hive)
     if hive.hostname and hive.hostname != host:
         host = f"{host} (calls itself {hive.hostname})"
-    lost = f", lost {_times(link.losses)}" if link and link.losses else ""
+    lost = f", lost {times(link.losses)}" if link and link.losses else ""
     fast = f", {latency(link.latency_ms)}" if link and link.up and link.latency_ms else ""
     out = [
         ("state", state_of(hive)),
@@ -145,7 +148,3 @@ def _absent(hive: HiveInfo, name: str, reason: str, action: str, width: int | No
     if action:
         lines += wrapped(f"{_UNDER}→ ", extra_action(hive, action), width)
     return lines
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"

@@ -44,6 +44,8 @@ from rbee.protocol.jobs import (
 from rbee.protocol.operations import Operation
 from rbee.sse import ServerEvent
 
+NETWORK = 255
+"""The exit code of errors of SSH and the network."""
 CANCEL_LIMIT = 5.0
 RECONNECT = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between tries to take up a broken stream."""
@@ -78,6 +80,9 @@ class Manner:
     ephemeral: bool
     quiet: bool
     as_json: bool
+    reaches: bool = False
+    """It is about reaching a machine: that this fails is told by its exit code; of other commands
+    it is one of many reasons."""
 
 
 def run(manner: Manner, work: Callable[[QueenClient, Bars], Awaitable[None]]) -> int:
@@ -162,7 +167,7 @@ async def _interruptible(
     if isinstance(failure, BrokenPipeError):
         raise failure
     if failure is not None and not caught:
-        return _failed(failure, as_json=manner.as_json)
+        return _failed(failure, manner)
     if caught:
         kept = "; what was fetched is kept, and asked for again it goes on from there"
         narrator.say(f"cancelled{kept if narrator.kept else ''}")
@@ -170,11 +175,12 @@ async def _interruptible(
     return 0
 
 
-def _failed(failure: RbeeError, *, as_json: bool) -> int:
+def _failed(failure: RbeeError, manner: Manner) -> int:
     from rbee.output import print_error
 
-    print_error(failure, as_json=as_json)
-    return failure.exit_code
+    print_error(failure, as_json=manner.as_json)
+    machine = failure.exit_code == NETWORK and "hive" in failure.details
+    return 1 if machine and not manner.reaches else failure.exit_code
 
 
 async def _cancel(queen: QueenClient, course: Course) -> None:

@@ -40,7 +40,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
             env = process.environ()
         except (psutil.Error, OSError):
             continue
-        named = f"{env.get('RBEE_HOME', '')} {env.get('RBEE_TREE', '')}"
+        named = " ".join(env.get(name, "") for name in ("RBEE_HOME", "RBEE_TREE", "HOME"))
         if str(folder) in named:
             found.append(process)
     return found

@@ -58,7 +58,8 @@ def free_port() -> int:
 
 
 class Sshd:
-    """A running server. `options` are further lines of its config; `home`: HOME of who logs in."""
+    """A running server. `options` are further lines of its config; `home`: HOME of who logs in;
+    `host`: the address it listens on; `prefix`: words before the command that starts it."""
 
     def __init__(
         self,
@@ -67,10 +68,14 @@ class Sshd:
         authorized: Path | None = None,
         options: Sequence[str] = (),
         key_types: Sequence[str] = ("ed25519",),
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True)
+        self.host = host
+        self.prefix = list(prefix)
         self.port = free_port()
         self.user = getpass.getuser()
         self.options = list(options)
@@ -83,13 +88,13 @@ class Sshd:
 
     @property
     def address(self) -> str:
-        """`user@127.0.0.1:port`."""
-        return f"{self.user}@127.0.0.1:{self.port}"
+        """`user@host:port`."""
+        return f"{self.user}@{self.host}:{self.port}"
 
     @property
     def known_line(self) -> str:
         """What belongs into a known_hosts file: one line for each host key."""
-        lines = [f"[127.0.0.1]:{self.port} {self.public(key)}" for key in self.host_keys]
+        lines = [f"[{self.host}]:{self.port} {self.public(key)}" for key in self.host_keys]
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -108,7 +113,7 @@ class Sshd:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         lines = [
-            f"ListenAddress 127.0.0.1:{self.port}",
+            f"ListenAddress {self.host}:{self.port}",
             *(f"HostKey {key}" for key in self.host_keys),
             f"PidFile {self.folder}/sshd.pid",
             f"AuthorizedKeysFile {self.folder}/authorized_keys",
@@ -126,7 +131,7 @@ class Sshd:
         config.write_text("\n".join([*self.options, *lines]) + "\n", "utf-8")
         assert SSHD is not None
         self._process = subprocess.Popen(
-            [SSHD, "-D", "-f", str(config), "-E", str(self.folder / "sshd.log")],
+            [*self.prefix, SSHD, "-D", "-f", str(config), "-E", str(self.folder / "sshd.log")],
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         wait_for(self._greets, what=f"sshd on {self.port}")
@@ -135,7 +140,7 @@ class Sshd:
         assert self._process is not None
         assert self._process.poll() is None, self.log
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 5) as probe:
+            with socket.create_connection((self.host, self.port), 5) as probe:
                 return probe.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -148,15 +153,21 @@ class Sshd:
         except psutil.NoSuchProcess:
             return []
 
-    def freeze(self) -> None:
-        """Nothing is answered any more, and no connection is closed: a cable that was cut."""
-        for process in self.children():
+    def freeze(self, *, whole: bool = False) -> None:
+        """Nothing is answered any more, and no connection is closed: a cable that was cut. `whole`:
+        new connections are not answered either."""
+        for process in (*self._own(whole), *self.children()):
             process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """The cable is back."""
-        for process in self.children():
+        for process in (*self._own(True), *self.children()):
             process.send_signal(signal.SIGCONT)
+
+    def _own(self, wanted: bool) -> list[psutil.Process]:
+        if not wanted or self._process is None or self._process.poll() is not None:
+            return []
+        return [psutil.Process(self._process.pid)]
 
     def cut(self) -> None:
         """All connections are gone at once; the server goes on."""
@@ -188,8 +199,8 @@ class Sshd:
 class Silent:
     """A server that accepts, and says nothing at all."""
 
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, port: int = 0) -> None:
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
 
     def close(self) -> None:

@@ -167,7 +167,9 @@ class AddedMachine:
             self.retry()
             await self.until("online", *SETTLED, limit=limit)
         if self.state != "online":
-            raise self.trouble
+            trouble = self.trouble
+            trouble.details.setdefault("hive", self.record.name)
+            raise trouble
 
     def retry(self) -> None:
         """Try at once what it waits to try again."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from rbee.cli.hives import ssh_hosts
 from rbee.commands.hives import labels_of
 from rbee.errors import InvalidRequest
 from tests.support.home import Home
@@ -73,6 +75,19 @@ def test_arguments_that_are_none(home: Home, words: tuple[str, ...], said: str) 
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert home.state is None
+
+
+def test_a_shell_is_offered_the_hosts_of_the_ssh_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ssh_hosts("") == []
+    (tmp_path / ".ssh").mkdir()
+    config = tmp_path / ".ssh" / "config"
+    config.write_text("Host box *.lan\n User me\nHost bench attic\n", "utf-8")
+    assert ssh_hosts("b") == ["box", "bench"]
+    config.write_bytes(b"\xff\x00" * 100)
+    assert ssh_hosts("") == []
 
 
 def test_labels_are_names_and_texts() -> None:

@@ -277,6 +277,11 @@ def test_a_log_is_followed_until_ctrl_c(home: Home, user: SshUser, server: Sshd)
     process.send_signal(signal.SIGINT)
     assert process.wait(15) == 130
     assert "Traceback" not in home.err(process)
+    worker = next(one["worker_id"] for one in home.workers() if one["hive"] == "far")
+    other = home.start("logs", "--worker", worker, "--follow")
+    wait_for(lambda: home.out(other), what="the worker's lines")
+    other.send_signal(signal.SIGINT)
+    assert other.wait(15) == 130
 
 
 def test_the_queens_log_needs_no_name(home: Home) -> None:

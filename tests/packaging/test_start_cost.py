@@ -34,6 +34,7 @@ sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modul
         ["queen", "--help"],
         ["model", "--help"],
         ["model", "download", "--help"],
+        ["hive", "add", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(args: list[str], tmp_path: Path):

@@ -7,9 +7,7 @@ all of that again after a loss. What is to be done with the machine otherwise (i
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,17 +22,16 @@ import msgspec
 from rbee import __version__
 from rbee.core.events import Event, HiveJoined
 from rbee.daemons.queen.links import HiveLink, HttpLink, Way
+from rbee.daemons.queen.remote_hive import ABSENT, read, said, words
 from rbee.daemons.queen.ways import Ways
 from rbee.errors import (
     ConnectionFailed,
     HiveOffline,
     NotFound,
     RbeeError,
-    RemoteCommandFailed,
     VersionMismatch,
 )
 from rbee.protocol import PROTOCOL
-from rbee.protocol.base import decode
 from rbee.protocol.hives import HiveUp
 from rbee.protocol.machines import HiveRecord, LinkInfo
 from rbee.ssh.forwards import Tcp, Unix, forwarded
@@ -53,16 +50,6 @@ ENSURE_LIMIT = 60.0
 """Seconds for the command that finds or starts a hive; it gives up by itself after 30."""
 ALIVE_LIMIT = 3.0
 """Seconds that a machine whose hive has fallen silent gets to answer; then the link is lost."""
-ABSENT = 113
-"""The status of REMOTE where rbee is not installed."""
-REMOTE = f"""
-root=$1; shift
-[ -n "$root" ] || root=${{XDG_DATA_HOME:-$HOME/.local/share}}/rbee
-[ -x "$root/current/bin/rbee-hive" ] || exit {ABSENT}
-exec "$root/current/bin/rbee-hive" "$@"
-"""
-"""sh: runs the installed hive's command; $1 is where rbee is, empty for the usual place."""
-_SAID = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)(?:\n  → (?P<action>.*))?")
 HOPELESS = frozenset({"not installed", "other version", "refused"})
 """States in which trying again changes nothing."""
 SETTLED = ("offline", "stopped", *sorted(HOPELESS))
@@ -293,7 +280,7 @@ class AddedMachine:
         if record.models_dir:
             flags += ["--models-dir", record.models_dir]
         done = await self.command(session, *flags, *more)
-        running = _read(done, record.name)
+        running = read(done, record.name)
         self.alone = running.alone
         if running.version != record.version:
             self._save(version=running.version)
@@ -309,7 +296,7 @@ class AddedMachine:
 
     def words(self, *flags: str) -> list[str]:
         """The command line for `rbee-hive` there."""
-        return ["sh", "-c", REMOTE, "sh", self.record.path or "", *flags]
+        return words(self.record.path, *flags)
 
     async def command(self, session: Session, *flags: str, timeout: float = ENSURE_LIMIT) -> Done:
         """Run `rbee-hive` there. Raises NotFound where it is not installed, and what it says."""
@@ -323,7 +310,7 @@ class AddedMachine:
                 action=f"rbee hive install {name}",
             )
         if done.status != 0:
-            raise _said(done, name)
+            raise said(done, name)
         return done
 
     async def _serve(self, session: Session, running: HiveUp) -> None:
@@ -346,12 +333,25 @@ class AddedMachine:
             way = Way("ssh", local.path, self.record.labels, ways)
             link = HttpLink(running, told, world.post, way)
             tasks.start_soon(self._lease, link)
+            tasks.start_soon(self._learn_mac, session)
             try:
                 await link.run()
             finally:
                 if world.links.get(name) is link:
                     del world.links[name]
             tasks.cancel_scope.cancel()
+
+    async def _learn_mac(self, session: Session) -> None:
+        """By which address it could be woken; once for each connection."""
+        from rbee.discovery.waking import learn
+
+        try:
+            mac = await learn(session)
+        except RbeeError as exc:
+            log.debug("the MAC of %s is not known: %s", self.record.name, exc)
+            return
+        if mac is not None and mac != self.record.mac:
+            self._save(mac=mac)
 
     async def _lease(self, link: HttpLink) -> None:
         """Say that the queen is there, for as long as she is."""
@@ -361,29 +361,3 @@ class AddedMachine:
             except RbeeError as exc:  # its telemetry tells when it is gone
                 log.debug("hive %s did not hear that its queen is there: %s", link.name, exc)
             await anyio.sleep(LEASE_EVERY)
-
-
-def _read(done: Done, name: str) -> HiveUp:
-    for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
-        if line.startswith("rbee-hive {"):
-            return decode(line.removeprefix("rbee-hive "), HiveUp)
-    raise RemoteCommandFailed(
-        f"the hive of {name} was not told of",
-        action=f"rbee hive logs {name}",
-        tail=done.last_lines,
-    )
-
-
-def _said(done: Done, name: str) -> RbeeError:
-    """What `rbee-hive` said on its way out."""
-    text = done.stderr.decode("utf-8", "replace")
-    found = _SAID.search(text)
-    if found is None:
-        last = done.last_lines[-1] if done.last_lines else f"status {done.status}"
-        return RemoteCommandFailed(
-            f"rbee-hive on {name} failed: {last}", status=done.status, tail=done.last_lines
-        )
-    details = {"suggested_action": found["action"]} if found["action"] else {}
-    message = json.dumps(f"{name}: {found['message'].strip()}")
-    body = {"error": {"code": found["code"], "message": json.loads(message), "details": details}}
-    return RbeeError.from_body(body, 502)

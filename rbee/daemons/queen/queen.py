@@ -25,6 +25,7 @@ from rbee.core.jobs import Job
 from rbee.daemons.base import make_server, serve, url_of
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.queen.admission import Admission
+from rbee.daemons.queen.announcing import announce
 from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.catalog import Catalog
@@ -306,6 +307,8 @@ class Queen:
                 tasks.start_soon(self.journal.run)
                 if self.lifetime == "linger":
                     tasks.start_soon(self._linger)
+                if self.settings.queen.announce:
+                    tasks.start_soon(announce, self.settings.hive.name, self.effects.narrate)
                 for kept in (self.store, self.journal, self.machines.registry):
                     if kept.set_aside is not None:
                         what = f"{kept.path.name} was unreadable and set aside: {kept.set_aside}"

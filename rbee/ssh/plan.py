@@ -238,8 +238,18 @@ def _how(order: Order, facts: Facts, root: str, place: str, wheels: str) -> _How
         offline = (*cache, "--no-config", "--offline") if not order.online else cache
         where = () if python is not None else ("env", f"UV_PYTHON_INSTALL_DIR={root}/python")
         which = python.path if python is not None else UV_PYTHON
-        make = (*where, uv, "venv", "--quiet", "--clear", *offline, "--python", which, place)
-        index = ("--no-build-package", "llama-cpp-python") if _has_llama(order) else ()
+        make = (
+            *where,
+            uv,
+            "venv",
+            "--quiet",
+            "--allow-existing",
+            *offline,
+            "--python",
+            which,
+            place,
+        )
+        index = ("--only-binary", "llama-cpp-python") if _has_llama(order) else ()
         index = index if order.online else ("--no-index",)
         install = (uv, "pip", "install", "--quiet", *offline, *index)
         return _How(make, (*install, "--python", f"{place}/bin/python"), before)

@@ -7,9 +7,9 @@ machine for the rest, and compiles llama.cpp once where nobody has it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -255,13 +255,10 @@ def _sorted_out(wheels: list[Path], cache: Path) -> tuple[tuple[Path, ...], Path
 def _swept(cache: Path) -> None:
     """What nobody took for a while goes; what was compiled stays."""
     oldest = time.time() - KEPT_DAYS * 86400
-    for path in [
-        *cache.glob("*/*.whl"),
-        *cache.glob("*/*/*.whl"),
-        *cache.glob("python/*.gz"),
-        *cache.glob("bundles/*.zip"),
-    ]:
-        if "llama" not in path.relative_to(cache).parts and path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
-            if not any(path.parent.iterdir()):
-                os.rmdir(path.parent)
+    for pattern in ("fetched/*.whl", "packed/*/*.whl", "own/*/*.whl", "bundles/*.zip", "python/*"):
+        for path in cache.glob(pattern):
+            with suppress(OSError):  # another installation may sweep, too
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+                    if pattern.count("/") == 2:
+                        path.parent.rmdir()

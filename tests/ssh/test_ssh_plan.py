@@ -99,6 +99,7 @@ def test_uv_makes_an_environment_with_a_python_that_cannot():
     argv = run(made, "make the environment").argv
     assert argv[0] == f"{FACTS.root}/bin/uv"
     assert "--offline" in argv
+    assert "--allow-existing" in argv, "the mark of what is not finished stays"
     assert "/usr/bin/python3" in argv
     assert step(made, "send uv").mode == 0o755  # type: ignore[union-attr]
     there = planned(replace(NO_VENV, uv="/usr/bin/uv"))
@@ -140,7 +141,7 @@ def test_what_was_compiled_is_better_than_newer_sources():
     assert "--prefer-binary" in run(made, "install").argv
     made = planned(NO_VENV, uv=Path("uv"), online=True, wheels=llama, extras=("llamacpp",))
     argv = run(made, "install").argv
-    assert argv[argv.index("--no-build-package") + 1] == "llama-cpp-python"
+    assert argv[argv.index("--only-binary") + 1] == "llama-cpp-python"
 
 
 def test_uv_fetches_a_python_only_online():

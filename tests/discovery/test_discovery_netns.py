@@ -17,9 +17,10 @@ from rbee.ssh.limits import Limits
 from rbee.ssh.session import connect, opened
 from tests.support import netns
 from tests.support.netns import SLOW_MISSING, Host
+from tests.support.sshd import SshUser
 
 pytestmark = pytest.mark.anyio
-QUICK = Limits(connect=5.0, tries=1, keepalive=0.3)
+QUICK = Limits(connect=5.0, tries=1, keepalive=0.5)
 
 
 def names() -> set[str]:
@@ -44,15 +45,22 @@ async def test_a_cable_is_cut_and_mended(far: Host, tmp_path: Path):
 
 
 @pytest.mark.skipif(bool(SLOW_MISSING), reason=SLOW_MISSING)
-async def test_a_cable_is_slow(far: Host, tmp_path: Path):
-    assert far.sshd is not None
-    machine = Hosts().find(far.sshd.address)
-    async with opened(machine, KnownHosts(tmp_path / "known_hosts"), QUICK) as session:
-        far.slow(50)
-        # not a measurement of ours: no packet can be there and back sooner
-        assert await session.latency() >= 0.05
-        far.slow(0)
-        await session.latency()
+async def test_a_cable_is_slow(me: SshUser, tmp_path: Path):
+    known = KnownHosts(tmp_path / "known_hosts")
+    with netns.hosts("s", slowable=True) as (far,):
+        server = far.serve(tmp_path / "far", authorized=me.key)
+        me.trust(server)
+        async with opened(Hosts().find(server.address), known, QUICK) as session:
+            far.slow(50)
+            # no packet can be there and back sooner
+            assert await session.latency() >= 0.05
+            data = os.urandom(1 << 20)
+            assert (await session.run(["cat"], stdin=data, limit=2 << 20)).stdout == data
+            far.slow(0)
+            assert (await session.run(["true"])).status == 0
+            far.cut()
+            assert await session.wait_lost() == "no answer any more"
+    assert far.name not in names()
 
 
 async def test_it_is_another_network(far: Host, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Another machine of a user: an sshd with a home of its own, on which rbee may be."""
+"""Other machines of a user: sshds with homes of their own, on which rbee may be; and the user."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from tests.support.home import processes_of, wait_for
+from tests.support.home import Home, processes_of, wait_for
 from tests.support.sshd import Silent, Sshd, SshUser
+from tests.support.told import Reader
 
 ROOT = Path(__file__).parents[2]
 OTHER_VERSION, OTHER_PROTOCOL = "0.0.9", 99
@@ -20,20 +25,25 @@ SHARED = Path(".local/share/rbee")
 
 
 class Box:
-    """`name` is its Host in the user's ssh config, which knows its port and key."""
+    """`name` is its Host in the user's ssh config, which knows its port and key. `options`: of
+    its sshd."""
 
-    def __init__(self, folder: Path, name: str, me: SshUser, *, knows_me: bool = True) -> None:
+    def __init__(
+        self, folder: Path, name: str, me: SshUser, *, knows_me: bool = True, **options: Any
+    ) -> None:
         self.name = name
         self.folder = folder
+        self.more = ""
+        """Further lines of its part of the config."""
         self._silent: Silent | None = None
-        self.sshd = Sshd(folder, authorized=me.key if knows_me else None)
+        self.sshd = Sshd(folder, authorized=me.key if knows_me else None, **options)
         self.home = self.sshd.home
 
     @property
     def config(self) -> str:
         """Its lines of ~/.ssh/config."""
         server = self.sshd
-        return f"Host {self.name}\n  HostName {server.host}\n  Port {server.port}\n"
+        return f"Host {self.name}\n  HostName {server.host}\n  Port {server.port}\n{self.more}"
 
     @property
     def state(self) -> Path:
@@ -86,6 +96,94 @@ class Box:
         self.sshd.stop()
         for process in processes_of(self.folder):
             process.kill()
+
+
+class Boxes(dict[str, Box]):
+    """All other machines of one user by name, and what the user does with them."""
+
+    def __init__(self, home: Home, folder: Path) -> None:
+        super().__init__()
+        self.home = home
+        self.folder = folder
+        self.me = SshUser(home.path)
+
+    def add(self, name: str, *, knows_me: bool = True, **options: Any) -> Box:
+        """One more, switched on."""
+        box = self[name] = Box(self.folder / name, name, self.me, knows_me=knows_me, **options)
+        self.configure()
+        return box
+
+    def configure(self, more: str = "") -> None:
+        """Write the user's ssh config."""
+        key = f"Host *\n  IdentityFile {self.me.key}\n"
+        self.me.configure("".join(box.config for box in self.values()) + more + key)
+
+    def close(self) -> None:
+        """The user's queen ends, then all machines."""
+        self.home.close()
+        for box in self.values():
+            box.close()
+
+    # ---- the user ------------------------------------------------------------------------------
+
+    def rbee(self, *words: str, code: int = 0, timeout: float = 100.0) -> str:
+        """Run a command, which must end with that code; its stdout, or where it fails stderr."""
+        done = self.home.rbee(*words, timeout=timeout)
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        return done.stderr if code else done.stdout
+
+    def join(self, name: str, *flags: str, target: str = "") -> None:
+        """`rbee hive add`, the key accepted."""
+        self.rbee("hive", "add", name, target or name, "--accept-new", *flags)
+
+    def ask(self, prompt: str, hive: str | None = None) -> Reader:
+        """An echo job, and a reader of its stream."""
+        body = {"operation": "infer", "model": "echo", "prompt": prompt, "hive": hive}
+        reply = self.home.post("/v1/jobs", body)
+        assert reply.status_code == 202, reply.text
+        return Reader(self.home.url, reply.json()["job_id"])
+
+    # ---- what the queen says -------------------------------------------------------------------
+
+    def info(self, name: str) -> dict[str, Any]:
+        """Of one hive."""
+        return self.home.get(f"/v1/hives/{name}")
+
+    def until(self, name: str, *states: str, limit: float = 40.0) -> dict[str, Any]:
+        """It is in one of these states."""
+
+        def there() -> dict[str, Any] | None:
+            info = self.info(name)
+            return info if info["state"] in states else None
+
+        return wait_for(there, limit=limit, what=f"{name} is {states}: {self.info(name)}")
+
+    def workers_on(self, name: str) -> list[dict[str, Any]]:
+        """Its workers."""
+        return [worker for worker in self.home.workers() if worker["hive"] == name]
+
+    @property
+    def queen(self) -> psutil.Process:
+        """Her process."""
+        assert self.home.state is not None
+        return psutil.Process(self.home.state["pid"])
+
+    def queen_busy(self, seconds: float = 3.0) -> float:
+        """Which part of one core she takes, measured for so long."""
+        queen = self.queen
+        before = sum(queen.cpu_times()[:2])
+        threading.Event().wait(seconds)
+        return (sum(queen.cpu_times()[:2]) - before) / seconds
+
+
+@contextmanager
+def boxes_of(home: Home, folder: Path) -> Iterator[Boxes]:
+    """For the length of a block, in which a queen may run."""
+    boxes = Boxes(home, folder)
+    try:
+        yield boxes
+    finally:
+        boxes.close()
 
 
 def other_rbee(folder: Path) -> Path:

@@ -1,8 +1,9 @@
 """Hosts on this machine that have a network of their own: namespaces, joined to ours by a cable.
 
 Each has one address, one sshd and nothing else: no way to the internet, no name server. The cable
-can be cut, mended and made slow. What a run leaves that was killed is swept by the next one.
-Addresses are of 198.18.0.0/15, which is set apart for tests (RFC 2544).
+can be cut, mended and made slow: by the kernel's netem, else by `cable.py`, where a host is made
+`slowable`. What a run leaves that was killed is swept by the next one. Addresses are of
+198.18.0.0/15, which is set apart for tests (RFC 2544).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -33,20 +35,25 @@ _PAIRS = 1 << 15
 
 
 class Host:
-    """One host. `ours` and `address`: the two ends of its cable; `device`: our end's interface."""
+    """One host. `ours` and `address`: the two ends of its cable; `device`: our end's interface.
+    `slowable`: whether `slow` will be asked for."""
 
-    def __init__(self, letter: str) -> None:
+    def __init__(self, letter: str, *, slowable: bool = False) -> None:
         self.name = f"rbee{os.getpid()}{letter}"
         self.device = self.name
-        number = (os.getpid() * 4 + ord(letter) - ord("a")) % _PAIRS
+        number = (os.getpid() * 32 + ord(letter) - ord("a")) % _PAIRS
         self.ours, self.address, self.broadcast = (
             str(IPv4Address(_FIRST + 4 * number + last)) for last in (1, 2, 3)
         )
         self.sshd: Sshd | None = None
+        self._cable: subprocess.Popen[bytes] | None = None
         _ip("netns", "add", self.name)
         try:
-            _ip("link", "add", self.device, "type", "veth", "peer", "name", "cable",
-                "netns", self.name)  # fmt: skip
+            if slowable and not NETEM:
+                self._lay_cable()
+            else:
+                _ip("link", "add", self.device, "type", "veth", "peer", "name", "cable",
+                    "netns", self.name)  # fmt: skip
             brd = ("broadcast", self.broadcast)
             _ip("address", "add", f"{self.ours}/30", *brd, "dev", self.device)
             _ip("link", "set", self.device, "up")
@@ -88,6 +95,9 @@ class Host:
 
     def slow(self, ms: float) -> None:
         """What we send takes so many milliseconds more; 0: as before."""
+        if self._cable is not None:
+            self._told(f"{ms:g}\n".encode())
+            return
         assert TC is not None
         words = ["netem", "delay", f"{ms:g}ms"] if ms else ["pfifo"]
         _run([TC, "qdisc", "replace", "dev", self.device, "root", *words])
@@ -96,19 +106,40 @@ class Host:
         """Everything of it is gone, whatever state it is in."""
         if self.sshd is not None:
             self.sshd.stop()
+        if self._cable is not None:
+            self._cable.kill()
+            self._cable.communicate(timeout=20)
         _remove(self.name)
+
+    def _lay_cable(self) -> None:
+        end = f"{self.device}f"
+        program = [sys.executable, "-I", str(Path(__file__).with_name("cable.py"))]
+        self._cable = subprocess.Popen(
+            [*program, self.device, end], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._cable.stdout is not None
+        assert self._cable.stdout.readline() == b"up\n", "no interfaces can be made"
+        _ip("link", "set", end, "netns", self.name, "name", "cable")
+
+    def _told(self, line: bytes) -> None:
+        assert self._cable is not None
+        assert self._cable.stdin is not None
+        assert self._cable.stdout is not None
+        self._cable.stdin.write(line)
+        self._cable.stdin.flush()
+        assert self._cable.stdout.readline() == line
 
     def _there(self, *args: str) -> str:
         return _ip("-netns", self.name, *args)
 
 
 @contextmanager
-def hosts(letters: str = "a") -> Iterator[list[Host]]:
+def hosts(letters: str = "a", *, slowable: bool = False) -> Iterator[list[Host]]:
     """So many hosts as letters, for the length of a block; skip where `MISSING` says something."""
     sweep()
     made: list[Host] = []
     try:
-        made.extend(map(Host, letters))
+        made.extend(Host(letter, slowable=slowable) for letter in letters)
         yield made
     finally:
         for host in made:
@@ -168,22 +199,32 @@ def _missing() -> str:
     return ""
 
 
-def _slow_missing() -> str:
-    if MISSING:
-        return MISSING
-    if TC is None:
-        return "a slow cable needs iproute2 (tc)"
+def _netem() -> bool:
+    if MISSING or TC is None:
+        return False
     host = Host("y")
     try:
         host.slow(1)
-    except AssertionError as exc:
-        return f"a slow cable cannot be made here: {exc}"
+    except AssertionError:
+        return False
     finally:
         host.close()
+    return True
+
+
+def _slow_missing() -> str:
+    if MISSING or NETEM:
+        return MISSING
+    try:
+        Host("x", slowable=True).close()
+    except AssertionError as exc:
+        return f"neither netem nor /dev/net/tun is there for a slow cable: {exc}"
     return ""
 
 
 MISSING = _missing()
 """Why there can be no such hosts here; empty: there can."""
+NETEM = _netem()
+"""Whether the kernel can make any cable slow (sch_netem)."""
 SLOW_MISSING = _slow_missing()
-"""Why their cables cannot be made slow; empty: they can."""
+"""Why there can be no slow cables here; empty: there can, for hosts that were made `slowable`."""

@@ -33,7 +33,7 @@ def listing(state: str | None, *, dead: bool, limit: int, as_json: bool) -> int:
             j.job_id,
             j.operation,
             j.model or "·",
-            j.worker_id or "·",
+            j.worker_id or (f"@{j.hive}" if j.hive and not j.model else "·"),
             f"{j.state} #{j.queue_position}" if j.queue_position else str(j.state),
             str(j.tokens_out) if j.tokens_out else "·",
             f"{j.tokens_per_second:.1f}" if j.tokens_per_second else "·",

@@ -164,7 +164,8 @@ class _Lines:
 
 
 def _headline(job: JobInfo) -> str:
-    what = f"{job.operation} of {job.model}" if job.model else job.operation
+    about = job.model or job.hive
+    what = f"{job.operation} of {about}" if about else job.operation
     whose = f" for {job.client}" if job.client else ""
     again = f", again after {job.retry_of}" if job.retry_of else ""
     at = moment(job.created_at)

@@ -215,6 +215,10 @@ def test_what_is_remembered_of_a_machine_is_changed_and_forgotten(
     assert hives(home)["far"]["labels"] == {}
     code, out, shown = at_terminal(home, "hive", "remove", "far", answers=["n"])
     assert (code, out, "nothing was changed" in shown) == (1, "", True)
+    jobs = home.rbee("job", "list").stdout
+    assert re.search(r"hive_add +· +@far ", jobs), jobs
+    job = json.loads(home.rbee("job", "list", "--json").stdout)["jobs"][0]["job_id"]
+    assert "hive_add of far" in home.rbee("job", "logs", job).stdout
     removed = home.rbee("hive", "remove", "far", "--yes")
     assert (removed.returncode, removed.stdout) == (0, "far is removed\n")
     assert hives(home) == {}

@@ -28,6 +28,8 @@ from packaging.utils import canonicalize_name
 from rbee.errors import InstallFailed
 
 _LEFT = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws"})
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
+_RECORD = re.compile(r"[^/]+\.dist-info/RECORD(\.jws)?")
 _STAMP = (1980, 1, 1, 0, 0, 0)
 _LEVEL = 6
 
@@ -98,8 +100,7 @@ def rewritten(
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():
             name = info.filename
-            signed = PurePosixPath(name).name in ("RECORD", "RECORD.jws")
-            if info.is_dir() or leave(name) or (signed and ".dist-info/" in name):
+            if info.is_dir() or leave(name) or _RECORD.fullmatch(name):
                 continue
             mode = info.external_attr >> 16
             members.append(Member(name, lambda n=name: archive.read(n), bool(mode & 0o100)))
@@ -111,7 +112,9 @@ def rewritten(
 def write(target: Path, members: Sequence[Member]) -> Path:
     """A wheel of these files; its RECORD is made here. Never seen in part."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    (info,) = {m.name.split("/")[0] for m in members if m.name.endswith(".dist-info/METADATA")}
+    info = next((m.name.split("/")[0] for m in members if _METADATA.fullmatch(m.name)), None)
+    if info is None:
+        raise InstallFailed(f"{target.name} would be no wheel: no METADATA", step="packages")
     rows: list[str] = []
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as file:
         new = Path(file.name)
@@ -162,7 +165,7 @@ def metadata_of(wheel: Path) -> str:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
-                if re.fullmatch(r"[^/]+\.dist-info/METADATA", name):
+                if _METADATA.fullmatch(name):
                     return archive.read(name).decode("utf-8", "replace")
     except (OSError, zipfile.BadZipFile) as exc:
         raise InstallFailed(f"{wheel.name} cannot be read: {exc}", step="packages") from exc

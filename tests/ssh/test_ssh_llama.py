@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tarfile
 import zipfile
 from dataclasses import replace as changed
+from importlib.metadata import distribution
 from pathlib import Path
 
+import anyio
 import pytest
 from msgspec.structs import replace
 from packaging.tags import parse_tag
 
+from rbee.errors import InstallFailed
 from rbee.ssh import flags, llamawheel
-from rbee.ssh.llama import FLAVOURS, Installed, Kept, Queen, choose, kept, place_of
+from rbee.ssh.llama import FLAVOURS, Installed, Kept, Queen, Source, choose, kept, place_of
 from rbee.ssh.probe import Facts, Gpu
+from rbee.ssh.repack import repack
 from rbee.ssh.target import Target
 from tests.support.machines import FACTS, ZEN4
 from tests.support.wheels import wheel
@@ -163,3 +170,79 @@ async def test_the_compiler_s_libraries_go_with_it_where_there_are_none(tmp_path
         assert "llama_cpp/lib/libgcc_s.so.1" in archive.namelist()
         assert archive.read("llama_cpp/lib/libgcc_s.so.1").startswith(b"\x7fELF")
     assert await supplied(FACTS) == with_it, "made once"
+
+
+SETUP = """
+import os, sys
+from setuptools import setup
+if "bdist_wheel" in sys.argv:
+    print("[1/4] Building CXX object ggml.cpp.o", flush=True)
+    print("[3/4] Building CXX object llama.cpp.o", flush=True)
+with open("llama_cpp.py", "w") as file:
+    file.write(f"ARGUMENTS = {os.environ['CMAKE_ARGS']!r}")
+setup(name="llama-cpp-python", version="0.3.36", py_modules=["llama_cpp"])
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index with the sources of a package of that name, which are compiled in no time."""
+    index = tmp_path / "index"
+    repack(distribution("setuptools"), index)
+    for made in index.rglob("*.whl"):
+        made.rename(index / made.name)
+    archive = index / "llama_cpp_python-0.3.36.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        for name, text in (
+            ("setup.py", SETUP),
+            ("PKG-INFO", "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n"),
+        ):
+            entry = tarfile.TarInfo(f"llama_cpp_python-0.3.36/{name}")
+            entry.size = len(text)
+            file.addfile(entry, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return archive
+
+
+@pytest.mark.anyio
+async def test_it_is_compiled_once_and_kept(sources: Path, tmp_path: Path):
+    source = Source("queen", "", None, SSE)
+    told: list[tuple[str, float | None]] = []
+    found: list[Path | None] = []
+
+    async def supplied() -> None:
+        found.append(
+            await llamawheel.supply(
+                source, TARGET, FACTS, "0.3.36", tmp_path, lambda *said: told.append(said)
+            )
+        )
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(supplied)
+        tasks.start_soon(supplied)
+    first, second = found
+    assert first is not None
+    assert first == second
+    assert [done for _, done in told if done is not None] == [0.25, 0.75], "compiled once"
+    assert any("waiting for it" in text for text, _ in told)
+    with zipfile.ZipFile(first) as archive:
+        assert b"-DGGML_AVX2=OFF" in archive.read("llama_cpp.py")
+    (kept_now,) = kept(tmp_path / "llama")
+    assert (kept_now.wheel, kept_now.flavour, kept_now.libc) == (first, "sse42", (2, 36))
+    os.remove(sources)
+    await supplied()
+    assert found[-1] == first
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_compiled_is_told(sources: Path, tmp_path: Path):
+    os.remove(sources)
+    with pytest.raises(InstallFailed, match="could not be compiled") as caught:
+        await llamawheel.supply(
+            Source("queen", "", None, SSE), TARGET, FACTS, "0.3.36", tmp_path, lambda *_: None
+        )
+    assert caught.value.details["step"] == "compile llama.cpp"
+    assert caught.value.details["tail"]
+    assert kept(tmp_path / "llama") == ()

@@ -118,7 +118,9 @@ async def _finished(target: HiveLink, download_id: str, order: DownloadOrder) ->
     info: DownloadInfo = await target.models.finish(download_id)
     if info.state is TransferState.FAILED:
         raise RbeeError.from_body({"error": info.error})
-    return await target.resolve(order.ref)
+    # a path means another file there, or none
+    by_path = order.ref.startswith("file:")
+    return await target.resolve(order.model_id if by_path else order.ref)
 
 
 def _pieces(order: DownloadOrder, there: dict[str, int]) -> Iterator[_Piece]:

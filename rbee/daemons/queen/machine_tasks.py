@@ -202,13 +202,14 @@ class MachineTasks:
         machine = self._machines.follow(self._machines.record(name))
         say("connecting", f"connecting to {name}", None)
         await self._up(machine, say)
-        if request.detached_s is not None:
+        if request.detached_s is not None or machine.alone is not None:
             link = self._links.get(name)
             if not isinstance(link, HttpLink):
                 raise HiveOffline(f"hive {name} has just gone")
-            await link.lease(request.detached_s)
+            await link.lease(request.detached_s or 0.0)
             machine.alone = request.detached_s
-            say("detached", f"it stays for {request.detached_s:g} s without a queen", None)
+            stays = f"for {request.detached_s:g} s" if request.detached_s else "for its lease"
+            say("detached", f"it stays {stays} without a queen", None)
         return self._told(name)
 
     async def _up(self, machine: AddedMachine, say: Say) -> None:

@@ -138,6 +138,27 @@ def test_at_a_terminal_the_key_is_shown_and_asked_about(home: Home, server: Sshd
     assert list(hives(home)) == ["far"]
 
 
+def test_each_machine_on_the_way_is_asked_about(
+    home: Home, user: SshUser, server: Sshd, tmp_path: Path
+) -> None:
+    inner = Sshd(tmp_path / "inner", authorized=user.key)
+    try:
+        user.configure(
+            f"Host door\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n"
+            f"Host inner\n HostName 127.0.0.1\n Port {inner.port}\n User {inner.user}\n"
+            " ProxyJump door\n"
+        )
+        code, out, shown = at_terminal(home, "hive", "add", "inner", answers=["y", "y"])
+        assert code == 0, shown
+        for one in (server, inner):
+            assert f"[127.0.0.1]:{one.port}" in shown
+            assert fingerprint(one.host_keys[0]) in shown
+        assert out.startswith("inner is added: inner;")
+        assert home.rbee("hive", "remove", "inner", "--yes").returncode == 0
+    finally:
+        inner.stop()
+
+
 def test_a_changed_key_is_refused_with_both_and_the_line(
     home: Home, user: SshUser, server: Sshd
 ) -> None:

@@ -55,7 +55,7 @@ def hive_add(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="USER@HOST[:PORT], or a Host of ~/.ssh/config; else NAME is one.",
             autocompletion=ssh_hosts,
         ),
@@ -116,7 +116,7 @@ def hive_install(
 @hive.command("upgrade")
 def hive_upgrade(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="As `rbee hive list` shows it.")
+        str | None, typer.Argument(metavar="NAME", help="As `rbee hive list` shows it.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All machines, in turn.")] = False,
     online: Online = False,
@@ -124,7 +124,7 @@ def hive_upgrade(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a machine to this version of rbee; back to the old one if that does not do well."""
+    """Bring a machine to this version. What does not do well goes back to the old one."""
     from rbee.commands import hive_tasks as command
 
     run(
@@ -144,7 +144,7 @@ def hive_uninstall(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop the hive and take rbee off the machine, which stays added; asks first."""
+    """Stop the hive and take rbee off the machine. It stays added; asks first."""
     from rbee.commands import hive_tasks as command
 
     run(
@@ -187,7 +187,7 @@ def hive_start(
 
 @hive.command("stop")
 def hive_stop(name: Name, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Stop a machine's hive and its workers; it stays down until it is started."""
+    """Stop a machine's hive and its workers. It stays down until it is started."""
     _simple("stop", name, quiet, as_json)
 
 
@@ -199,7 +199,7 @@ def hive_restart(name: Name, quiet: Quiet = False, as_json: AsJson = False) -> N
 
 @hive.command("refresh")
 def hive_refresh(name: Name, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Connect at once where the link is down, and look anew at what is there."""
+    """Connect at once where the link is down. What is there is looked at anew."""
     _simple("refresh", name, quiet, as_json)
 
 
@@ -211,7 +211,7 @@ def hive_wake(name: Name, quiet: Quiet = False, as_json: AsJson = False) -> None
 
 @hive.command("check")
 def hive_check(name: Name, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Try the way to a hive and back, step by step; exit code 1 when one fails."""
+    """Try the way to a hive and back. Each step has its time; what fails is the error."""
     from rbee.commands import hive_tasks as command
 
     run(lambda: command.check(name, _manner(quiet, as_json)), as_json=as_json)
@@ -219,7 +219,7 @@ def hive_check(name: Name, quiet: Quiet = False, as_json: AsJson = False) -> Non
 
 @hive.command("list")
 def hive_list(as_json: AsJson = False) -> None:
-    """The machines: how they are reached, how they do, and what to do where one does not."""
+    """The machines and how they do. Where one does not: why, and what to do."""
     from rbee.commands import hives as command
 
     run(lambda: command.listing(as_json=as_json), as_json=as_json)
@@ -227,7 +227,7 @@ def hive_list(as_json: AsJson = False) -> None:
 
 @hive.command("show")
 def hive_show(name: Name, as_json: AsJson = False) -> None:
-    """One machine: how it is reached, what is there, its devices and backends."""
+    """One machine: how it is reached and what is there."""
     from rbee.commands import hives as command
 
     run(lambda: command.show(name, as_json=as_json), as_json=as_json)
@@ -257,7 +257,7 @@ def hive_set(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is remembered of a machine; an empty text is the default again."""
+    """Change what is remembered of a machine. An empty text is the default again."""
     from rbee.commands import hives as command
 
     given = {
@@ -277,7 +277,7 @@ def hive_scan(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Machines that could be added: of ~/.ssh/config and Tailscale, and which of them answer."""
+    """Machines that could be added. Those of ~/.ssh/config and Tailscale, if they answer."""
     from rbee.commands import hives as command
 
     run(lambda: command.scan(lan=lan, as_json=as_json), as_json=as_json)
@@ -293,7 +293,7 @@ def hive_logs(name: Name, follow: Follow = False, lines: LogLines = 100) -> None
 
 @hive.command("doctor")
 def hive_doctor(name: Name, as_json: AsJson = False) -> None:
-    """What works on a machine, what does not, and the command that would change it."""
+    """What works on a machine and what does not. Names the command that would change it."""
     from rbee.commands import hive_doctor as command
 
     run(lambda: command.run(name, as_json=as_json), as_json=as_json)

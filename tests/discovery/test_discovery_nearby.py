@@ -114,7 +114,7 @@ async def test_what_is_a_hive_already(me: SshUser, server: Sshd):
         f"Host two\n HostName 127.0.0.1\n Port {free_port()}\n"
         "Host three\n HostName 127.0.0.1\n ProxyJump one\n"
     )
-    known = {place("127.0.0.1", server.port): "bee", "three": "deep", "127.0.0.1:22": "here"}
+    known = {f"me@127.0.0.1:{server.port}": "bee", "three": "deep", "127.0.0.1:22": "here"}
     found, _ = await search(known)
     assert {name: one.added_as for name, one in found.items()} == {
         "one": "bee", "two": None, "three": "deep",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from rbee import __version__
@@ -69,14 +70,14 @@ class Installing:
         if isinstance(request, HiveInstall):
             path, python = request.path or path, request.python or python
         say("looking", f"looking at what {session.machine} is and has", None)
-        facts = await probe(session, path)
+        facts = await probe(session, path, python=python)
         wish = Wish(
             extras=tuple(request.extras) if request.extras is not None else None,
             online=request.online,
             root=path,
             python=python,
         )
-        look = outlook(facts, wish, self._cache)
+        look = await anyio.to_thread.run_sync(outlook, facts, wish, self._cache)
         for extra in look.extras:
             with_it = "with" if extra.chosen else "without"
             say("planning", f"{with_it} {extra.name}: {extra.why}", None)

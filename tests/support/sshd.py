@@ -5,6 +5,7 @@ The login is the user who runs the tests, with another HOME, so that nothing of 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -172,8 +173,9 @@ class Sshd:
     def cut(self) -> None:
         """All connections are gone at once; the server goes on."""
         for process in self.children():
-            if "sshd" in process.name():
-                process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it went with the one before it
+                if "sshd" in process.name():
+                    process.kill()
 
     def change_host_key(self) -> None:
         """As if the machine had been installed anew."""

@@ -6,7 +6,7 @@ Owns what is started and that all of it ends. Measures nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ import psutil
 
 from tests.support.box import Box
 from tests.support.home import Home, wait_for
-from tests.support.sshd import SshUser, fingerprint
+from tests.support.sshd import SshUser
 
 CTX = 100_000
 
@@ -57,7 +57,7 @@ class Yard:
         return box
 
     @contextmanager
-    def queen(self) -> Iterator[Queen]:
+    def queen(self) -> Generator[Queen]:
         """Hers for a block."""
         with ExitStack() as stack:
             yield stack.enter_context(Queen(self.home))
@@ -145,6 +145,3 @@ def _checked(reply: httpx.Response) -> httpx.Response:
     if reply.is_error:
         raise RuntimeError(f"{reply.request.url.path}: {reply.text[:500]}")
     return reply
-
-
-__all__ = ["CTX", "Queen", "Yard", "fingerprint"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from raw_server import LIMIT, STREAM, Peer, serving
+from raw_server import LIMIT, OK, STREAM, Peer, Server, serving
 
 from rbee.core.events import Dispatch, Event, HiveLeft, RunFailed
 from rbee.core.jobs import Job
@@ -31,6 +31,7 @@ async def test_a_link_that_tells_its_end_says_offline_to_whoever_still_asks() ->
             link.stop("w-01", force=True),
             link.resolve("echo"),
             link.log_tail("w-01", 1),
+            link.lease(),
         ):
             with pytest.raises(HiveOffline):
                 await asked
@@ -41,6 +42,54 @@ async def test_a_link_that_tells_its_end_says_offline_to_whoever_still_asks() ->
     with anyio.fail_after(LIMIT):
         await link.run()
     assert [type(event) for event in said] == [HiveLeft]
+
+
+async def leasing(server: Server, *frames: float | None) -> None:
+    """Tell a hive there that its queen is, so many times."""
+
+    async def hear(_event: Event) -> None: ...
+
+    url = server.url.removesuffix("/v1/execute")
+    ready = HiveReady(name="far", url=url, token="t0k", version="0", protocol=PROTOCOL)
+    link = HttpLink(ready, hear, lambda _: None)
+    with anyio.fail_after(LIMIT):
+        for alone in frames:
+            await link.lease(alone)
+
+
+async def test_signs_of_life_go_over_one_connection_with_the_hives_token() -> None:
+    async def hive(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(OK)
+
+    async with serving(hive) as server:
+        await leasing(server, None, 30.0, None)
+        assert server.connections == 1
+        assert [body for _, body in server.requests] == [b"{}", b'{"alone":30.0}', b"{}"]
+        for head, _ in server.requests:
+            assert head.startswith("POST /v1/lease HTTP/1.1\r\n")
+            assert "\r\nAuthorization: Bearer t0k" in head
+
+
+async def test_a_hive_that_hears_no_sign_of_life_or_refuses_it_says_so() -> None:
+    async def closing(peer: Peer) -> None:
+        await peer.request()
+
+    async with serving(closing) as server:
+        with pytest.raises(HiveOffline, match="far"):
+            await leasing(server, None)
+
+    body = b'{"error": {"code": "FORBIDDEN", "message": "no", "details": {}}}'
+
+    async def refusing(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 403 No\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    async with serving(refusing) as server:
+        with pytest.raises(RbeeError) as caught:
+            await leasing(server, None)
+    assert caught.value.code == "FORBIDDEN"
 
 
 async def test_a_reply_that_nobody_foresaw_ends_its_run_and_not_the_queen(tmp_path: Path) -> None:

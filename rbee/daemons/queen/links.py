@@ -46,6 +46,8 @@ RETRIES = (0.1, 0.2, 0.4)
 """Seconds between tries of an idempotent call."""
 SILENCE = 6.0
 """Seconds without telemetry after which a hive is offline."""
+LEASE_LIMIT = 5.0
+"""Seconds for a hive to hear that its queen is there."""
 
 
 _SAID: msgspec.json.Decoder[AnyHiveEvent] = msgspec.json.Decoder(AnyHiveEvent)
@@ -173,20 +175,23 @@ class HttpLink:
         self._post_event = post
         self._early: list[AnyHiveEvent] | None = []
         """What it said before the brain knew it; None: she does."""
-        self._telemetry = Upstream()
+        self._upstream = Upstream()
+        self._headers = {"Authorization": f"Bearer {ready.token}"}
+        self._base = f"http+unix://{quote(way.socket, safe='')}" if way.socket else ready.url
         through = way.socket and httpx.AsyncHTTPTransport(uds=way.socket, verify=_no_tls())
         self._http = httpx.AsyncClient(
             base_url="http://localhost" if through else ready.url,
             transport=through or None,
             timeout=httpx.Timeout(10.0, connect=2.0),
-            headers={"Authorization": f"Bearer {ready.token}"},
+            headers=self._headers,
             trust_env=False,
             verify=_no_tls(),
         )
         self.models: ModelLink = HttpModels(self.name, self._http, self.resolve)
 
-    async def run(self) -> None:
-        """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last."""
+    async def run(self) -> str:
+        """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last. Returns why
+        it is gone."""
         why = "its telemetry stream ended"
         try:
             caps = decode(await self._get("/v1/capabilities"), Capabilities)
@@ -200,9 +205,10 @@ class HttpLink:
         finally:
             self.connecting = False
             with anyio.CancelScope(shield=True), suppress(ShuttingDown):
-                await self._telemetry.close()
+                await self._upstream.close()
                 await self._http.aclose()
                 await self._call(HiveLeft(self.name, why))
+        return why
 
     async def _follow(self, caps: Capabilities) -> None:
         decoder = DataDecoder()
@@ -242,14 +248,12 @@ class HttpLink:
             for said in early:
                 heard(said)
 
-        headers = {"Authorization": f"Bearer {self.token}"}
-        base = f"http+unix://{quote(way.socket, safe='')}" if way.socket else self.url
-        url = f"{base}/v1/telemetry/stream"
+        url = f"{self._base}/v1/telemetry/stream"
         broke: Exception | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(join)
             try:
-                reply = await self._telemetry.get(url, headers, on_data=take, silence=SILENCE)
+                reply = await self._upstream.get(url, self._headers, on_data=take, silence=SILENCE)
                 if reply.status != 200:
                     broke = BadGateway(f"telemetry answered {reply.status}")
             except Exception as exc:  # told outside of the group, as itself
@@ -289,8 +293,7 @@ class HttpLink:
         try:
             async with self._http.stream("GET", path, timeout=limits) as reply:
                 if reply.status_code >= 400:
-                    await reply.aread()
-                    self._checked(reply)
+                    self._checked(reply.status_code, await reply.aread())
                 async for piece in reply.aiter_raw():
                     yield piece
         except httpx.HTTPError as exc:
@@ -303,8 +306,15 @@ class HttpLink:
     async def lease(self, alone: float | None = None) -> None:
         """Its queen is there: it stays for as long as it hears that. `alone`: seconds that it
         stays without her from now on, in place of its lease."""
-        body = {} if alone is None else {"alone": alone}
-        await self._post("/v1/lease", encode(body), limit=5.0)
+        body = encode({} if alone is None else {"alone": alone})
+        url, limit = f"{self._base}/v1/lease", LEASE_LIMIT
+        try:  # on a connection that is kept: httpx makes one each time, at ten times the cost
+            reply = await self._upstream.post(
+                url, body, self._headers, silence=limit, total=limit, repeatable=True
+            )
+        except (UpstreamError, UpstreamTimeout) as exc:
+            raise self._silent(exc) from exc
+        self._checked(reply.status, reply.body)
 
     async def shutdown(self) -> None:
         """Have the hive stop its workers and itself; what does not hear it goes with its lease."""
@@ -322,7 +332,8 @@ class HttpLink:
         self._check_open()
         for pause in RETRIES:
             try:
-                return self._checked(await self._http.get(path))
+                reply = await self._http.get(path)
+                return self._checked(reply.status_code, reply.content)
             except httpx.ConnectError:
                 await anyio.sleep(pause)
         raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({len(RETRIES)} tries)")
@@ -340,18 +351,20 @@ class HttpLink:
         headers = {"X-Correlation-Id": call or naming.correlation_id(correlation.get())}
         self._check_open()
         try:
-            return self._checked(
-                await self._http.post(path, content=body, timeout=limit, headers=headers)
-            )
+            reply = await self._http.post(path, content=body, timeout=limit, headers=headers)
         except httpx.HTTPError as exc:
-            kind = type(exc).__name__
-            raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({kind})") from exc
+            raise self._silent(exc) from exc
+        return self._checked(reply.status_code, reply.content)
 
-    def _checked(self, reply: httpx.Response) -> bytes:
-        if reply.status_code >= 400:
+    def _silent(self, exc: Exception) -> HiveOffline:
+        kind = type(exc).__name__
+        return HiveOffline(f"hive {self.name} at {self.url} does not answer ({kind})")
+
+    def _checked(self, status: int, content: bytes) -> bytes:
+        if status >= 400:
             try:
-                body = msgspec.json.decode(reply.content)
+                body = msgspec.json.decode(content)
             except msgspec.DecodeError as exc:
-                raise BadGateway(f"hive {self.name} answered {reply.status_code}") from exc
-            raise RbeeError.from_body(body, reply.status_code)
-        return reply.content
+                raise BadGateway(f"hive {self.name} answered {status}") from exc
+            raise RbeeError.from_body(body, status)
+        return content

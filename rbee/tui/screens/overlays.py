@@ -24,10 +24,11 @@ from rbee.tui import keymap
 def help_sections(first: Sequence[str]) -> list[tuple[str, list[keymap.Action]]]:
     """(heading, actions) with the scopes of `first` in front."""
     scopes = sorted(keymap.SCOPES, key=lambda scope: (scope not in first, scope == "everywhere"))
-    return [
-        (keymap.SCOPES[scope], [action for action in keymap.ACTIONS if action.scope == scope])
+    sections = [
+        (keymap.SCOPES[scope], [a for a in keymap.ACTIONS if a.scope == scope and a.here])
         for scope in scopes
     ]
+    return [(heading, actions) for heading, actions in sections if actions]
 
 
 class Help(ModalScreen[None]):

@@ -1,0 +1,37 @@
+"""What a key does and what a screen is called, as values. Owns their form, not which there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing a key does. `keys`: Textual's names, comma separated; `label`: one footer word."""
+
+    id: str
+    keys: str
+    label: str
+    help: str
+    scope: str
+    method: str = ""
+    """Textual action; empty for keys that a widget handles itself."""
+    show: bool = False
+    """In the footer."""
+    palette: bool = False
+
+    here: bool = True
+    """False for actions of screens that this version does not have."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One of the nine screens: its key is its number. `job` and `command` are shown while the
+    screen itself is not in this version."""
+
+    name: str
+    short: str
+    title: str
+    job: str = ""
+    commands: tuple[str, ...] = ()
+    note: str = "This version has no screen for it. The command line does it now:"

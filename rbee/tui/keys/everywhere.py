@@ -1,0 +1,135 @@
+"""The nine screens, and the keys that work on all of them."""
+
+from __future__ import annotations
+
+from rbee.tui.actions import Action, Mode
+
+MODES: tuple[Mode, ...] = (
+    Mode("dashboard", "Dash", "Dashboard"),
+    Mode(
+        "hives",
+        "Hives",
+        "Hives",
+        "Add, install, start and watch the machines of the colony.",
+        ("rbee hive list",),
+        "This version's colony is this one machine; the dashboard shows its devices.",
+    ),
+    Mode(
+        "workers",
+        "Work",
+        "Workers",
+        "Every worker with its log, figures and restarts; the dashboard starts and stops them now.",
+        ("rbee worker list", "rbee worker stop ID"),
+    ),
+    Mode(
+        "models",
+        "Models",
+        "Models",
+        "The models on every machine, what fits where, and the transfers between them.",
+        ("rbee model list",),
+    ),
+    Mode(
+        "jobs",
+        "Jobs",
+        "Jobs",
+        "Every job with its wait, first token and speed; cancel and run again.",
+        ("rbee job list", "rbee job show ID", "rbee job cancel ID"),
+    ),
+    Mode("chat", "Chat", "Chat"),
+    Mode(
+        "logs",
+        "Logs",
+        "Logs",
+        "The story of the colony and the logs of all daemons, filtered and searchable.",
+        ("rbee queen logs",),
+    ),
+    Mode(
+        "code",
+        "Code",
+        "Scheduler script",
+        "A script of your own that decides where work goes, with a dry run before it is live.",
+        note="This version has no scripts: the built-in policy decides, the narration says why.",
+    ),
+    Mode(
+        "settings",
+        "Conf",
+        "Settings",
+        "Every setting with its value and where the value comes from.",
+        ("rbee config show",),
+    ),
+)
+
+SCOPES = {"everywhere": "Everywhere"}
+
+
+def _everywhere() -> list[Action]:
+    modes = [
+        Action(
+            f"screen.{mode.name}",
+            str(number),
+            mode.short.lower(),
+            f"{mode.title} screen",
+            "everywhere",
+            f"app.mode('{mode.name}')",
+            palette=True,
+        )
+        for number, mode in enumerate(MODES, 1)
+    ]
+    return [
+        *modes,
+        Action(
+            "screen.previous",
+            "left_square_bracket",
+            "previous",
+            "Previous screen",
+            "everywhere",
+            "app.step_mode(-1)",
+        ),
+        Action(
+            "screen.next",
+            "right_square_bracket",
+            "next",
+            "Next screen",
+            "everywhere",
+            "app.step_mode(1)",
+        ),
+        Action(
+            "view.jump", "ctrl+o", "jump", "Jump to a panel", "everywhere", "app.jump", True, True
+        ),
+        Action(
+            "app.palette", "ctrl+p", "palette", "Everything", "everywhere", "app.command_palette"
+        ),
+        Action(
+            "help.keys",
+            "question_mark,f1",
+            "help",
+            "Keys of this screen",
+            "everywhere",
+            "app.help",
+            True,
+            True,
+        ),
+        Action("view.next_panel", "tab", "panels", "Next panel", "everywhere", "app.focus_next"),
+        Action(
+            "view.previous_panel",
+            "shift+tab",
+            "panels",
+            "Previous panel",
+            "everywhere",
+            "app.focus_previous",
+        ),
+        Action("view.back", "escape", "back", "Back, or leave", "everywhere", "app.step_back"),
+        Action(
+            "view.maximise",
+            "z",
+            "maximise",
+            "Maximise the panel, and back",
+            "everywhere",
+            "app.maximise",
+            palette=True,
+        ),
+        Action("app.quit", "ctrl+q", "quit", "Quit rbee", "everywhere", "app.quit", palette=True),
+    ]
+
+
+ACTIONS = _everywhere()

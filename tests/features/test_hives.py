@@ -17,9 +17,9 @@ from pytest_bdd import given, parsers, scenarios, then, when
 
 from rbee import __version__
 from tests.features.story import Story
-from tests.support.box import OTHER_VERSION, SHARED, Box, other_rbee
+from tests.support.box import OTHER_VERSION, SHARED, Boxes, boxes_of, other_rbee
 from tests.support.home import wait_for
-from tests.support.sshd import MISSING, SshUser, fingerprint, free_port
+from tests.support.sshd import MISSING, fingerprint, free_port
 from tests.support.told import Reader
 
 scenarios("hives.feature")
@@ -30,31 +30,10 @@ LONG = 8.0
 """Seconds of that answer, about."""
 
 
-class Boxes(dict[str, Box]):
-    """The user's other machines, by name."""
-
-    me: SshUser
-    folder: Path
-
-    def add(self, name: str, *, knows_me: bool = True) -> Box:
-        box = self[name] = Box(self.folder / name, name, self.me, knows_me=knows_me)
-        self.configure()
-        return box
-
-    def configure(self, more: str = "") -> None:
-        key = f"Host *\n  IdentityFile {self.me.key}\n"
-        self.me.configure("".join(box.config for box in self.values()) + more + key)
-
-
 @pytest.fixture
 def boxes(story: Story, tmp_path: Path) -> Iterator[Boxes]:
-    them = Boxes()
-    them.me = SshUser(story.home.path)
-    them.folder = tmp_path
-    yield them
-    story.home.close()
-    for box in them.values():
-        box.close()
+    with boxes_of(story.home, tmp_path) as boxes:
+        yield boxes
 
 
 # ---- given ---------------------------------------------------------------------------------------

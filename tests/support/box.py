@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class Boxes(dict[str, Box]):
 
 
 @contextmanager
-def boxes_of(home: Home, folder: Path) -> Iterator[Boxes]:
+def boxes_of(home: Home, folder: Path) -> Generator[Boxes]:
     """For the length of a block, in which a queen may run."""
     boxes = Boxes(home, folder)
     try:

@@ -7,13 +7,13 @@ all of that again after a loss. What is to be done with the machine otherwise (i
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -22,11 +22,12 @@ import msgspec
 from rbee import __version__
 from rbee.core.events import Event, HiveJoined
 from rbee.daemons.queen.links import HiveLink, HttpLink, Way
-from rbee.daemons.queen.remote_hive import ABSENT, read, said, words
+from rbee.daemons.queen.remote_hive import ABSENT, port_of, read, said, words
 from rbee.daemons.queen.ways import Ways
 from rbee.errors import (
     ConnectionFailed,
     HiveOffline,
+    InternalError,
     NotFound,
     RbeeError,
     VersionMismatch,
@@ -56,7 +57,7 @@ SETTLED = ("offline", "stopped", *sorted(HOPELESS))
 """States in which an attempt to have a hive online has ended."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
     """What all machines of a queen share."""
 
@@ -73,6 +74,8 @@ class World:
     changed: Callable[[str], None]
     """A machine's state or link is another."""
     save: Callable[[HiveRecord], None]
+    closing: bool = False
+    """The queen goes: no hive is started any more."""
 
 
 @dataclass
@@ -180,7 +183,18 @@ class AddedMachine:
     # ---- life ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect, and follow the hive there, for ever."""
+        """Connect, and follow the hive there, for ever. What must not be is told of, and the
+        machine tried again: it must not take the queen or its own link for good with it."""
+        pause = Backoff(5.0, 300.0)
+        while True:
+            try:
+                await self._live()
+            except Exception as exc:
+                log.exception("following %s failed", self.record.name)
+                self._stand("offline", InternalError(f"a defect: {type(exc).__name__}: {exc}"))
+                await self._kicked(pause.take())
+
+    async def _live(self) -> None:
         try:
             while True:
                 self._stand("connecting")
@@ -228,7 +242,7 @@ class AddedMachine:
         pause = Backoff(0.5, 15.0)
         while True:
             try:
-                if self._holds:
+                if self._holds or self.world.closing:
                     self._stand("working")
                     await self._kicked(None)
                     continue
@@ -254,11 +268,11 @@ class AddedMachine:
 
     async def _follow(self, session: Session) -> None:
         """Find or start the hive and follow it until it is gone or this is told to stop."""
+        why = ""
         with anyio.CancelScope() as scope:
             self._following = scope
             try:
-                running = await self.ensure(session)
-                await self._serve(session, running)
+                why = await self._serve(session, await self._found(session))
             finally:
                 self._following = None
         if scope.cancelled_caught or self._holds:
@@ -268,7 +282,19 @@ class AddedMachine:
         except RbeeError as exc:
             session.connection.abort()
             raise ConnectionFailed(f"{session.machine} does not answer any more") from exc
-        raise HiveOffline(f"hive {self.record.name} ended, and is started again")
+        raise HiveOffline(
+            f"hive {self.record.name} was lost ({why}); it is looked for, or started again",
+            action=f"See what it said: rbee hive logs {self.record.name}",
+        )
+
+    async def _found(self, session: Session) -> HiveUp:
+        """The hive there; one that lives and does not answer gives way to a new one."""
+        try:
+            return await self.ensure(session)
+        except HiveOffline as exc:
+            log.warning("%s; it is replaced", exc.message)
+            self._stand("connecting", exc)
+            return await self.ensure(session, "--replace")
 
     async def ensure(self, session: Session, *more: str) -> HiveUp:
         """The hive that runs there, started if need be. `more`: flags of `rbee-hive`.
@@ -313,11 +339,12 @@ class AddedMachine:
             raise said(done, name)
         return done
 
-    async def _serve(self, session: Session, running: HiveUp) -> None:
+    async def _serve(self, session: Session, running: HiveUp) -> str:
+        """Follow it; returns why it is gone."""
         world, name = self.world, self.record.name
-        port = urlsplit(running.url).port or 0
-        local = Unix(str(world.folder / f"h-{name[:40]}.sock"))
-        async with forwarded(session, local, Tcp(port)), task_group() as tasks:
+        door = hashlib.sha256(name.encode()).hexdigest()[:16]
+        local, remote = Unix(str(world.folder / f"h-{door}.sock")), Tcp(port_of(running.url))
+        async with forwarded(session, local, remote), task_group() as tasks:
             ways = Ways(session, world.known, world.folder, tasks, self.record.forward)
 
             async def told(event: Event) -> None:
@@ -335,11 +362,12 @@ class AddedMachine:
             tasks.start_soon(self._lease, link)
             tasks.start_soon(self._learn_mac, session)
             try:
-                await link.run()
+                why = await link.run()
             finally:
                 if world.links.get(name) is link:
                     del world.links[name]
             tasks.cancel_scope.cancel()
+        return why
 
     async def _learn_mac(self, session: Session) -> None:
         """By which address it could be woken; once for each connection."""

@@ -7,7 +7,6 @@ means for jobs is decided by the brain, which hears of its hive like of any othe
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from rbee.ssh.hosts import Hosts
     from rbee.ssh.known import KnownHosts
 
-log = logging.getLogger("rbee.queen")
 FIRST_LIMIT = 5.0
 """Seconds that work which names no hive waits for machines that were never tried yet."""
 REACH_LIMIT = 35.0
@@ -190,9 +188,6 @@ class Machines:
         try:
             with scope:
                 await machine.run()
-        except Exception as exc:  # one machine's defect must not take the queen with it
-            log.exception("following %s failed", machine.record.name)
-            self._board_error(machine.record.name, exc)
         finally:
             self._followed.pop(machine.record.name, None)
             over.set()
@@ -223,6 +218,11 @@ class Machines:
     def stay_alone(self) -> set[str]:
         """Hives that were told to stay without a queen for a while."""
         return {name for name, (m, _, _) in self._followed.items() if m.alone is not None}
+
+    def start_no_more(self) -> None:
+        """The queen goes: a hive that ends now is not started again."""
+        if self._world is not None:
+            self._world.closing = True
 
     def close(self) -> None:
         """The queen has ended."""
@@ -271,14 +271,6 @@ class Machines:
     def _changed(self, name: str) -> None:
         if self.registry.get(name) is not None:
             self._board.publish("hive", self.info(name))
-
-    def _board_error(self, name: str, exc: Exception) -> None:
-        from rbee.protocol.colony import Narration
-
-        line = Narration(
-            at=self._clock.utc(), source=name, message=f"a defect: {exc}", level="error"
-        )
-        self._board.publish("narration", line)
 
 
 def _unseen(record: HiveRecord) -> HiveInfo:

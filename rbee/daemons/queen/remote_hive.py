@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from rbee.errors import RbeeError, RemoteCommandFailed
+from rbee.errors import RbeeError, RemoteCommandFailed, ValidationFailed
 from rbee.protocol.base import decode
 from rbee.protocol.hives import HiveUp
 
@@ -33,13 +34,39 @@ def words(root: str | None, *flags: str) -> list[str]:
 
 
 def read(done: Done, name: str) -> HiveUp:
+    """The hive that it told of. Raises RemoteCommandFailed for anything else."""
     for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
         if line.startswith("rbee-hive {"):
-            return decode(line.removeprefix("rbee-hive "), HiveUp)
-    raise RemoteCommandFailed(
-        f"the hive of {name} was not told of",
-        action=f"rbee hive logs {name}",
-        tail=done.last_lines,
+            return _checked(line.removeprefix("rbee-hive "), name)
+    last = done.last_lines[-1] if done.last_lines else "nothing"
+    raise _nonsense(name, f"it said {last[:200]}", done.last_lines)
+
+
+def port_of(url: str) -> int:
+    """The port of a loopback address; 0 where there is none in it."""
+    try:
+        return urlsplit(url).port or 0
+    except ValueError:
+        return 0
+
+
+def _checked(text: str, name: str) -> HiveUp:
+    try:
+        up = decode(text, HiveUp)
+    except ValidationFailed as exc:
+        raise _nonsense(name, exc.message, [text[:500]]) from exc
+    if up.name != name:
+        raise _nonsense(name, f"it calls itself {up.name[:80]!r}", [text[:500]])
+    if not port_of(up.url):
+        raise _nonsense(name, f"{up.url[:80]!r} is no address of a hive", [text[:500]])
+    return up
+
+
+def _nonsense(name: str, why: str, tail: list[str]) -> RemoteCommandFailed:
+    return RemoteCommandFailed(
+        f"rbee-hive on {name} did not tell where its hive is: {why}",
+        action=f"Put it there anew: rbee hive install {name}",
+        tail=tail,
     )
 
 

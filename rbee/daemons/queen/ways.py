@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import anyio
 import anyio.abc
 import msgspec
 
+from rbee.daemons.queen.remote_hive import port_of
 from rbee.errors import RbeeError
 from rbee.protocol.hives import (
     AnyHiveEvent,
@@ -148,9 +149,8 @@ class Ways:
             post(said)
 
     def _open(self, worker_id: str, url: str) -> _Door:
-        parts = urlsplit(url)
         name = hashlib.sha256(f"{self._session.machine}/{worker_id}".encode()).hexdigest()[:16]
-        remote = Tcp(parts.port or 80, parts.hostname or "127.0.0.1")
+        remote = Tcp(port_of(url))  # on that machine's loopback, wherever else it may say
         door = _Door(worker_id, remote, Unix(str(self._folder / f"{name}.sock")))
         self._doors[worker_id] = door
         self._tasks.start_soon(self._keep, door)

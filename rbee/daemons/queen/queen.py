@@ -350,6 +350,7 @@ class Queen:
 
     async def _stop_hives(self) -> None:
         self._hive_scope.cancel()
+        self.machines.start_no_more()
         alone = self.machines.stay_alone()
         async with anyio.create_task_group() as tasks:
             for link in self.effects.links.values():

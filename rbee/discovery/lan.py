@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 
 from rbee.discovery.announcement import (
     KEYS,
@@ -34,6 +35,7 @@ from rbee.discovery.announcement import (
 from rbee.discovery.finds import Finds
 from rbee.discovery.networks import own_networks
 from rbee.errors import Unavailable, ValidationFailed
+from rbee.ssh.groups import task_group
 
 if TYPE_CHECKING:
     from zeroconf import ServiceStateChange, Zeroconf
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 MAX_HEARD = 64
 RESOLVE_SECONDS = 2.0
 GOODBYE_SECONDS = 3.0
+LOOK_EVERY = 30.0
+"""Seconds between looks at this machine's addresses: a laptop is carried about."""
 INSTALL = "pip install 'rbee[lan]'"
 
 
@@ -54,8 +58,8 @@ def installed() -> bool:
 async def announced(
     name: str, version: str, *, addresses: Sequence[str] | None = None, keys: Path = KEYS
 ) -> AsyncGenerator[None]:
-    """Tell the local network of this machine for the length of a block, with the addresses it has
-    at the beginning. Takes a second or two, to hear whether somebody objects.
+    """Tell the local network of this machine for the length of a block; anew when its addresses
+    change. Takes a second or two, to hear whether somebody objects.
 
     `name`: the hive's, a DNS label. `addresses`: instead of all of this machine's. `keys`: where
     its sshd's public keys lie. Raises Unavailable where it cannot be done, ValidationFailed.
@@ -65,24 +69,59 @@ async def announced(
             raise ValidationFailed(
                 f"{text[:80]!r} cannot be announced", field=what, constraint=pattern.pattern
             )
-    shown = await anyio.to_thread.run_sync(host_key, keys)
-    async with _opened(addresses) as (zeroconf, ours):
-        from zeroconf.asyncio import AsyncServiceInfo
-
-        # two machines may have one name, and on a machine with another mDNS responder it is chance
-        # who hears an objection: so what has to be unique is
-        label = f"{name[:50]}-{secrets.token_hex(6)}"
-        info = AsyncServiceInfo(
-            SERVICE,
-            f"{label}.{SERVICE}",
-            port=SSH_PORT,
-            properties=dict(properties(name, version, shown)),
-            server=f"{label}.local.",
-            parsed_addresses=ours,
-        )
-        with _explained():
-            await (await zeroconf.async_register_service(info))
+    told = properties(name, version, await anyio.to_thread.run_sync(host_key, keys))
+    async with task_group() as tasks:
+        await tasks.start(_announce, told, list(addresses or ()))
         yield
+        tasks.cancel_scope.cancel()
+
+
+async def _announce(
+    told: Mapping[str, str], fixed: Sequence[str], *, task_status: TaskStatus[None]
+) -> None:
+    """Until cancelled. Raises Unavailable when it cannot be done from the beginning."""
+    begun = False
+    while True:
+        ours = fixed or await _own_addresses()
+        with contextlib.ExitStack() as stack:
+            if begun:
+                stack.enter_context(contextlib.suppress(Unavailable))
+            async with _opened(ours) as zeroconf:
+                await _register(zeroconf, told, ours)
+                if not begun:
+                    task_status.started()
+                begun = True
+                await _until_others(ours, fixed=bool(fixed))
+                continue
+        await anyio.sleep(LOOK_EVERY)
+
+
+async def _until_others(ours: Sequence[str], *, fixed: bool) -> None:
+    """This machine has other addresses."""
+    while True:
+        await anyio.sleep(LOOK_EVERY)
+        if not fixed and await _own_addresses() != ours:
+            return
+
+
+async def _register(
+    zeroconf: AsyncZeroconf, told: Mapping[str, str], addresses: Sequence[str]
+) -> None:
+    from zeroconf.asyncio import AsyncServiceInfo
+
+    # two machines may have one name, and on a machine with another mDNS responder it is chance who
+    # hears an objection: so what has to be unique is
+    label = f"{told['name'][:50]}-{secrets.token_hex(6)}"
+    info = AsyncServiceInfo(
+        SERVICE,
+        f"{label}.{SERVICE}",
+        port=SSH_PORT,
+        properties=dict(told),
+        server=f"{label}.local.",
+        parsed_addresses=list(addresses),
+    )
+    with _explained():
+        await (await zeroconf.async_register_service(info))
 
 
 async def browse(
@@ -101,7 +140,7 @@ async def browse(
             send.send_nowait(name)
 
     with send, receive:
-        async with _opened(addresses) as (zeroconf, _):
+        async with _opened(addresses or await _own_addresses()) as zeroconf:
             from zeroconf.asyncio import AsyncServiceBrowser
 
             seen: set[str] = set()
@@ -147,18 +186,19 @@ async def _resolve(zeroconf: AsyncZeroconf, name: str, tell: Callable[[Announced
                 tell(one)
 
 
+async def _own_addresses() -> list[str]:
+    return list(await anyio.to_thread.run_sync(own_networks))
+
+
 @asynccontextmanager
-async def _opened(
-    addresses: Sequence[str] | None,
-) -> AsyncGenerator[tuple[AsyncZeroconf, list[str]]]:
-    """zeroconf on the networks of these addresses of ours, of all where None are named."""
+async def _opened(addresses: Sequence[str]) -> AsyncGenerator[AsyncZeroconf]:
+    """zeroconf on the networks of these addresses of ours."""
     if not installed():
         raise Unavailable(
             "the package zeroconf, which announcements need, is not installed",
             action=f"Install it for the queen: {INSTALL}.",
         )
-    ours = list(addresses or await anyio.to_thread.run_sync(own_networks))
-    if not ours:
+    if not addresses:
         raise Unavailable(
             "this machine has no IPv4 address on a local network",
             action="Connect it to a network: `ip address` shows what it has.",
@@ -168,9 +208,9 @@ async def _opened(
         from zeroconf import IPVersion
         from zeroconf.asyncio import AsyncZeroconf
 
-        zeroconf = AsyncZeroconf(interfaces=ours, ip_version=IPVersion.V4Only)
+        zeroconf = AsyncZeroconf(interfaces=list(addresses), ip_version=IPVersion.V4Only)
     try:
-        yield zeroconf, ours
+        yield zeroconf
     finally:
         with anyio.move_on_after(GOODBYE_SECONDS, shield=True), _explained():
             await zeroconf.async_close()

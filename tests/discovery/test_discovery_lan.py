@@ -37,7 +37,9 @@ NETWORKS = {
 }
 ANNOUNCER = """
 import pathlib, sys, anyio, anyio.to_thread
+from rbee.discovery import lan
 from rbee.discovery.lan import announced
+lan.LOOK_EVERY = 0.2
 async def main():
     async with announced(sys.argv[1], "0.1.0", keys=pathlib.Path(sys.argv[2])):
         print("announced", flush=True)
@@ -64,14 +66,16 @@ def announcing(far: Host, name: str, keys: Path) -> Iterator[None]:
         process.communicate(timeout=20)
 
 
-async def heard(far: Host, wanted: int, seconds: float = 10.0) -> list[Announced]:
+async def heard(
+    far: Host, wanted: int, seconds: float = 10.0, *, address: str = ""
+) -> list[Announced]:
     """What is heard of that host, as soon as there is so much. The socket of mDNS is one for a
     whole machine: it hears what other programs' interfaces hear, too."""
     found: list[Announced] = []
     enough = anyio.Event()
 
     def tell(one: Announced) -> None:
-        if one.addresses == (far.address,):
+        if one.addresses == (address or far.address,):
             found.append(one)
         if len(found) >= wanted:
             enough.set()
@@ -102,6 +106,20 @@ async def test_a_machine_that_announces_itself_is_heard(far: Host, tmp_path: Pat
     shown = find_of(one, networks)
     assert shown is not None
     assert (shown.target, shown.host, shown.tried) == (far.address, far.address, False)
+
+
+@needs_zeroconf
+@pytest.mark.anyio
+async def test_a_machine_that_changes_its_address_is_announced_anew(far: Host, tmp_path: Path):
+    other = str(IPv4Address(far.address) + 256 * 256)
+    with announcing(far, "attic", tmp_path):
+        assert len(await heard(far, 1)) == 1
+        far.readdress(far.address, other)
+        (one,) = await heard(far, 1, seconds=20.0, address=other)
+        assert one.name == "attic"
+        far.readdress(other, None)  # it is on no network for a while
+        far.readdress(None, far.address)
+        assert len(await heard(far, 1, seconds=20.0)) == 1
 
 
 @needs_zeroconf

@@ -54,10 +54,10 @@ class Host:
             else:
                 _ip("link", "add", self.device, "type", "veth", "peer", "name", "cable",
                     "netns", self.name)  # fmt: skip
-            brd = ("broadcast", self.broadcast)
-            _ip("address", "add", f"{self.ours}/30", *brd, "dev", self.device)
+            _ip("address", "add", f"{self.ours}/30", "broadcast", self.broadcast,
+                "dev", self.device)  # fmt: skip
             _ip("link", "set", self.device, "up")
-            self._there("address", "add", f"{self.address}/30", *brd, "dev", "cable")
+            self.readdress(None, self.address)
             self._there("link", "set", "cable", "up")
             self._there("link", "set", "lo", "up")
         except BaseException:
@@ -92,6 +92,14 @@ class Host:
     def mend(self) -> None:
         """Put it back."""
         self._there("link", "set", "cable", "up")
+
+    def readdress(self, old: str | None, new: str | None) -> None:
+        """Take an address from it, and give it another, which is of the same cable."""
+        if old is not None:
+            self._there("address", "delete", f"{old}/30", "dev", "cable")
+        if new is not None:
+            brd = str(IPv4Address(int(IPv4Address(new)) | 3))
+            self._there("address", "add", f"{new}/30", "broadcast", brd, "dev", "cable")
 
     def slow(self, ms: float) -> None:
         """What we send takes so many milliseconds more; 0: as before."""

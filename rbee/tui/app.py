@@ -116,11 +116,11 @@ class RbeeApp(App[str]):
 
     def start_worker(self, model: str) -> None:
         """Start a worker for a model, as a job."""
-        self._submit(WorkerSpawn(model=model), f"starting a worker for {model}")
+        self.submit(WorkerSpawn(model=model), f"starting a worker for {model}")
 
     def stop_worker(self, worker_id: str) -> None:
         """Stop a worker, as a job."""
-        self._submit(WorkerStop(worker_id=worker_id), f"stopping {worker_id}")
+        self.submit(WorkerStop(worker_id=worker_id), f"stopping {worker_id}")
 
     def ask_stop(self, worker_id: str) -> None:
         """The confirm dialog about a worker, from anywhere."""
@@ -168,18 +168,13 @@ class RbeeApp(App[str]):
     def action_help(self) -> None:
         """The keys of the current screen, and all the others below."""
         if isinstance(self.screen, ColonyScreen):
-            mode = self.current_mode
-            first = {
-                "dashboard": ("dashboard", "lists"),
-                "chat": ("chat", "prompt", "messages"),
-            }.get(mode, ("everywhere",))
-            self.push_screen(Help(first, self.overrides))
+            self.push_screen(Help(self.screen.HELP, self.overrides))
 
     def action_step_back(self) -> None:
         """Un-maximise, leave a filter, otherwise nothing."""
         if self.screen.maximized is not None:
             self.screen.minimize()
-        elif isinstance(self.screen, Dashboard):
+        elif isinstance(self.screen, ColonyScreen):
             self.screen.back()
 
     def action_maximise(self) -> None:
@@ -209,7 +204,8 @@ class RbeeApp(App[str]):
             for theme in themes:
                 self.register_theme(theme)
 
-    def _submit(self, operation: Operation, what: str) -> None:
+    def submit(self, operation: Operation, what: str) -> None:
+        """Have a job done; `what` is told once the queen has it, and its failure as a toast."""
         self.run_worker(self._submitted(operation, what), exit_on_error=True)
 
     async def _submitted(self, operation: Operation, what: str) -> None:

@@ -94,6 +94,8 @@ _KEY_TEXT = {
     "delete": "del",
     "up": "↑",
     "down": "↓",
+    "left": "←",
+    "right": "→",
 }
 
 

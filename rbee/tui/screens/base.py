@@ -27,6 +27,8 @@ class ColonyScreen(Screen[None]):
     """Base of the nine screens."""
 
     MODE: ClassVar[str]
+    HELP: ClassVar[tuple[str, ...]] = ("everywhere",)
+    """Scopes that stand first in the help while this screen is shown."""
     # Textual's own Screen binds these keys too, and would hide the app's.
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(
         "everywhere", only=("view.next_panel", "view.previous_panel")
@@ -52,6 +54,10 @@ class ColonyScreen(Screen[None]):
 
     def show(self) -> None:
         """Bring the body up to date with the store."""
+
+    def back(self) -> bool:
+        """Leave what is open on the screen; True when there was something to leave."""
+        return False
 
     def on_mount(self) -> None:
         self._timer = self.set_interval(REFRESH_SECONDS, self.repaint)

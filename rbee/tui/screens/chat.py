@@ -35,6 +35,7 @@ class Chat(ColonyScreen):
     """Mode 6."""
 
     MODE = "chat"
+    HELP = ("chat", "prompt", "messages")
     AUTO_FOCUS = "#prompt"
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("chat")
 

@@ -65,6 +65,18 @@ class RowTable(Lines):
             """The table."""
             return self.table
 
+    class Moved(Message):
+        """The cursor is on another row than before."""
+
+        def __init__(self, table: RowTable) -> None:
+            super().__init__()
+            self.table = table
+
+        @property
+        def control(self) -> RowTable:
+            """The table."""
+            return self.table
+
     def __init__(
         self,
         title: str,
@@ -73,13 +85,17 @@ class RowTable(Lines):
         glyphs: Glyphs = UNICODE,
         heading: bool = True,
         marks: bool = True,
+        many: bool = False,
         id: str | None = None,  # noqa: A002
     ) -> None:
+        """`marks`: a state in front of each row; `many`: rows can be marked, to act on all."""
         super().__init__(title, id=id)
         self.glyphs = glyphs
         self.columns = tuple(columns)
         self._heading = heading
         self._marks = marks
+        self._many = many
+        self.marked: set[str] = set()
         self._all: list[Row] = []
         self.rows: list[Row] = []
         self.cursor_key: str | None = None
@@ -96,7 +112,18 @@ class RowTable(Lines):
     def set_rows(self, rows: list[Row]) -> None:
         """Show these rows; filter, order and cursor stay as they are."""
         self._all = rows
+        if self.marked:
+            self.marked &= {row.key for row in rows}
         self._lay_out()
+
+    def chosen(self) -> list[Row]:
+        """The marked rows that are shown, else the one under the cursor."""
+        marked = [row for row in self.rows if row.key in self.marked]
+        return marked or [row for row in (self.current,) if row is not None]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A table whose rows are acted on one by one has no marks."""
+        return self._many if action == "mark" else True
 
     def set_filter(self, needle: str) -> None:
         """Keep rows that contain `needle`; with a leading `!`, those that do not."""
@@ -160,6 +187,14 @@ class RowTable(Lines):
         self.reversed = not self.reversed
         self._lay_out()
 
+    def action_mark(self) -> None:
+        """Mark the row, or take the mark away; on to the next."""
+        row = self.current
+        if row is not None:
+            self.marked ^= {row.key}
+            self._lay_out()
+            self.action_cursor(1)
+
     def action_copy(self) -> None:
         """The id to the clipboard."""
         self._copy(lambda row: row.key)
@@ -186,6 +221,8 @@ class RowTable(Lines):
         if not self.rows:
             return
         row = max(0, min(len(self.rows) - 1, row))
+        if self.cursor_key != self.rows[row].key:
+            self.post_message(self.Moved(self))
         self.cursor_key = self.rows[row].key
         self._lay_out()
         room = max(1, self.size.height - self.offset_rows)
@@ -224,7 +261,8 @@ class RowTable(Lines):
         ]
 
     def _line(self, row: Row, chosen: bool, columns: list[Column], widths: dict[str, int]) -> Line:
-        spans: list[Span] = [(" " + (self.glyphs.cursor if chosen else " "), "key")]
+        mark = self.glyphs.done if row.key in self.marked else " "
+        spans: list[Span] = [(mark + (self.glyphs.cursor if chosen else " "), "key")]
         if self._marks:
             spans += [row.mark or (" ", "text"), (" ", "text")]
         for column in columns:

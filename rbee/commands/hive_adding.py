@@ -31,6 +31,7 @@ from rbee.errors import (
     InvalidRequest,
     RbeeError,
 )
+from rbee.machine_words import key_check
 from rbee.narration import printable
 from rbee.output import print_json
 from rbee.protocol.base import convert
@@ -39,7 +40,6 @@ from rbee.protocol.operations import HiveAdd
 
 MOST_KEYS = 9
 """One for each machine on the way: eight jumps and itself."""
-_KEY_FILES = {"ssh-ed25519": "ed25519", "ssh-rsa": "rsa", "ecdsa": "ecdsa"}
 
 
 def add(
@@ -88,12 +88,11 @@ def asked_for(
 def key_lines(error: HostKeyUnknown) -> list[str]:
     """What was shown, and how to compare it there."""
     kind = str(error.details.get("key_type", ""))
-    file = next((f for start, f in _KEY_FILES.items() if kind.startswith(start)), "*")
     pairs = (
         ("host", error.details.get("host", "")),
         ("key type", kind),
         ("fingerprint", error.details.get("fingerprint", "")),
-        ("compare there", f"ssh-keygen -lf /etc/ssh/ssh_host_{file}_key.pub"),
+        ("compare there", key_check(kind)),
     )
     told = [f"  {label:<14} {printable(str(value))}" for label, value in pairs]
     return ["This machine's host key was never seen here.", *told]

@@ -6,75 +6,35 @@ and prints nothing. Every text that came from elsewhere is stripped of what coul
 
 from __future__ import annotations
 
-import re
 import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rbee import __version__
 from rbee.commands.tables import clip, table
+from rbee.machine_words import (
+    NOTHING,
+    add_name,
+    host_of,
+    latency,
+    seen_at,
+    state_of,
+    trouble,
+    version_of,
+    via_of,
+)
 from rbee.narration import printable
-from rbee.output import duration, milliseconds
+from rbee.output import duration
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.machines import HiveChecked, Nearby
 
-NOTHING = "·"
 COLUMNS = ("hive", "state", "host", "via", "latency", "rbee", "devices", "workers", "seen")
 DROPPED = ("via", "host", "workers", "latency", "seen")
 """In this order, where the terminal is narrow."""
-REACHED = frozenset({"online", "other version", "stopped"})
-"""States in which it matters which rbee is there."""
 _UNDER = "    "
 _LEAST = 24
 """Columns; in fewer nothing is wrapped any more."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a machine is not as it should be, and the command or deed that changes it."""
-
-    reason: str
-    action: str = ""
-
-
-def state_of(hive: HiveInfo) -> str:
-    """One or two words."""
-    return hive.state or ("online" if hive.online else "offline")
-
-
-def version_of(hive: HiveInfo) -> str | None:
-    """The rbee there, as far as is known."""
-    return hive.version or (hive.record.version if hive.record else None)
-
-
-def trouble(hive: HiveInfo, ours: str = __version__) -> Trouble | None:
-    """What keeps a machine from being of use, or will when it is reached; None: nothing."""
-    theirs, state, link = version_of(hive), state_of(hive), hive.link
-    if theirs not in (None, "", ours) and state in REACHED:
-        why = f"rbee {theirs} is there, {ours} here"
-        if hive.record is None:
-            return Trouble(why, "Start it again from the same installation.")
-        return Trouble(why, f"rbee hive upgrade {hive.name}")
-    if hive.online:
-        return None
-    usual = _USUAL.get(state, _USUAL["offline"])
-    told = link.reason if link and link.reason else usual.reason
-    if link is not None and link.next_try_s is not None:
-        told = f"{told}; next try in {duration(max(0.0, link.next_try_s))}"
-    action = link.action if link and link.action else usual.action.replace("NAME", hive.name)
-    return Trouble(told, action)
-
-
-_USUAL = {
-    "not installed": Trouble("rbee is not installed there", "rbee hive install NAME"),
-    "stopped": Trouble("it was stopped", "rbee hive start NAME"),
-    "connecting": Trouble("it is being reached"),
-    "working": Trouble("an operation is under way there", "rbee job list"),
-    "refused": Trouble("it did not let us in", "rbee hive refresh NAME"),
-    "offline": Trouble("it does not answer", "rbee hive refresh NAME"),
-}
 
 
 def listed(
@@ -125,12 +85,6 @@ def around(found: Sequence[Nearby], *, width: int | None) -> list[str]:
     return out
 
 
-def add_name(name: str) -> str:
-    """What a machine could be called: the first label of its name, as far as a hive's allows."""
-    label = re.sub(r"[^a-z0-9-]+", "-", name.lower().partition(".")[0]).strip("-")
-    return label[:63].strip("-") or "NAME"
-
-
 def checked(found: HiveChecked, *, width: int | None) -> list[str]:
     """The steps of the way there and back."""
     rows = [[latency(step.ms), step.step] for step in found.steps]
@@ -151,23 +105,6 @@ def wrapped(lead: str, text: str, width: int | None) -> list[str]:
         clean, room, initial_indent=lead, subsequent_indent=" " * len(lead),
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-
-
-def host_of(hive: HiveInfo) -> str:
-    """Where it is: as it was added, else what it calls itself."""
-    return (hive.record.target if hive.record else hive.hostname) or NOTHING
-
-
-def via_of(hive: HiveInfo) -> str:
-    """How it is reached."""
-    return hive.link.via if hive.link else {"local": "here"}.get(hive.kind, hive.kind)
-
-
-def latency(ms: float | None) -> str:
-    """A time that may be far below a millisecond: `0.4 ms`."""
-    if ms is None:
-        return NOTHING
-    return f"{ms:.1f} ms" if ms < 10 else milliseconds(ms)
 
 
 def ago(then: float | None, now: float) -> str:
@@ -208,8 +145,3 @@ def _cell(hive: HiveInfo, column: str, *, now: float, brief: bool) -> str:
             return str(hive.workers)
         case _:
             return "now" if hive.online else ago(seen_at(hive), now)
-
-
-def seen_at(hive: HiveInfo) -> float | None:
-    """When it was last heard of, UTC seconds."""
-    return hive.last_seen_at or (hive.record.connected_at if hive.record else None)

@@ -168,7 +168,7 @@ class RbeeApp(App[str]):
     def action_help(self) -> None:
         """The keys of the current screen, and all the others below."""
         if isinstance(self.screen, ColonyScreen):
-            self.push_screen(Help(self.screen.HELP, self.overrides))
+            self.push_screen(Help(self.screen.HELP_SCOPES, self.overrides))
 
     def action_step_back(self) -> None:
         """Un-maximise, leave a filter, otherwise nothing."""

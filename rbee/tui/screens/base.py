@@ -27,7 +27,7 @@ class ColonyScreen(Screen[None]):
     """Base of the nine screens."""
 
     MODE: ClassVar[str]
-    HELP: ClassVar[tuple[str, ...]] = ("everywhere",)
+    HELP_SCOPES: ClassVar[tuple[str, ...]] = ("everywhere",)
     """Scopes that stand first in the help while this screen is shown."""
     # Textual's own Screen binds these keys too, and would hide the app's.
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(

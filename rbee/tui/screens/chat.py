@@ -35,7 +35,7 @@ class Chat(ColonyScreen):
     """Mode 6."""
 
     MODE = "chat"
-    HELP = ("chat", "prompt", "messages")
+    HELP_SCOPES = ("chat", "prompt", "messages")
     AUTO_FOCUS = "#prompt"
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("chat")
 

@@ -38,7 +38,7 @@ class Dashboard(ColonyScreen):
     """Mode 1."""
 
     MODE = "dashboard"
-    HELP = ("dashboard", "lists")
+    HELP_SCOPES = ("dashboard", "lists")
     AUTO_FOCUS = "#workers"
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("dashboard")
 

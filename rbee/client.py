@@ -6,6 +6,7 @@ streams. It never starts a queen and never retries what is not safe to repeat.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class QueenKeeper(Protocol):
         ...
 
 
+def _tls(url: str) -> ssl.SSLContext | bool:
+    """Reading the machine's certificates takes 50 ms, which nobody needs without TLS."""
+    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 class QueenClient:
     """REST and event streams of one queen. Use as an async context manager.
 
@@ -98,7 +104,7 @@ class QueenClient:
         self.url = url
         headers = {"X-Rbee-Client": name} if name is not None else None
         self._http = httpx.AsyncClient(
-            base_url=url, timeout=_CONTROL, trust_env=False, headers=headers
+            base_url=url, timeout=_CONTROL, trust_env=False, headers=headers, verify=_tls(url)
         )
 
     async def __aenter__(self) -> Self:

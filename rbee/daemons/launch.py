@@ -22,8 +22,7 @@ from rbee import __version__
 from rbee.client import QueenClient, QueenStatus
 from rbee.daemons.detached import DetachedProcess, alive, gone, send
 from rbee.daemons.process import NETWORK, clean_environment, open_log, python_module, tail
-from rbee.daemons.queen.main import DETACH
-from rbee.daemons.state import locked, read_state
+from rbee.daemons.state import DETACH, locked, read_state
 from rbee.errors import QueenRunning, QueenUnreachable, RbeeError, TimedOut, VersionMismatch
 
 if TYPE_CHECKING:

@@ -17,6 +17,9 @@ from rbee.protocol.base import Wire, decode, encode
 if TYPE_CHECKING:
     from rbee.paths import Paths
 
+DETACH = b"detach\n"
+"""What an owner writes into a queen's lifeline before closing it, to leave her running."""
+
 
 class QueenState(Wire, frozen=True, kw_only=True):
     """One running queen. `token` is for her own hives and workers; the file's mode is 0600."""

@@ -24,7 +24,14 @@ from rbee import __version__
 from rbee.clock import SystemClock
 from rbee.daemons.base import first_error, listen, url_of
 from rbee.daemons.logs import handler_of
-from rbee.daemons.state import QueenState, locked, read_state, remove_state, write_state
+from rbee.daemons.state import (
+    DETACH,
+    QueenState,
+    locked,
+    read_state,
+    remove_state,
+    write_state,
+)
 from rbee.errors import QueenRunning, RbeeError
 from rbee.paths import Paths
 from rbee.settings import Settings, load
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
 
 log = logging.getLogger("rbee.queen")
-DETACH = b"detach\n"
-"""What an owner writes into the lifeline before closing it, to leave the queen running."""
 COLLECT = (5_000, 20, 200)
 """gc's thresholds: nothing on a request's way makes cycles, so there is little to look for."""
 

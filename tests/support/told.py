@@ -75,7 +75,7 @@ class Reader:
     """Follows a job from now on in a thread of its own; a broken stream is taken up by its id."""
 
     def __init__(self, url: str, job_id: str) -> None:
-        self._url, self._job_id = url, job_id
+        self._url, self.job_id = url, job_id
         self._events: list[ServerEvent] = []
         self.breaks = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -90,7 +90,7 @@ class Reader:
         """Wait for the end; see Told.whole."""
         self._thread.join(LIMIT)
         told = self.told
-        assert told.events, f"nothing of {self._job_id}"
+        assert told.events, f"nothing of {self.job_id}"
         return told.whole()
 
     def _read(self) -> None:
@@ -98,7 +98,7 @@ class Reader:
         while time.monotonic() < deadline:
             decoder = Decoder()
             headers = {"Last-Event-ID": str(self.told.last_id)}
-            path = f"{self._url}/v1/jobs/{self._job_id}/stream"
+            path = f"{self._url}/v1/jobs/{self.job_id}/stream"
             try:
                 with httpx.stream(
                     "GET", path, headers=headers, timeout=LIMIT, trust_env=False

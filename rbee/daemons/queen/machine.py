@@ -277,15 +277,17 @@ class AddedMachine:
                 self._following = None
         if scope.cancelled_caught or self._holds:
             return
+        lost = HiveOffline(
+            f"hive {self.record.name} was lost ({why}); it is looked for, or started again",
+            action=f"See what it said: rbee hive logs {self.record.name}",
+        )
+        self._stand("connecting", lost)
         try:
             await session.latency(ALIVE_LIMIT)
         except RbeeError as exc:
             session.connection.abort()
             raise ConnectionFailed(f"{session.machine} does not answer any more") from exc
-        raise HiveOffline(
-            f"hive {self.record.name} was lost ({why}); it is looked for, or started again",
-            action=f"See what it said: rbee hive logs {self.record.name}",
-        )
+        raise lost
 
     async def _found(self, session: Session) -> HiveUp:
         """The hive there; one that lives and does not answer gives way to a new one."""

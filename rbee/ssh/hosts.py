@@ -57,6 +57,8 @@ class Machine:
     host_key_alias: str | None = None
     host_key_algorithms: bool = False
     """Whether the config chooses them."""
+    ciphers: bool = False
+    """The same for these."""
     known_hosts: tuple[Path, ...] = ()
     jumps: tuple[Machine, ...] = ()
     """Connected to one through the other, in this order, before the machine itself."""
@@ -156,6 +158,7 @@ class Hosts:
             identities_only=bool(options.get("IdentitiesOnly")),
             host_key_alias=options.get("HostKeyAlias"),
             host_key_algorithms=bool(options.get("HostKeyAlgorithms")),
+            ciphers=bool(options.get("Ciphers")),
             known_hosts=self._known_hosts(options),
             jumps=self._jumps(jump, here),
             proxy_command=() if jump else tuple(shlex.split(options.get("ProxyCommand") or "")),

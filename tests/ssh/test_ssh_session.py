@@ -315,3 +315,26 @@ async def test_a_second_try_may_go_well(start_sshd: Callable[..., Sshd], known: 
         await anyio.to_thread.run_sync(server.start)
     assert sessions[0].attempts > 1
     await sessions[0].aclose()
+
+
+@pytest.mark.parametrize(
+    ("config", "offered", "used"),
+    [
+        ("", "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com", "aes128-gcm@openssh.com"),
+        ("", "chacha20-poly1305@openssh.com", "chacha20-poly1305@openssh.com"),
+        ("Ciphers aes128-ctr\n", "aes128-gcm@openssh.com,aes128-ctr", "aes128-ctr"),
+    ],
+)
+async def test_the_cipher_is_the_cheapest_here_unless_the_user_chose_one(
+    me: SshUser,
+    start_sshd: Callable[..., Sshd],
+    known: KnownHosts,
+    config: str,
+    offered: str,
+    used: str,
+):
+    server = start_sshd(options=[f"Ciphers {offered}"])
+    me.configure(config)
+    async with opened(machine(server), known, QUICK) as session:
+        assert session.connection.get_extra_info("send_cipher") == used
+        assert (await session.run(["echo", "x" * 50_000])).stdout == b"x" * 50_000 + b"\n"

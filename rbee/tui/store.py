@@ -28,6 +28,7 @@ from rbee.protocol.colony import (
 from rbee.protocol.hives import Device, HiveInfo, ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.workers import WorkerInfo, WorkerState
+from rbee.tui.past import Past
 
 HISTORY = 60
 NARRATION_LINES = 500
@@ -102,6 +103,7 @@ class ColonyStore:
     utilisation: dict[str, deque[float]] = field(default_factory=dict)
     queue_depth: deque[float] = field(default_factory=_ring)
     throughput: deque[float] = field(default_factory=_ring)
+    past: Past = field(default_factory=Past)
     _totals_at: float = 0.0
     _sampled_at: int = 0
 
@@ -117,10 +119,13 @@ class ColonyStore:
                 self.hives.pop(payload.name, None)
             case WorkerInfo():
                 self.workers[payload.worker_id] = payload
+                self.past.saw(payload, self.heard_at)
             case WorkerGone():
                 self.workers.pop(payload.worker_id, None)
+                self.past.gone(payload.worker_id, payload.reason, self.heard_at)
             case JobInfo():
                 self.jobs[payload.job_id] = payload
+                self.past.job(payload)
                 self._forget_old_jobs()
             case Telemetry():
                 self._telemetry(payload)
@@ -152,6 +157,7 @@ class ColonyStore:
             self._sampled_at = now
             self.queue_depth.append(float(self.counts().jobs_queued))
             self.throughput.append(self.tokens_per_second())
+            self.past.sample(self.workers.values())
 
     def counts(self) -> Counts:
         """Counted from the objects, so that a figure never contradicts the rows below it."""
@@ -225,6 +231,7 @@ class ColonyStore:
         self.hives = {hive.name: hive for hive in snapshot.hives}
         self.workers = {worker.worker_id: worker for worker in snapshot.workers}
         self.jobs = {job.job_id: job for job in snapshot.jobs}
+        self.past.snapshot(snapshot.workers, self.clock())
         self.models = snapshot.models
         self.totals, self._totals_at = snapshot.totals, self.clock()
         known = {(line.at, line.source, line.message) for line in self.narration}

@@ -6,8 +6,11 @@ means for jobs is decided by the brain, which hears of its hive like of any othe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
+import stat
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from rbee.ssh.hosts import Hosts
     from rbee.ssh.known import KnownHosts
 
+log = logging.getLogger("rbee.links")
 FIRST_LIMIT = 5.0
 """Seconds that work which names no hive waits for machines that were never tried yet."""
 REACH_LIMIT = 35.0
@@ -90,7 +94,7 @@ class Machines:
             self._world = World(
                 hosts=Hosts(),
                 known=self.known,
-                folder=_folder(self._paths),
+                folder=socket_folder(self._paths),
                 clock=self._clock,
                 links=self._links,
                 call=self._call,
@@ -289,13 +293,27 @@ def _unseen(record: HiveRecord) -> HiveInfo:
     )
 
 
-def _folder(paths: Paths) -> Path:
+def socket_folder(paths: Paths) -> Path:
     """Private, and near enough to the root that the system takes the path of a socket in it."""
     folder = paths.runtime / "ssh"
     if len(os.fsencode(folder)) > SHORT:
-        known = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-        folder = Path(tempfile.gettempdir()) / f"rbee-{os.getuid()}-{known}"
+        folder = _near(folder)
     make_private(folder)
     for old in folder.iterdir():
-        old.unlink(missing_ok=True)  # of a queen that was killed: there is one at a time
+        if stat.S_ISSOCK(old.lstat().st_mode) or old.suffix == ".conf":
+            old.unlink(missing_ok=True)  # of a queen that was killed: there is one at a time
     return folder
+
+
+def _near(folder: Path) -> Path:
+    """One in the folder for temporary files, where others may have laid a trap under its name."""
+    known = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    near = Path(tempfile.gettempdir()) / f"rbee-{os.getuid()}-{known}"
+    with contextlib.suppress(FileExistsError):
+        near.mkdir(mode=0o700)
+    about = near.lstat()
+    mine = stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+    if mine and not stat.S_IMODE(about.st_mode) & 0o077:
+        return near
+    log.warning("%s is not this user's alone, and is not used", near)
+    return Path(tempfile.mkdtemp(prefix=f"rbee-{os.getuid()}-"))

@@ -313,6 +313,9 @@ class Queen:
                     if kept.set_aside is not None:
                         what = f"{kept.path.name} was unreadable and set aside: {kept.set_aside}"
                         self.effects.narrate("queen", what, "error")
+                for name in self.machines.registry.unread:
+                    what = f"what hives.db says of {name} cannot be read: add it again"
+                    self.effects.narrate("queen", what, "error")
                 self.effects.narrate("queen", f"listening on {self.url}")
                 task_status.started(self.url)
                 await self._stop.wait()

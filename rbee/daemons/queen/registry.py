@@ -5,14 +5,18 @@ Owns the file. Knows nothing of links, and decides nothing. Calls take a millise
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 
 from rbee.database import open_checked, unusable
-from rbee.errors import HiveExists
+from rbee.errors import HiveExists, RbeeError
 from rbee.protocol.base import decode, encode
 from rbee.protocol.machines import HiveRecord
 
+log = logging.getLogger("rbee.links")
+PATIENCE_MS = 250
+"""So long a call waits for another program's lock: the queen does nothing else meanwhile."""
 MIGRATIONS = (
     """
     CREATE TABLE hives (
@@ -34,9 +38,20 @@ class Registry:
         self.path = path
         self._db, self.set_aside = open_checked(path, MIGRATIONS)
         """`set_aside`: where a damaged file was put; None: it was sound."""
-        rows = self._db.execute("SELECT record FROM hives ORDER BY added_at, name")
-        found = [decode(body, HiveRecord) for (body,) in rows]
-        self._records = {record.name: record for record in found}
+        self._db.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}")
+        self._records: dict[str, HiveRecord] = {}
+        self.unread: list[str] = []
+        """Names of rows that cannot be read; they stay in the file until such a name is added."""
+        for name, body in self._db.execute(
+            "SELECT name, record FROM hives ORDER BY added_at, name"
+        ):
+            try:
+                record = decode(body, HiveRecord)
+            except (RbeeError, TypeError) as exc:
+                log.error("the row of %r in %s cannot be read: %s", name, path, exc)
+                self.unread.append(str(name))
+            else:
+                self._records[record.name] = record
 
     def all(self) -> list[HiveRecord]:
         """Every machine."""

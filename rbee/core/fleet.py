@@ -360,4 +360,5 @@ class Fleet:
             disk_free=caps.disk_free,
             disk_total=caps.disk_total,
             models_dir=caps.models_dir,
+            os=caps.os,
         )

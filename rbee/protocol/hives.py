@@ -381,6 +381,8 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
     """Bytes, where its models are kept; None: it was not up since the queen started."""
     disk_total: int | None = None
     models_dir: str = ""
+    os: str = ""
+    """System, release and CPU; empty: it was not up since the queen started."""
 
 
 AnyHiveEvent = (

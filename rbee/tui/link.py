@@ -100,7 +100,8 @@ class QueenLink:
     async def _read(self, url: str) -> None:
         try:
             async with QueenClient(url) as client:
-                self.store.address = (await client.info()).base_url
+                info = await client.info()
+                self.store.address, self.store.version = info.base_url, info.version
                 self.client = client
                 async for name, payload in client.events():
                     self.store.apply(name, payload)

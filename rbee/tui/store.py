@@ -27,6 +27,7 @@ from rbee.protocol.colony import (
 )
 from rbee.protocol.hives import Device, HiveInfo, ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
+from rbee.protocol.machines import Around
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui.past import Past
 
@@ -34,6 +35,8 @@ HISTORY = 60
 NARRATION_LINES = 500
 FINISHED_JOBS = 100
 ACTIVE_JOBS = frozenset({JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING})
+RESTING = frozenset({"stopped", "not installed"})
+"""States of a machine that is down because somebody wanted it so, or not set up yet."""
 DEAD_WORKERS = frozenset({WorkerState.FAILED, WorkerState.STOPPED})
 
 
@@ -53,6 +56,8 @@ class Counts:
 
     hives_online: int
     hives_total: int
+    hives_missing: int
+    """Those that should be up and are not."""
     workers_live: int
     workers_loading: int
     workers_failed: int
@@ -89,6 +94,8 @@ class ColonyStore:
     url: str | None = None
     address: str | None = None
     """What the queen calls herself (`/v1/info` base_url); for people."""
+    version: str | None = None
+    """The queen's rbee."""
     connected: bool = False
     """True while the event stream is open and its snapshot is in."""
     hives: dict[str, HiveInfo] = field(default_factory=dict)
@@ -98,6 +105,10 @@ class ColonyStore:
     narration: deque[Narration] = field(default_factory=lambda: deque(maxlen=NARRATION_LINES))
     narrated: int = 0
     """Lines ever received: lets a reader see that the ring has moved."""
+    around: Around | None = None
+    """Machines that could be added, as last asked for; None: not asked yet."""
+    beats: dict[str, float] = field(default_factory=dict[str, float])
+    """When each hive's telemetry last came."""
     totals: Totals | None = None
     heard_at: float | None = None
     utilisation: dict[str, deque[float]] = field(default_factory=dict)
@@ -114,9 +125,10 @@ class ColonyStore:
             case Snapshot():
                 self._replace(payload)
             case HiveInfo():
-                self.hives[payload.name] = payload
+                self._take_hive(payload)
             case HiveGone():
                 self.hives.pop(payload.name, None)
+                self._forget_figures(payload.name)
             case WorkerInfo():
                 self.workers[payload.worker_id] = payload
                 self.past.saw(payload, self.heard_at)
@@ -166,6 +178,9 @@ class ColonyStore:
         return Counts(
             hives_online=sum(hive.online for hive in self.hives.values()),
             hives_total=len(self.hives),
+            hives_missing=sum(
+                not hive.online and hive.state not in RESTING for hive in self.hives.values()
+            ),
             workers_live=sum(state not in DEAD_WORKERS for state in workers),
             workers_loading=sum(state is WorkerState.LOADING for state in workers),
             workers_failed=sum(state is WorkerState.FAILED for state in workers),
@@ -213,22 +228,40 @@ class ColonyStore:
 
     def device_views(self) -> list[DeviceView]:
         """Every device of every hive that is online."""
-        views: list[DeviceView] = []
-        for name, hive in sorted(self.hives.items()):
-            if hive.online:
-                views += [
-                    DeviceView(
-                        title=_device_title(name, device, alone=len(hive.devices) == 1),
-                        device=device,
-                        history=tuple(self.utilisation.get(f"{name}/{device.name}", ())),
-                    )
-                    for device in hive.devices
-                ]
-        return views
+        online = [hive for _, hive in sorted(self.hives.items()) if hive.online]
+        return [view for hive in online for view in self.devices_of(hive)]
+
+    def devices_of(self, hive: HiveInfo) -> list[DeviceView]:
+        """One hive's devices; as they were last told while it is not online."""
+        return [
+            DeviceView(
+                title=_device_title(hive.name, device, alone=len(hive.devices) == 1),
+                device=device,
+                history=tuple(self.utilisation.get(f"{hive.name}/{device.name}", ())),
+            )
+            for device in hive.devices
+        ]
+
+    def hive_list(self) -> list[HiveInfo]:
+        """The queen's own machine first, then the others by name."""
+        return sorted(self.hives.values(), key=lambda hive: (hive.kind != "local", hive.name))
+
+    def hive_job(self, name: str) -> JobInfo | None:
+        """The newest of the operations on a machine: adding, installing, stopping, …"""
+        jobs = [
+            job
+            for job in self.jobs.values()
+            if job.hive == name and job.operation.startswith("hive_")
+        ]
+        return max(jobs, key=lambda job: (job.created_at, job.job_id), default=None)
 
     def _replace(self, snapshot: Snapshot) -> None:
         self.connected = True
-        self.hives = {hive.name: hive for hive in snapshot.hives}
+        for gone in self.hives.keys() - {hive.name for hive in snapshot.hives}:
+            self._forget_figures(gone)
+        self.hives = {}
+        for hive in snapshot.hives:
+            self._take_hive(hive)
         self.workers = {worker.worker_id: worker for worker in snapshot.workers}
         self.jobs = {job.job_id: job for job in snapshot.jobs}
         self.past.snapshot(snapshot.workers, self.clock())
@@ -241,14 +274,26 @@ class ColonyStore:
         self.narrated += len(fresh)
         self._forget_old_jobs()
 
+    def _take_hive(self, hive: HiveInfo) -> None:
+        """The figures of a machine that is not there have a gap, which a graph must not hide."""
+        self.hives[hive.name] = hive
+        if not hive.online:
+            self._forget_figures(hive.name)
+
+    def _forget_figures(self, name: str) -> None:
+        self.beats.pop(name, None)
+        for key in [key for key in self.utilisation if key.startswith(f"{name}/")]:
+            del self.utilisation[key]
+
     def _narrate(self, line: Narration) -> None:
         self.narration.append(line)
         self.narrated += 1
 
     def _telemetry(self, event: Telemetry) -> None:
         hive = self.hives.get(event.hive)
-        if hive is None:
+        if hive is None or not hive.online:
             return
+        self.beats[event.hive] = self.clock()
         self.hives[event.hive] = msgspec.structs.replace(hive, devices=event.devices)
         for device in event.devices:
             if device.utilisation is not None:

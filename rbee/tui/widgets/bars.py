@@ -60,7 +60,7 @@ def top_parts(store: ColonyStore, glyphs: Glyphs, width: int) -> Content:
     if store.link is Link.STARTING:
         return Content.assemble(*left)
     hives = f"{counts.hives_online}/{counts.hives_total}" if counts.hives_total else "0"
-    hive_style = "$warning" if counts.hives_online < counts.hives_total else "$foreground"
+    hive_style = "$warning" if counts.hives_missing else "$foreground"
     left += [("  hives ", "$muted"), (hives, hive_style)]
     left += [("  workers ", "$muted"), (str(counts.workers_live), "$foreground")]
     left += [("  jobs ", "$muted")]

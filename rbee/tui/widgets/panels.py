@@ -41,7 +41,9 @@ class Devices(Lines):
         draw = device_cards if wide else device_strip
         lines = draw(views, self._glyphs, self.size.width)
         if not views:
-            lines = [((" no hive has reported its devices yet", "muted"),)]
+            away = "no machine is online; 2 Hives says why"
+            words = away if store.hives else "no hive has reported its devices yet"
+            lines = [((f" {words}", "muted"),)]
         if not wide:
             rows = min(len(lines), max(1, (self.app.size.height - 3) // 3 - 2))
             if self.styles.height is None or self.styles.height.value != rows + 2:

@@ -8,6 +8,7 @@ told to.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,8 +28,8 @@ STABLE = 30.0
 """Seconds a link must have held for the waiting to begin anew."""
 MEASURE_EVERY = 10.0
 SAMPLES = 3
-"""The least of so many: a server holds an answer back for 40 ms where it waits for our word that
-what it sent before has come (RFC 896)."""
+"""The least of the last so many: a server holds an answer back for 40 ms where it waits for our
+word that what it sent before has come (RFC 896)."""
 
 
 @dataclass
@@ -125,12 +126,16 @@ class Link:
                 raise
 
     async def _measure(self, session: Session) -> None:
+        last: deque[float] = deque(maxlen=SAMPLES)
         while not session.lost:
             try:
-                latency = min([await session.latency() for _ in range(SAMPLES)])
+                last.append(await session.latency())
+                while len(last) < SAMPLES:
+                    last.append(await session.latency())
             except ConnectionFailed:  # the keepalive says when it is lost
-                latency = None
+                last.clear()
             if not session.lost:
+                latency = min(last, default=None)
                 self.tell(LinkState(up=True, latency=latency, losses=self.losses))
             await anyio.sleep(self.measure_every)
 

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from rbee.daemons.base import Door, json_response
 from rbee.errors import RbeeError, ValidationFailed
 from rbee.protocol.base import convert, decode, encode
+from rbee.protocol.hives import Device
 from rbee.protocol.operations import OPERATIONS, Infer, WorkerSpawn, WorkerStop, parse_operation
 
 DEEP = b'{"operation":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -113,3 +114,14 @@ async def test_a_whole_upload_is_answered() -> None:
     whole: Message = {"type": "http.request", "body": b"all", "more_body": False}
     start, body = await knock([whole], [(b"content-length", b"3")])
     assert (start["status"], body["body"]) == (200, b'{"size":3}')
+
+
+@pytest.mark.parametrize("digits", ["1" + "0" * 400, "-9223372036854775809", "4611686018427387905"])
+def test_a_number_that_no_machine_can_have_is_refused(digits: str) -> None:
+    told = (
+        '{"name":"cpu","kind":"cpu","label":"","memory_total":%s,"memory_used":0,"memory_free":0}'
+    )
+    with pytest.raises(ValidationFailed) as caught:
+        decode(told % digits, Device)
+    assert caught.value.details["field"] == "memory_total"
+    assert decode(told % "4611686018427387904", Device).memory_total == 1 << 62

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from rbee.errors import ValidationFailed
 
 T = TypeVar("T")
+Whole: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+"""A whole number of what another machine says: one without an end would break whoever divides it or
+tells it on."""
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
 """One for each kind there is: making one of a union takes ten times as long as its use."""

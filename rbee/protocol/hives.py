@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from rbee.protocol.base import Request, Wire
+from rbee.protocol.base import Request, Whole, Wire
 from rbee.protocol.machines import HiveRecord, LinkInfo
 from rbee.protocol.memory import (
     COMPUTE_CTX,
@@ -33,13 +33,13 @@ class Device(Wire, frozen=True, kw_only=True):
     kind: str
     label: str
     """For people: `RTX 3090`, `8 cores`."""
-    memory_total: int
-    memory_used: int
-    memory_free: int
+    memory_total: Whole
+    memory_used: Whole
+    memory_free: Whole
     utilisation: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
-    cores: int | None = None
+    cores: Whole | None = None
 
 
 class Absent(Wire, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class BackendStatus(Wire, frozen=True, kw_only=True):
     formats: list[str]
     capabilities: list[str]
     devices: list[str]
-    max_slots: int
+    max_slots: Whole
 
 
 class ModelInfo(Wire, frozen=True, kw_only=True):
@@ -67,27 +67,27 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
     ref: str
     path: str
     format: str
-    size: int
+    size: Whole
     architecture: str | None = None
     quant: str | None = None
-    parameters: int | None = None
-    context: int | None = None
+    parameters: Whole | None = None
+    context: Whole | None = None
     """Context length the model was trained for, tokens."""
-    weights_bytes: int = 0
+    weights_bytes: Whole = 0
     """In main memory, for the CPU; 0: not known."""
-    gpu_weights_bytes: int = 0
+    gpu_weights_bytes: Whole = 0
     """On a GPU, which does not hold everything; 0: the same."""
-    kv_bytes_per_token: int = 0
+    kv_bytes_per_token: Whole = 0
     """With 16-bit keys and values, as if all layers looked at the whole context."""
     kv_windows: list[KvWindow] = []
     """Which part of it belongs to layers that look back a few tokens only."""
-    state_bytes: int = 0
+    state_bytes: Whole = 0
     """Recurrent state of one slot."""
-    compute_bytes: int = 0
+    compute_bytes: Whole = 0
     """Working buffers at the default batch, for a context of 4096 tokens."""
-    heads: int = 0
+    heads: Whole = 0
     """Attention heads of a layer."""
-    row_bytes: int = 0
+    row_bytes: Whole = 0
     """One row of logits; 0: it has none."""
     measured: list[Measured] = []
     """What workers of certain shapes really took on the hive that tells this."""
@@ -215,7 +215,7 @@ class Capabilities(Wire, frozen=True, kw_only=True):
 
     hive: str
     version: str
-    protocol: int
+    protocol: Whole
     hostname: str
     os: str
     devices: list[Device]
@@ -223,8 +223,8 @@ class Capabilities(Wire, frozen=True, kw_only=True):
     backends: list[BackendStatus]
     absent_backends: list[Absent]
     models: list[ModelInfo]
-    disk_free: int
-    disk_total: int
+    disk_free: Whole
+    disk_total: Whole
     labels: dict[str, str] = {}
     """Of its machine's settings."""
     models_dir: str = ""
@@ -240,7 +240,7 @@ class WorkerLoad(Wire, frozen=True, kw_only=True):
 
     worker_id: str
     cpu_percent: float
-    rss_bytes: int
+    rss_bytes: Whole
 
 
 class HiveEvent(Wire, frozen=True, kw_only=True, tag_field="type"):
@@ -264,7 +264,7 @@ class HiveWorkerExited(HiveEvent, frozen=True, kw_only=True, tag="worker_exited"
     """A worker process ended. `exit_code` is negative for a signal; `log_tail` its last lines."""
 
     worker_id: str
-    exit_code: int
+    exit_code: Whole
     expected: bool
     log_tail: list[str]
 
@@ -302,14 +302,14 @@ class HiveModels(HiveEvent, frozen=True, kw_only=True, tag="models"):
     """The models on the hive's disk have changed; all of them."""
 
     models: list[ModelInfo]
-    disk_free: int
+    disk_free: Whole
 
 
 class HiveWorker(Wire, frozen=True, kw_only=True):
     """A worker as its hive knows it."""
 
     spec: WorkerSpec
-    pid: int
+    pid: Whole
     log_path: str
     started_at: float
     ready: WorkerReady | None = None
@@ -323,13 +323,13 @@ class HiveReady(Wire, frozen=True, kw_only=True):
     url: str
     token: str
     version: str
-    protocol: int
+    protocol: Whole
 
 
 class HiveUp(HiveReady, frozen=True, kw_only=True):
     """The line `rbee-hive {…}` of `rbee-hive --ensure`: a hive that stands by itself."""
 
-    pid: int
+    pid: Whole
     started_at: float
     """Unix time."""
     alone: float | None = None
@@ -369,7 +369,7 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
     backends: list[BackendStatus]
     absent_backends: list[Absent]
     last_seen_at: float | None
-    workers: int = 0
+    workers: Whole = 0
     labels: dict[str, str] = {}
     state: str = ""
     """Of a machine that was added: `online`, `connecting`, `offline`, `stopped`, `not installed`,
@@ -377,9 +377,9 @@ class HiveInfo(Wire, frozen=True, kw_only=True):
     link: LinkInfo | None = None
     record: HiveRecord | None = None
     """None: the queen's own, or one that came by itself."""
-    disk_free: int | None = None
+    disk_free: Whole | None = None
     """Bytes, where its models are kept; None: it was not up since the queen started."""
-    disk_total: int | None = None
+    disk_total: Whole | None = None
     models_dir: str = ""
     os: str = ""
     """System, release and CPU; empty: it was not up since the queen started."""

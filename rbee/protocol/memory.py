@@ -5,7 +5,7 @@ Names and tables only; ModelInfo in rbee.protocol.hives does the arithmetic.
 
 from __future__ import annotations
 
-from rbee.protocol.base import Wire
+from rbee.protocol.base import Whole, Wire
 
 KV_BITS = {
     "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0,
@@ -35,8 +35,8 @@ TEXTS = 64
 class KvWindow(Wire, frozen=True, kw_only=True):
     """Layers that look back `tokens` tokens only, all of them together. 16-bit keys and values."""
 
-    tokens: int
-    bytes_per_token: int
+    tokens: Whole
+    bytes_per_token: Whole
 
 
 class Measured(Wire, frozen=True, kw_only=True):
@@ -44,12 +44,12 @@ class Measured(Wire, frozen=True, kw_only=True):
 
     backend: str
     device_kind: str
-    ctx: int
+    ctx: Whole
     """Of each slot, rounded up to CTX_STEP."""
-    slots: int
+    slots: Whole
     kv_type: str
     flash: bool
-    bytes: int
+    bytes: Whole
     """On the device: weights, contexts and working buffers; no margin, no driver's own."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from rbee.protocol.base import Wire
+from rbee.protocol.base import Whole, Wire
 
 
 class WorkerState(StrEnum):
@@ -28,13 +28,13 @@ class WorkerSpec(Wire, frozen=True, kw_only=True):
     format: str
     backend: str
     device: str
-    slots: int
-    ctx: int
+    slots: Whole
+    ctx: Whole
     load_timeout: float = 300.0
     kv_type: str = "f16"
     flash_attention: str = "auto"
     max_gap_ms: float = 200.0
-    prompt_cache_mb: int = 256
+    prompt_cache_mb: Whole = 256
     model_key: str = ""
     """The model's ModelInfo.key; the hive tells it to the next queen. Empty: the path is it."""
     pinned: bool = False
@@ -49,8 +49,8 @@ class WorkerReady(Wire, frozen=True, kw_only=True):
     model: str
     backend: str
     device: str
-    pid: int
-    protocol: int
+    pid: Whole
+    protocol: Whole
 
 
 class Heartbeat(Wire, frozen=True, kw_only=True):
@@ -60,10 +60,10 @@ class Heartbeat(Wire, frozen=True, kw_only=True):
     state: WorkerState
     stage: str = ""
     progress: float | None = None
-    slots_total: int = 0
-    slots_busy: int = 0
-    ctx: int = 0
-    memory_bytes: int = 0
+    slots_total: Whole = 0
+    slots_busy: Whole = 0
+    ctx: Whole = 0
+    memory_bytes: Whole = 0
     idle_seconds: float = 0.0
     error: dict[str, Any] | None = None
     """The `error` object of an RbeeError body when state is failed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from rbee.narration import printable
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui.glyphs import Glyphs, duration, gib, rate, total_gib
@@ -221,3 +222,24 @@ def _memory(view: DeviceView, glyphs: Glyphs) -> str:
 def _temperature(view: DeviceView, glyphs: Glyphs) -> str:
     value = view.device.temperature_c
     return glyphs.na if value is None else f"{value:.0f}°C"
+
+
+def device_line(view: DeviceView, glyphs: Glyphs, width: int) -> Line:
+    """A device of a machine whose name stands above it: use and memory in one line."""
+    device = view.device
+    use = None if device.utilisation is None else device.utilisation / 100
+    percent = glyphs.na if use is None else f"{use:.0%}"
+    tail = f" {percent:>4}  {_memory(view, glyphs)} {_temperature(view, glyphs)}"
+    name = f" {device.name} {printable(device.label)}"
+    room = max(10, min(len(name), width - len(tail) - 10))
+    bar = max(4, min(24, width - room - len(tail) - 2))
+    return (
+        (f"{glyphs.clip(name, room)} ", "name"),
+        *_meter(use, bar, glyphs),
+        (tail, "text"),
+    )
+
+
+def history_line(view: DeviceView, glyphs: Glyphs, width: int) -> Line:
+    """The last minute of a device."""
+    return ((" ", "text"), *_history(view, glyphs, width - 2))

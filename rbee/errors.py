@@ -198,9 +198,19 @@ class HiveNotFound(NotFound):
         """The one for a name, with the command that adds it and the names there are."""
         names = list(known)
         told = ", ".join(names) or "none"
+        if name in names:
+            return cls(
+                f"{name} was not added with `rbee hive add`: it is the queen's own machine, or one"
+                " whose hive joined by itself",
+                action="`rbee hive list` shows how each is reached; the queen's own comes and goes"
+                " with her.",
+                hive=name,
+                known=names,
+            )
         return cls(
             f"no hive named {name[:80]!r} was added (known: {told})",
-            action=f"Add it: rbee hive add {name[:80]} USER@HOST. Or use one that is there: {told}.",
+            action=f"Add it: rbee hive add {name[:80]} USER@HOST."
+            f" Or use one that is there: {told}.",
             hive=name[:80],
             known=names,
         )

@@ -47,6 +47,8 @@ from rbee.sse import ServerEvent
 NETWORK = 255
 """The exit code of errors of SSH and the network."""
 CANCEL_LIMIT = 5.0
+TELL_AFTER, TELL_EVERY = 1.0, 10.0
+"""Seconds without an answer after which is said what is waited for."""
 RECONNECT = (0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between tries to take up a broken stream."""
 
@@ -95,7 +97,34 @@ async def follow(
 ) -> Course:
     """Submit and read to the end. Raises the error that the job ended with."""
     encode(operation)
-    return await attend((await queen.submit(operation)).job_id, queen, narrator, take)
+    return await attend(await _submitted(operation, queen, narrator), queen, narrator, take)
+
+
+async def _submitted(operation: Operation, queen: QueenClient, narrator: Narrator) -> str:
+    """The job's id. The queen answers at once, unless a machine has to be reached or a model has
+    to be looked at before she can say whether it can be done; then that is told."""
+    hive = getattr(operation, "hive", None)
+    what = f"reaching {hive}" if hive else "looking where this can be done"
+    outcome: list[str | RbeeError] = []
+
+    async def submit() -> None:
+        try:
+            outcome.append((await queen.submit(operation)).job_id)
+        except RbeeError as exc:  # must not be wrapped into the group's
+            outcome.append(exc)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(submit)
+        waited = 0.0
+        for pause in (TELL_AFTER, *[TELL_EVERY] * 100):
+            await anyio.sleep(pause)
+            waited += pause
+            narrator.say(f"{what}: {waited:.0f} s by now" if waited > TELL_AFTER else what)
+        await anyio.sleep_forever()
+    if isinstance(outcome[0], RbeeError):
+        raise outcome[0]
+    return outcome[0]
 
 
 async def attend(job_id: str, queen: QueenClient, narrator: Narrator, take: Take) -> Course:

@@ -7,6 +7,7 @@ that nobody has said yes to.
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,13 +41,14 @@ from rbee.protocol.operations import HiveAdd
 
 MOST_KEYS = 9
 """One for each machine on the way: eight jumps and itself."""
+_WHERE = re.compile(r"[A-Za-z0-9._@:\[\]-]{1,255}")
 
 
 def add(
     name: str, target: str | None, given: Mapping[str, Any], labels: Sequence[str], manner: Manner
 ) -> int:
     """`given`: further fields of HiveAdd. Without a target the name is one, as for ssh."""
-    check_hive(name, flag="NAME")
+    check_name(name, target)
     wanted = asked_for(name, target, given, labels)
     may = wanted.accept is None and not manner.as_json and may_ask()
     shown: set[str] = set()
@@ -63,6 +65,19 @@ def add(
             sys.stderr.write("rbee: nothing was added\n")
             return 1
         wanted = msgspec.structs.replace(wanted, accept=key)
+
+
+def check_name(name: str, target: str | None) -> None:
+    """Raises InvalidRequest, which says how it goes where the target stands in the name's place."""
+    try:
+        check_hive(name, flag="NAME")
+    except InvalidRequest as exc:
+        where = name if target is None and _WHERE.fullmatch(name) else "USER@HOST"
+        raise InvalidRequest(
+            exc.message,
+            action="Say first what to call it (a-z, 0-9 and -), then where it is: "
+            f"rbee hive add NAME {where}",
+        ) from exc
 
 
 def asked_for(

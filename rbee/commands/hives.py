@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rbee.commands.common import ask
 from rbee.commands.hive_page import shown
@@ -124,7 +124,11 @@ def checked(given: Mapping[str, Any], kind: type[T]) -> T:
         flag = {"labels": "--label", "extras": "--extra", "accept": "--fingerprint"}.get(
             field, "TARGET" if field == "target" else f"--{field.replace('_', '-')}"
         )
-        shown = printable(str(given.get(field)))[:80]
+        value = given.get(field)
+        if isinstance(value, Mapping):
+            pairs = cast("Mapping[str, str]", value).items()
+            value = " ".join(f"{name}={text}" for name, text in pairs)
+        shown = printable(str(value))[:80]
         raise InvalidRequest(f"{flag}: {shown!r} will not do", action=_HELP[field]) from exc
     except UnicodeError as exc:
         raise InvalidRequest("an argument is not valid UTF-8") from exc

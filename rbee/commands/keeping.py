@@ -21,7 +21,7 @@ from rbee.commands.models import PROVIDERS, check_model
 from rbee.commands.places import check_hive, hive_of
 from rbee.commands.tables import room, table
 from rbee.errors import HiveNotFound, InvalidRequest, RbeeError
-from rbee.narration import printable
+from rbee.narration import Narrator, printable
 from rbee.output import print_error, print_json, size
 from rbee.protocol.base import convert
 from rbee.protocol.hives import HiveInfo
@@ -106,11 +106,15 @@ def gc(*, hive: str | None, dry_run: bool, as_json: bool) -> int:
     """`rbee model gc`: on one hive, or on all that are online."""
     check_hive(hive)
 
+    left: list[HiveInfo] = []
+
     async def clear(queen: QueenClient) -> list[tuple[HiveInfo, GarbageReport]]:
         if hive is not None:
             hives = [await hive_of(queen, hive)]
         else:
-            hives = [one for one in await queen.hives() if one.online]
+            known = await queen.hives()
+            hives = [one for one in known if one.online]
+            left.extend(one for one in known if not one.online)
         return [(one, await queen.gc(one.name, dry_run=dry_run)) for one in hives]
 
     found = ask(clear)
@@ -122,6 +126,8 @@ def gc(*, hive: str | None, dry_run: bool, as_json: bool) -> int:
     else:
         for one, report in found:
             sys.stdout.write("\n".join(garbage(one.name, report)) + "\n")
+        for one in left:
+            Narrator().say(f"{one.name} was left out: it is {one.state or 'offline'}")
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from rbee.client import QueenClient
 from rbee.commands import searching
 from rbee.commands.common import ask, settings_and_paths
-from rbee.commands.places import check_hive, check_known
+from rbee.commands.places import check_hive, named
 from rbee.commands.tables import clip, room, table
 from rbee.errors import InvalidRequest, ModelNotFound
 from rbee.models import refs
@@ -75,13 +75,16 @@ def listing(*, everything: bool, hive: str | None, as_json: bool) -> int:
     """`rbee model list`"""
     check_hive(hive)
 
-    async def read(queen: QueenClient) -> list[HeldModel]:
-        await check_known(queen, hive)
-        return await queen.models()
+    async def read(queen: QueenClient) -> tuple[list[HeldModel], list[HiveInfo]]:
+        hives = await queen.hives()
+        if hive is not None:
+            named(hives, hive)
+        return await queen.models(), hives
 
+    all_of_them, hives = ask(read)
     found = [
         held
-        for held in ask(read)
+        for held in all_of_them
         if (everything or not held.model.hidden) and (hive is None or hive in held.hives)
     ]
     if as_json:
@@ -95,19 +98,22 @@ def listing(*, everything: bool, hive: str | None, as_json: bool) -> int:
             " is used as --model file:/path/to/model.gguf.\n"
         )
     else:
-        sys.stdout.write("\n".join(listed(found, width=room(), now=time.time())) + "\n")
+        off = {one.name for one in hives if not one.online}
+        sys.stdout.write("\n".join(listed(found, off, width=room(), now=time.time())) + "\n")
     return 0
 
 
-def listed(found: Sequence[HeldModel], *, width: int | None, now: float) -> list[str]:
-    """The table. `now`: UTC seconds."""
+def listed(
+    found: Sequence[HeldModel], off: Collection[str] = (), *, width: int | None, now: float
+) -> list[str]:
+    """The table. `off`: the hives that are not online. `now`: UTC seconds."""
     rows = [
         [
             held.model.id,
             held.model.quant or "·",
             size(held.model.size),
             str(held.model.context or "·"),
-            ", ".join(held.hives) or "·",
+            ", ".join(f"{name} (off)" if name in off else name for name in held.hives) or "·",
             _loaded(held.workers),
             _ago(held.entry.used_at if held.entry else None, now),
         ]

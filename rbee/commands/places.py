@@ -18,7 +18,8 @@ def check_hive(name: str | None, *, flag: str = "--hive") -> None:
     """Raises InvalidRequest for what no hive is called, before a queen is started."""
     if name is not None and not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{flag}: {name[:80]!r} is no hive's name", action="`rbee hive list` shows the names."
+            f"{flag}: {name[:80]!r} is no hive's name",
+            action="`rbee hive list` shows the names; they are of a-z, 0-9 and -.",
         )
 
 
@@ -56,9 +57,3 @@ def offline(hive: HiveInfo) -> HiveOffline:
 async def hive_of(queen: QueenClient, name: str | None) -> HiveInfo:
     """See `pick`."""
     return pick(await queen.hives(), name)
-
-
-async def check_known(queen: QueenClient, name: str | None) -> None:
-    """Raises HiveNotFound for a hive that the colony does not have, offline or not."""
-    if name is not None:
-        named(await queen.hives(), name)

@@ -84,7 +84,7 @@ class _Door(asyncssh.SSHClient):
         self.connection = conn
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.why.append(reason_of(exc) if exc else "closed")
+        self.why.append(reason_of(exc) if exc else "the connection was closed")
         self.lost.set()
 
     def validate_host_public_key(

@@ -80,7 +80,7 @@ class Session:
     async def wait_lost(self) -> str:
         """Return when the link is gone, with the reason in a few words."""
         await self.line.lost.wait()
-        return self.line.why[0] if self.line.why else "closed"
+        return self.line.why[0] if self.line.why else "the connection was closed"
 
     async def aclose(self) -> None:
         """Close the connection and everything on it. Takes 2 s at most for each machine of it."""
@@ -198,7 +198,7 @@ class Session:
 
     def gone(self) -> ConnectionFailed:
         """The error for work that the loss of the link ended."""
-        why = self.line.why[0] if self.line.why else "closed"
+        why = self.line.why[0] if self.line.why else "the connection was closed"
         return ConnectionFailed(f"the link to {self.machine} is lost: {why}")
 
     @contextlib.contextmanager
@@ -276,10 +276,14 @@ def _given_up(machine: Machine, failed: list[RbeeError], took: float) -> RbeeErr
 
 @asynccontextmanager
 async def opened(
-    machine: Machine, known: KnownHosts, limits: Limits = DEFAULTS
+    machine: Machine,
+    known: KnownHosts,
+    limits: Limits = DEFAULTS,
+    *,
+    tell: Callable[[int, int], None] = lambda _attempt, _tries: None,
 ) -> AsyncGenerator[Session]:
-    """A session for the length of a block."""
-    session = await connect(machine, known, limits)
+    """A session for the length of a block. `tell`: see `connect`."""
+    session = await connect(machine, known, limits, tell=tell)
     try:
         yield session
     finally:

@@ -96,3 +96,20 @@ def test_labels_are_names_and_texts() -> None:
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match="--label"):
         labels_of(["region"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bee@10.0.0.7",), "rbee hive add NAME bee@10.0.0.7"),
+        (("server.lan",), "rbee hive add NAME server.lan"),
+        (("My PC", "bee@10.0.0.7"), "rbee hive add NAME USER@HOST"),
+        (("a", "u@h", "--label", "=x"), "--label: '=x' will not do"),
+    ],
+)
+def test_an_addition_that_goes_wrong_says_how_it_goes(
+    home: Home, words: tuple[str, ...], said: str
+) -> None:
+    done = home.rbee("hive", "add", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr

@@ -108,7 +108,7 @@ class Finder:
             raise NoWorkers("no hive is online", action="See `rbee hive list`.")
         found, failed = await self._ask_all(ref, asked)
         if not found:
-            raise _most_telling([failed[name] for name, _ in asked])
+            raise self._away(ref, _most_telling([failed[name] for name, _ in asked]))
         return {name: found[name] for name, _ in asked if name in found}
 
     def _remembered(self, wish: _Wish) -> ModelInfo | None:
@@ -146,16 +146,11 @@ class Finder:
         asked = [(name, link) for name, link in self._links.items() if hive in (None, name)]
         if not asked:
             raise NoWorkers("no hive is online", action="See `rbee hive list`.")
-        if len(asked) == 1:
-            name, link = asked[0]
-            model = await link.resolve(ref)
-            await self._locate(name, model)
-            return model, name, link
         found, failed = await self._ask_all(ref, asked)
         for name, link in asked:
             if name in found:
                 return found[name], name, link
-        raise _most_telling([failed[name] for name, _ in asked])
+        raise self._away(ref, _most_telling([failed[name] for name, _ in asked]), hive)
 
     async def _ask_all(
         self, ref: str, asked: list[tuple[str, HiveLink]]
@@ -182,6 +177,27 @@ class Finder:
             for name, link in asked:
                 tasks.start_soon(ask, name, link)
         return found, failed
+
+    def _away(self, ref: str, error: RbeeError, hive: str | None = None) -> RbeeError:
+        """Instead of the error that a model is missing, who has it and is offline; what is to be
+        had from the hub is not waited for."""
+        if not isinstance(error, ModelNotFound) or error.details.get("hub") or hive is not None:
+            return error
+        have = [
+            name
+            for model, hives, _ in self._fleet.held_models()
+            if ref in (model.id, model.ref)
+            for name in hives
+            if name not in self._links
+        ]
+        if not have:
+            return error
+        one = "which is offline" if len(have) == 1 else "which are all offline"
+        return HiveOffline(
+            f"{ref} is on {', '.join(have)}, {one}",
+            action=f"Switch it on; rbee hive refresh {have[0]} tries at once.",
+            model=ref,
+        )
 
     async def _locate(self, hive: str, model: ModelInfo) -> None:
         """Tell the brain what the hive does not list, such as a file outside its folder."""

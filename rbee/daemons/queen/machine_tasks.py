@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,7 +19,7 @@ import msgspec
 from rbee import __version__
 from rbee.daemons.queen.installing import Installing
 from rbee.daemons.queen.links import HiveLink, HttpLink
-from rbee.errors import Conflict, HiveOffline, HostKeyUnknown, NotFound, RbeeError
+from rbee.errors import Conflict, HiveExists, HiveOffline, HostKeyUnknown, NotFound, RbeeError
 from rbee.protocol.machines import HiveChange, HiveRecord
 from rbee.protocol.operations import (
     HiveAdd,
@@ -55,6 +55,8 @@ UP_LIMIT = 90.0
 STOP_LIMIT = 45.0
 KEYS = 9
 """Host keys that one addition may accept: a machine behind as many jumps as there may be."""
+RESERVED = frozenset({"nearby", "ready"})
+"""Parts of paths below /v1/hives."""
 OVER = ("offline", "not installed", "other version", "refused", "stopped")
 
 
@@ -82,6 +84,11 @@ class MachineTasks:
     def check(self, request: HiveTask) -> None:
         """Refuse at the door what can be refused there."""
         if isinstance(request, HiveAdd):
+            if request.name in RESERVED:
+                raise HiveExists(
+                    f"{request.name} cannot be a machine's name: it is a word of the API's paths",
+                    action="Choose another name.",
+                )
             self._machines.check_free(request.name)
             return
         name = _name(request)
@@ -156,6 +163,9 @@ class MachineTasks:
             fingerprint=fingerprint(key) if key else None,
         )
         self._machines.check_free(request.name)  # another one may have taken it meanwhile
+        known = self._machines.registry.all()
+        for other in await anyio.to_thread.run_sync(self._same, machine, known):
+            say("known", f"{other} is the same machine: its memory counts for both", None)
         self._machines.registry.add(record)
         followed = self._machines.follow(record)
         if record.version is not None:
@@ -170,13 +180,9 @@ class MachineTasks:
         from rbee.ssh.session import connect
 
         known = self._machines.known
-
-        def trying(attempt: int, tries: int) -> None:
-            say("connecting", f"connecting to {machine} (try {attempt} of {tries})", None)
-
         for _ in range(KEYS):
             try:
-                session = await connect(machine, known, tell=trying)
+                session = await connect(machine, known, tell=_trying(machine, say))
             except HostKeyUnknown as exc:
                 shown = str(exc.details.get("fingerprint"))
                 if not request.accept_new and request.accept != shown:
@@ -188,6 +194,15 @@ class MachineTasks:
                 await session.aclose()
                 return
         raise Conflict(f"{machine} shows a new host key each time", action="Look at its sshd.")
+
+    def _same(self, machine: Machine, known: list[HiveRecord]) -> list[str]:
+        """The names of those that are that very login. In a thread."""
+        names: list[str] = []
+        for record in known:
+            with suppress(RbeeError):  # an entry of the config that is none any more
+                if _login(self._machines.hosts.find(record.target)) == _login(machine):
+                    names.append(record.name)
+        return names
 
     async def _find(self, target: str) -> Machine:
         return await anyio.to_thread.run_sync(self._machines.hosts.find, target)
@@ -232,7 +247,7 @@ class MachineTasks:
         if machine is not None:
             say("stopping", f"stopping the hive of {name} and its workers", None)
             try:
-                async with machine.held(), self._session(name) as session:
+                async with machine.held(), self._session(name, say) as session:
                     await machine.command(session, "--stop", "--name", name, timeout=STOP_LIMIT)
             except NotFound:
                 log.info("nothing to stop on %s: rbee is not installed there", name)
@@ -325,10 +340,10 @@ class MachineTasks:
         name = request.hive
         if isinstance(request, HiveUninstall):
             await self._stop(name, say)
-            async with self._session(name) as session:
+            async with self._session(name, say) as session:
                 await self._installing.take_off(name, session, request, say)
             return self._told(name)
-        async with self._session(name) as session:
+        async with self._session(name, say) as session:
             told = await self._installing.put(name, session, request, say)
         return self._told(name) | told
 
@@ -347,7 +362,7 @@ class MachineTasks:
         self._machines.change(msgspec.structs.replace(record, **new))
 
     @asynccontextmanager
-    async def _session(self, name: str) -> AsyncGenerator[Session]:
+    async def _session(self, name: str, say: Say) -> AsyncGenerator[Session]:
         """The machine's link, or where there is none a connection for this."""
         from rbee.ssh.session import opened
 
@@ -356,7 +371,7 @@ class MachineTasks:
             yield machine.session
             return
         found = await self._find(self._machines.record(name).target)
-        async with opened(found, self._machines.known) as session:
+        async with opened(found, self._machines.known, tell=_trying(found, say)) as session:
             yield session
 
     def _told(self, name: str) -> Result:
@@ -369,3 +384,13 @@ def _name(request: HiveTask) -> str:
     name = getattr(request, "hive", None)
     assert isinstance(name, str)
     return name
+
+
+def _trying(machine: Machine, say: Say) -> Callable[[int, int], None]:
+    return lambda attempt, tries: say(
+        "connecting", f"connecting to {machine} (try {attempt} of {tries})", None
+    )
+
+
+def _login(machine: Machine) -> tuple[object, ...]:
+    return str(machine), machine.proxy_command, [str(jump) for jump in machine.jumps]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -10,6 +13,8 @@ from raw_server import LIMIT, OK, STREAM, Peer, Server, serving
 
 from rbee.core.events import Dispatch, Event, HiveLeft, RunFailed
 from rbee.core.jobs import Job
+from rbee.daemons.queen import links
+from rbee.daemons.queen.bounded import Bounded
 from rbee.daemons.queen.links import HttpLink
 from rbee.daemons.queen.relay import Relay
 from rbee.daemons.queen.store import Store
@@ -129,3 +134,40 @@ def test_an_error_whose_details_are_none_is_still_that_error(details: object) ->
         {"error": {"code": "QUEUE_FULL", "message": "m", "details": details}}
     )
     assert (error.code, error.message) == ("QUEUE_FULL", "m")
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"transfer-encoding: chunked", b"400\r\n" + b"x" * 1024 + b"\r\n"),
+        (b"connection: close", b"x" * 1024),
+        (b"content-length: 40\r\ncontent-encoding: gzip", gzip.compress(b" " * 20_000)[:40]),
+        (b"content-type: text/event-stream", b"x" * 1024),
+    ],
+    ids=["chunked", "plain", "packed", "events"],
+)
+@pytest.mark.parametrize("status", [b"200 OK", b"500 No"], ids=["good", "bad"])
+async def test_a_reply_that_never_ends_is_not_kept(
+    head: bytes, body: bytes, status: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = 0
+
+    async def endless(peer: Peer) -> None:
+        nonlocal sent
+        await peer.request()
+        await peer.send(b"HTTP/1.1 " + status + b"\r\n" + head + b"\r\n\r\n")
+        with suppress(anyio.BrokenResourceError):
+            while True:
+                await peer.send(body)
+                sent += len(body)
+
+    async def hear(_event: Event) -> None: ...
+
+    monkeypatch.setattr(links, "Bounded", partial(Bounded, largest=20_000))
+    async with serving(endless) as server:
+        url = server.url.removesuffix("/v1/execute")
+        ready = HiveReady(name="far", url=url, token="t", version="0", protocol=PROTOCOL)
+        link = HttpLink(ready, hear, lambda _: None)
+        with anyio.fail_after(LIMIT), pytest.raises(RbeeError):
+            await link.resolve("m")
+    assert sent < 64 << 20

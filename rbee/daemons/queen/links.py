@@ -24,6 +24,7 @@ from rbee.core.events import Event, HiveJoined, HiveLeft, HiveSaid
 from rbee.daemons.hive import logfile
 from rbee.daemons.hive.hive import Hive
 from rbee.daemons.logs import correlation
+from rbee.daemons.queen.bounded import STREAM, Bounded
 from rbee.daemons.queen.model_links import HttpModels, LocalModels, ModelLink
 from rbee.daemons.queen.upstream import Upstream, UpstreamError, UpstreamTimeout
 from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
@@ -178,14 +179,12 @@ class HttpLink:
         self._upstream = Upstream()
         self._headers = {"Authorization": f"Bearer {ready.token}"}
         self._base = f"http+unix://{quote(way.socket, safe='')}" if way.socket else ready.url
-        through = way.socket and httpx.AsyncHTTPTransport(uds=way.socket, verify=_no_tls())
         self._http = httpx.AsyncClient(
-            base_url="http://localhost" if through else ready.url,
-            transport=through or None,
+            base_url="http://localhost" if way.socket else ready.url,
+            transport=Bounded(httpx.AsyncHTTPTransport(uds=way.socket, verify=_no_tls())),
             timeout=httpx.Timeout(10.0, connect=2.0),
-            headers=self._headers,
+            headers=self._headers | {"Accept-Encoding": "identity"},
             trust_env=False,
-            verify=_no_tls(),
         )
         self.models: ModelLink = HttpModels(self.name, self._http, self.resolve)
 
@@ -291,7 +290,7 @@ class HttpLink:
         self._check_open()
         limits = httpx.Timeout(30.0, connect=2.0)
         try:
-            async with self._http.stream("GET", path, timeout=limits) as reply:
+            async with self._http.stream("GET", path, timeout=limits, extensions=STREAM) as reply:
                 if reply.status_code >= 400:
                     self._checked(reply.status_code, await reply.aread())
                 async for piece in reply.aiter_raw():
@@ -336,6 +335,8 @@ class HttpLink:
                 return self._checked(reply.status_code, reply.content)
             except httpx.ConnectError:
                 await anyio.sleep(pause)
+            except httpx.HTTPError as exc:
+                raise self._silent(exc) from exc
         raise HiveOffline(f"hive {self.name} at {self.url} does not answer ({len(RETRIES)} tries)")
 
     async def _asked(
@@ -364,7 +365,7 @@ class HttpLink:
         if status >= 400:
             try:
                 body = msgspec.json.decode(content)
-            except msgspec.DecodeError as exc:
+            except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
                 raise BadGateway(f"hive {self.name} answered {status}") from exc
             raise RbeeError.from_body(body, status)
         return content

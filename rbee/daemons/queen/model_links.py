@@ -19,6 +19,7 @@ import httpx
 import msgspec
 
 from rbee.daemons.hive.receiving import read_piece
+from rbee.daemons.queen.bounded import STREAM
 from rbee.errors import BadGateway, Cancelled, DownloadFailed, HiveOffline, RbeeError
 from rbee.protocol.base import decode, encode
 from rbee.protocol.hives import ModelInfo
@@ -353,7 +354,8 @@ class HttpModels:
         self._check_open()
         decoder = Decoder()
         try:
-            async with self._http.stream(method, path, timeout=limit, **more) as reply:
+            stream = self._http.stream(method, path, timeout=limit, extensions=STREAM, **more)
+            async with stream as reply:
                 if reply.status_code >= 400:
                     raise self._refused(reply.status_code, await reply.aread())
                 async for chunk in reply.aiter_raw():
@@ -375,7 +377,7 @@ class HttpModels:
     def _refused(self, status: int, content: bytes) -> RbeeError:
         try:
             return RbeeError.from_body(msgspec.json.decode(content), status)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return BadGateway(f"hive {self._hive} answered {status}")
 
 

@@ -34,6 +34,7 @@ from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.signpost import signposts
+from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.themes import bundled_themes, user_themes, variable_defaults
 from rbee.tui.widgets.conversation import Conversation
@@ -46,7 +47,7 @@ class RbeeApp(App[str]):
 
     TITLE = "⬢ rbee"
     CSS_PATH = "rbee.tcss"
-    MODES = {"dashboard": Dashboard, "chat": Chat, **signposts()}
+    MODES = {"dashboard": Dashboard, "workers": Workers, "chat": Chat, **signposts()}
     DEFAULT_MODE = "dashboard"
     COMMANDS = {Commands}
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(
@@ -114,9 +115,13 @@ class RbeeApp(App[str]):
             markup=False,
         )
 
-    def start_worker(self, model: str) -> None:
-        """Start a worker for a model, as a job."""
-        self.submit(WorkerSpawn(model=model), f"starting a worker for {model}")
+    def start_worker(
+        self, model: str, *, hive: str | None = None, device: str | None = None
+    ) -> None:
+        """Start a worker for a model, as a job; where it runs best, unless that is said."""
+        where = f" on {hive} {device}" if hive else ""
+        operation = WorkerSpawn(model=model, hive=hive, device=device)
+        self.submit(operation, f"starting a worker for {model}{where}")
 
     def stop_worker(self, worker_id: str) -> None:
         """Stop a worker, as a job."""

@@ -24,7 +24,9 @@ from rbee.client import QueenStatus
 from rbee.errors import NotFound, RbeeError
 from rbee.protocol.base import Wire, encode
 from rbee.protocol.colony import Info, Snapshot
-from rbee.protocol.jobs import CancelledData, JobAccepted, JobState
+from rbee.protocol.decisions import Why
+from rbee.protocol.jobs import CancelledData, JobAccepted, JobInfo, JobState
+from rbee.protocol.models import HeldModel
 from rbee.sse import DONE, encode_comment, encode_event
 
 Step = tuple[str, Wire] | threading.Event | str
@@ -44,6 +46,17 @@ class ColonyDouble:
     """Answers a submission with this error."""
     submitted: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    retried: list[str] = field(default_factory=list)
+    older: list[JobInfo] = field(default_factory=list)
+    """What the queen's store has beside the snapshot's jobs."""
+    stories: dict[str, list[Step]] = field(default_factory=dict)
+    """Job → its stream, of jobs that were not submitted here."""
+    why: dict[str, Why] = field(default_factory=dict)
+    logs: dict[str, list[str]] = field(default_factory=dict)
+    """Worker → its log, which is followed until the double goes."""
+    held: list[HeldModel] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    """Path and query of every request that is not for the event stream."""
     url: str = ""
 
     def __enter__(self) -> Self:
@@ -87,8 +100,14 @@ class ColonyDouble:
             routes=[
                 Route("/v1/info", self._info),
                 Route("/v1/events/stream", self._events),
+                Route("/v1/jobs", self._jobs, methods=["GET"]),
                 Route("/v1/jobs", self._submit, methods=["POST"]),
                 Route("/v1/jobs/{job}/stream", self._job_stream),
+                Route("/v1/jobs/{job}/decision", self._why),
+                Route("/v1/jobs/{job}/retry", self._retry, methods=["POST"]),
+                Route("/v1/jobs/{job}", self._job, methods=["GET"]),
+                Route("/v1/workers/{worker}/logs", self._log),
+                Route("/v1/catalog/models", self._models),
                 Route("/v1/jobs/{job}", self._cancel, methods=["DELETE"]),
             ],
             exception_handlers={RbeeError: _error},  # pyright: ignore[reportArgumentType]
@@ -142,16 +161,86 @@ class ColonyDouble:
             status=202,
         )
 
-    async def _job_stream(self, request: Request) -> Response:
-        job = request.path_params["job"]
-        if job not in self._cancels:
-            raise NotFound(f"job {job} is not known")
-        return StreamingResponse(self._play(job), media_type="text/event-stream")
+    async def _jobs(self, request: Request) -> Response:
+        self._note(request)
+        dead = request.query_params.get("dead") == "true"
+        known = [*self.snapshot.jobs, *self.older]
+        return Response(encode({"jobs": [job for job in known if job.dead or not dead]}))
 
-    async def _play(self, job: str) -> AsyncIterator[bytes]:
-        cancelled = self._cancels[job]
+    async def _job(self, request: Request) -> Response:
+        self._note(request)
+        found = [
+            job
+            for job in (*self.snapshot.jobs, *self.older)
+            if job.job_id == request.path_params["job"]
+        ]
+        if not found:
+            raise NotFound("no such job")
+        return _json(found[0])
+
+    async def _why(self, request: Request) -> Response:
+        self._note(request)
+        job = request.path_params["job"]
+        return _json(self.why.get(job) or Why(job_id=job, state="completed", decisions=[]))
+
+    async def _retry(self, request: Request) -> Response:
+        self._note(request)
+        if self.refuse is not None:
+            raise self.refuse
+        self.retried.append(request.path_params["job"])
+        job = f"j-{300 + len(self.retried)}"
+        accepted = JobAccepted(
+            job_id=job,
+            status=JobState.QUEUED,
+            stream_url=f"/v1/jobs/{job}/stream",
+            queue_position=None,
+        )
+        return _json(accepted, status=202)
+
+    async def _log(self, request: Request) -> Response:
+        self._note(request)
+        worker = request.path_params["worker"]
+        if worker not in self.logs:
+            raise NotFound(f"no worker {worker}")
+
+        async def lines() -> AsyncIterator[bytes]:
+            sent = 0
+            while True:
+                known = self.logs[worker]
+                for line in known[sent:]:
+                    yield encode_event(encode({"line": line}))
+                sent = len(known)
+                await anyio.sleep(0.01)
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def _models(self, request: Request) -> Response:
+        self._note(request)
+        return Response(encode({"models": self.held}), media_type="application/json")
+
+    def _note(self, request: Request) -> None:
+        query = request.url.query
+        self.asked.append(request.url.path + (f"?{query}" if query else ""))
+
+    async def _job_stream(self, request: Request) -> Response:
+        self._note(request)
+        job = request.path_params["job"]
+        if job not in self._cancels and job not in self.stories:
+            raise NotFound(f"job {job} is not known")
+        after = int(request.query_params.get("after", "0"))
+        follow = request.query_params.get("follow") != "false"
+        return StreamingResponse(
+            self._play(job, after=after, follow=follow), media_type="text/event-stream"
+        )
+
+    async def _play(self, job: str, *, after: int, follow: bool) -> AsyncIterator[bytes]:
+        cancelled = self._cancels.setdefault(job, asyncio.Event())
         yield encode_comment("keepalive")
-        for at, step in enumerate(self.script, 1):
+        for at, step in enumerate(self.stories.get(job, self.script), 1):
+            if not follow and not isinstance(step, tuple):
+                return
+            if at <= after:
+                continue
             if isinstance(step, threading.Event):
                 await _opened(step, cancelled)
             elif isinstance(step, str):
@@ -167,7 +256,7 @@ class ColonyDouble:
     async def _cancel(self, request: Request) -> Response:
         job = request.path_params["job"]
         self.cancelled.append(job)
-        self._cancels[job].set()
+        self._cancels.setdefault(job, asyncio.Event()).set()
         return Response(status_code=204)
 
 

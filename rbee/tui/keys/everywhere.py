@@ -14,13 +14,7 @@ MODES: tuple[Mode, ...] = (
         ("rbee hive list",),
         "This version's colony is this one machine; the dashboard shows its devices.",
     ),
-    Mode(
-        "workers",
-        "Work",
-        "Workers",
-        "Every worker with its log, figures and restarts; the dashboard starts and stops them now.",
-        ("rbee worker list", "rbee worker stop ID"),
-    ),
+    Mode("workers", "Work", "Workers"),
     Mode(
         "models",
         "Models",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rbee.tui.actions import Action
 
-SCOPES = {"lists": "Lists", "narration": "Narration"}
+SCOPES = {"lists": "Lists", "tabs": "Tabs", "narration": "Narration"}
 ACTIONS = [
     Action("list.up", "up,k", "up", "Row up", "lists", "cursor(-1)"),
     Action("list.down", "down,j", "down", "Row down", "lists", "cursor(1)"),
@@ -18,5 +18,7 @@ ACTIONS = [
     Action("list.copy_command", "Y", "copy", "Copy as a command", "lists", "copy_command"),
     Action("narration.up", "up,k", "up", "Line up", "narration", "scroll_up"),
     Action("narration.down", "down,j", "down", "Line down", "narration", "scroll_down"),
-    Action("list.mark", "space", "mark", "Mark the row", "lists+", here=False),
+    Action("list.mark", "space", "mark", "Mark rows, to act on all of them", "lists", "mark"),
+    Action("tab.previous", "left", "tab before", "The tab before", "tabs", "screen.tab(-1)"),
+    Action("tab.next", "right", "next tab", "The next tab", "tabs", "screen.tab(1)"),
 ]

@@ -1,0 +1,149 @@
+"""ListScreen: a table of things and the details of the one under the cursor.
+
+Owns what such screens have in common: the filter, the empty panel, opening and leaving the details,
+and the focus. What the things are and what may be done to them belongs to the screens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import on
+from textual.binding import BindingType
+from textual.containers import Center, Middle, Vertical
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from rbee.tui import keymap
+from rbee.tui.screens.base import ColonyScreen
+from rbee.tui.widgets.facets import TabbedTable
+from rbee.tui.widgets.table import RowTable
+
+STACKED = (110, 36)
+"""From this size on there is room for all facets at once."""
+SHARED_KEYS = ("worker.open", "list.filter")
+"""Ids of the dashboard's that mean the same here."""
+
+
+class EmptyPanel(Middle, can_focus=True):
+    """In the place of a table that has no rows: what to do next."""
+
+    def __init__(self, title: str, words: Content) -> None:
+        super().__init__(Center(Static(words)), id="empty", classes="panel hatched")
+        self.border_title = title
+
+
+def set_subtitle(widget: Widget, words: Content) -> None:
+    """The words in the lower border, painted again only when they differ."""
+    if widget.border_subtitle != words.markup:
+        widget.border_subtitle = words
+
+
+def set_title(widget: Widget, words: str) -> None:
+    """The words in the upper border, as they are."""
+    content = Content(words)
+    if widget.border_title != content.markup:
+        widget.border_title = content
+
+
+class ListScreen(ColonyScreen):
+    """Base of Workers and Jobs. `self.table` exists once `upper` was called."""
+
+    BINDINGS: ClassVar[list[BindingType]] = []
+    table: TabbedTable
+
+    def upper(self, table: TabbedTable, empty: EmptyPanel) -> Iterable[Widget]:
+        """The table, what stands in its place, and the filter under it."""
+        self.table = table
+        search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
+        return [Vertical(table, empty, search, id="rows")]
+
+    def details(self) -> Widget:
+        """What `enter` goes to."""
+        raise NotImplementedError
+
+    def tab_words(self) -> str:
+        """How to turn the tabs and where the details begin."""
+        leave = "esc back" if self.has_class("-open") else "enter open"
+        left, right = (
+            keymap.key_text(keymap.BY_ID[id_].keys) for id_ in ("tab.previous", "tab.next")
+        )
+        return f"{left} {right} tab {self.table.glyphs.dot} {leave}"
+
+    def changed(self) -> None:
+        """Another row is under the cursor, or another side of it is shown."""
+
+    def on_mount(self) -> None:
+        self._had_rows: bool | None = None
+        super().on_mount()
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        self.changed()
+
+    def set_out(self, *, any_rows: bool) -> None:
+        """Show the table or what stands in its place; the focus never stays on what is hidden."""
+        self.set_class(self.size.width >= STACKED[0] and self.size.height >= STACKED[1], "-stacked")
+        empty = self.query_one("#empty")
+        if any_rows == self._had_rows:
+            return
+        before, self._had_rows = self._had_rows, any_rows
+        hidden, shown = (empty, self.table) if any_rows else (self.table, empty)
+        held = self.focused in (None, hidden) or before is None
+        hidden.display, shown.display = False, True
+        if not any_rows:
+            self.remove_class("-open")
+        if held:
+            shown.focus()
+        self.refresh_bindings()
+
+    def action_filter(self) -> None:
+        """Type to filter the rows."""
+        search = self.query_one("#filter", Input)
+        search.display = True
+        search.focus()
+
+    def action_open_row(self) -> None:
+        """To the details of the row under the cursor."""
+        if self.table.current is not None:
+            self.add_class("-open")
+            self.changed()
+            self.call_after_refresh(lambda: self.details().focus())
+
+    def back(self) -> bool:
+        """Leave the details, then the filter, then the marks."""
+        search = self.query_one("#filter", Input)
+        if self.has_class("-open"):
+            self.remove_class("-open")
+        elif search.display:
+            search.value = ""
+            search.display = False
+        elif self.table.marked:
+            self.table.marked.clear()
+            self.repaint()
+        else:
+            return False
+        self.table.focus()
+        self.changed()
+        return True
+
+    @on(RowTable.Opened)
+    def _opened(self) -> None:
+        self.action_open_row()
+
+    @on(RowTable.Moved)
+    def _moved(self) -> None:
+        self.changed()
+
+    @on(Input.Changed, "#filter")
+    def _filtered(self, event: Input.Changed) -> None:
+        self.table.set_filter(event.value)
+        self.repaint()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self, event: Input.Submitted) -> None:
+        if not event.value:
+            self.back()
+        self.table.focus()

@@ -1,0 +1,89 @@
+"""Facets: panels that each show one side of the same thing, in tabs or side by side.
+
+Owns the row of tabs and a tail of text that grows. What they show is told to them; which one is on
+screen belongs to the screen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.binding import BindingType
+
+from rbee.tui import keymap
+from rbee.tui.texts import wrapped
+from rbee.tui.widgets.lines import Line, Lines, Span
+from rbee.tui.widgets.table import RowTable
+
+TAIL_LINES = 1000
+
+
+class TabbedTable(RowTable):
+    """A table beside which tabs are turned with the arrow keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("tabs")
+
+
+def tab_spans(names: Sequence[str], current: str) -> Line:
+    """` [Info] Log  Metrics  Args`: nothing moves when another one is chosen."""
+    spans: list[Span] = []
+    for name in names:
+        chosen = name == current
+        spans.append((f" [{name}]" if chosen else f"  {name} ", "key" if chosen else "muted"))
+    return tuple(spans)
+
+
+class Facet(Lines):
+    """One side of a thing. `tabs` is its first row where the others are behind it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("tabs")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, id=name.lower())
+        self.label = name
+        self.tabs: Line | None = None
+
+    def show_lines(self, lines: list[Line]) -> None:
+        """Show these under the tabs."""
+        self.set_lines(lines, self.tabs)
+
+
+class Tail(Facet):
+    """The end of a log; follows the newest line unless somebody has scrolled up."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._rows: deque[tuple[str, str]] = deque(maxlen=TAIL_LINES)
+        self._added = 0
+        self._drawn: tuple[int, int, Line | None] = (-1, -1, None)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._rows.clear()
+        self._added += 1
+
+    def add(self, text: str, role: str = "text") -> None:
+        """A line more; the oldest goes when there are too many."""
+        self._rows.append((text, role))
+        self._added += 1
+
+    def texts(self) -> list[str]:
+        """What it holds."""
+        return [text for text, _ in self._rows]
+
+    def draw(self) -> None:
+        """Bring the panel up to date; nothing is done when nothing has changed."""
+        state = (self._added, self.size.width, self.tabs)
+        if state == self._drawn:
+            return
+        at_end = self.scroll_offset.y >= self.max_scroll_y
+        self._drawn = state
+        lines: list[Line] = []
+        for text, role in self._rows:
+            lines += [((f" {row}", role),) for row in wrapped(text, self.size.width - 2)]
+        self.show_lines(lines)
+        if at_end:
+            self.scroll_end(animate=False, force=True, immediate=True)
+            self.refresh()

@@ -44,9 +44,12 @@ else
   cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || nproc 2>/dev/null)
   cpu=$(sed -n 's/^\(flags\|Features\)[[:space:]]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
 fi
-disk=$(df -Pk "$HOME" 2>/dev/null | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
-case "$disk" in '' | *[!0-9]*) disk='' ;; *) disk=$((disk * 1024)) ;; esac
 root=${1:-${XDG_DATA_HOME:-$HOME/.local/share}/rbee}
+there=$root
+while [ ! -d "$there" ]; do case "$there" in */*) there=${there%/*} ;; *) there='' ;; esac
+  [ -n "$there" ] || there=/; done
+disk=$(df -Pk "$there" 2>/dev/null | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
+case "$disk" in '' | *[!0-9]*) disk='' ;; *) disk=$((disk * 1024)) ;; esac
 extra=${2:-}
 
 pythons() {

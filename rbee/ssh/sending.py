@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import anyio
 import anyio.to_thread
 
-from rbee.errors import RemoteCommandFailed, ValidationFailed
+from rbee.errors import ConnectionFailed, RemoteCommandFailed, ValidationFailed
 from rbee.ssh.session import Session
 
 PIECE = 1 << 18
@@ -125,7 +125,12 @@ async def _send(
         await file.seek(offset)
         done = offset
         while data := await file.read(PIECE):
-            await process.send(data)
+            try:
+                await process.send(data)
+            except ConnectionFailed:
+                if session.lost:
+                    raise
+                break  # it has ended, and says why
             done += len(data)
             tell(done)
         process.close_input()

@@ -21,6 +21,8 @@ from tests.support.told import Reader
 
 ROOT = Path(__file__).parents[2]
 OTHER_VERSION, OTHER_PROTOCOL = "0.0.9", 99
+HIVE_SETTINGS = 'frozen=True):\n    """The part that runs workers on one machine."""\n'
+MOTTO = '\n    motto: Annotated[str, Meta(description="Words to live by.")] = ""\n'
 SHARED = Path(".local/share/rbee")
 
 
@@ -186,8 +188,9 @@ def boxes_of(home: Home, folder: Path) -> Generator[Boxes]:
         boxes.close()
 
 
-def other_rbee(folder: Path) -> Path:
-    """The Python of an installation of rbee whose version and protocol are others."""
+def other_rbee(folder: Path, *, protocol: int = OTHER_PROTOCOL) -> Path:
+    """The Python of an installation of rbee whose version and protocol are others, and which has
+    a setting that this one does not know: hive.motto."""
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=60
     )
@@ -196,7 +199,8 @@ def other_rbee(folder: Path) -> Path:
     shutil.copytree(ROOT / "backends", tree / "rbee" / "backends", dirs_exist_ok=True)
     for file, old, new in (
         ("rbee/__init__.py", '__version__ = "0.1.0"', f'__version__ = "{OTHER_VERSION}"'),
-        ("rbee/protocol/__init__.py", "PROTOCOL = 1\n", f"PROTOCOL = {OTHER_PROTOCOL}\n"),
+        ("rbee/protocol/__init__.py", "PROTOCOL = 1\n", f"PROTOCOL = {protocol}\n"),
+        ("rbee/settings.py", HIVE_SETTINGS, f"{HIVE_SETTINGS}{MOTTO}"),
     ):
         text = (tree / file).read_text("utf-8")
         assert old in text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,8 @@ class Installing:
             )
         )
         machine = self._machines.get(name) or self._machines.follow(self._machines.record(name))
-        await self._run(machine, session, installed, say)
+        same = record.version == installed.version
+        await self._run(machine, session, installed, same, say)
         told: Result = {
             "version": installed.version,
             "before": installed.before.partition("-")[0] or None,
@@ -119,34 +121,42 @@ class Installing:
         self._machines.change(msgspec.structs.replace(record, version=None, wanted=False))
 
     async def _run(
-        self, machine: AddedMachine, session: Session, installed: Installed, say: Say
+        self, machine: AddedMachine, session: Session, installed: Installed, same: bool, say: Say
     ) -> None:
-        """Have what was installed run in place of what does."""
+        """Have what was installed run in place of what does; `same`: that is the same version."""
         name = machine.record.name
         online = machine.state == "online"
-        if online and installed.again:
+        if online and same and installed.again and not installed.before:
             return
-        if online:
-            await self._drain(name, say)
-        say("starting", f"starting rbee {installed.version} on {name}", None)
+        ended = False
         try:
-            await self._exchange(machine, session)
-        except RbeeError:
+            if online:
+                await self._drain(name, say)
+            say("starting", f"starting rbee {installed.version} on {name}", None)
+            await self._exchange(machine, session, installed.before)
+            ended = True
+            await machine.until("online", *UNHEALTHY, limit=HEALTHY_LIMIT)
+            if machine.state != "online":
+                raise machine.trouble
+        except RbeeError as exc:
             self._post(HiveResting(name, False))
+            if not installed.before:
+                raise
+            await self._go_back(machine, session, installed, exc, say)
+        except BaseException:  # cancelled: what was in use is still in use
+            self._post(HiveResting(name, False))
+            if not ended:
+                with anyio.move_on_after(STOP_LIMIT, shield=True), suppress(RbeeError):
+                    async with machine.held():
+                        await self._switch_back(machine, session, installed, say)
             raise
-        await machine.until("online", *UNHEALTHY, limit=HEALTHY_LIMIT)
-        if machine.state == "online":
-            return
-        trouble = machine.trouble
-        if not installed.before or installed.before == installed.name:
-            raise trouble
-        await self._go_back(machine, session, installed, trouble, say)
 
-    async def _exchange(self, machine: AddedMachine, session: Session) -> None:
-        """End what runs there; the machine then starts what is installed."""
+    async def _exchange(self, machine: AddedMachine, session: Session, running: str) -> None:
+        """End what runs there, by its own command; the machine then starts what is installed."""
         name = machine.record.name
         async with machine.held():
-            await machine.command(session, "--stop", "--name", name, timeout=STOP_LIMIT)
+            stop = ("--stop", "--name", name)
+            await machine.command(session, *stop, timeout=STOP_LIMIT, version=running)
             await machine.until("working", limit=10.0)
 
     async def _drain(self, name: str, say: Say) -> None:
@@ -168,16 +178,11 @@ class Installing:
         say: Say,
     ) -> None:
         """The version from before runs again; the error tells of both."""
-        from rbee.ssh.install import roll_back
-        from rbee.ssh.probe import probe
-
         name = machine.record.name
         old = installed.before.partition("-")[0]
         say("going back", f"rbee {installed.version} is not healthy: {trouble.message}", None)
-        facts = await probe(session, machine.record.path)
-        await roll_back(session, facts, lambda p: say(*_shown(p)), installed.before)
-        self._machines.change(msgspec.structs.replace(machine.record, version=old))
-        await self._exchange(machine, session)
+        await self._switch_back(machine, session, installed, say)
+        await self._exchange(machine, session, installed.before)
         await machine.until("online", *UNHEALTHY, limit=HEALTHY_LIMIT)
         now = f"rbee {old} runs again" if machine.state == "online" else f"{name} {machine.state}"
         raise InstallFailed(
@@ -186,6 +191,20 @@ class Installing:
             step="start",
             state=machine.state,
         )
+
+    async def _switch_back(
+        self, machine: AddedMachine, session: Session, installed: Installed, say: Say
+    ) -> None:
+        """The version from before is the one in use; what runs is left alone."""
+        from rbee.ssh.install import roll_back
+        from rbee.ssh.probe import probe
+
+        if not installed.before:
+            return
+        facts = await probe(session, machine.record.path)
+        await roll_back(session, facts, lambda p: say(*_shown(p)), installed.before)
+        old = installed.before.partition("-")[0]
+        self._machines.change(msgspec.structs.replace(machine.record, version=old))
 
 
 def _shown(progress: Progress) -> tuple[str, str, float | None]:

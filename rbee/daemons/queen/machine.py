@@ -326,9 +326,13 @@ class AddedMachine:
         """The command line for `rbee-hive` there."""
         return words(self.record.path, *flags)
 
-    async def command(self, session: Session, *flags: str, timeout: float = ENSURE_LIMIT) -> Done:
-        """Run `rbee-hive` there. Raises NotFound where it is not installed, and what it says."""
-        done = await session.run(self.words(*flags), timeout=timeout)
+    async def command(
+        self, session: Session, *flags: str, timeout: float = ENSURE_LIMIT, version: str = ""
+    ) -> Done:
+        """Run `rbee-hive` there. Raises NotFound where it is not installed, and what it says.
+        `version`: see `remote_hive.words`."""
+        line = words(self.record.path, *flags, version=version)
+        done = await session.run(line, timeout=timeout)
         name = self.record.name
         if done.status == ABSENT:
             if self.record.version is not None:

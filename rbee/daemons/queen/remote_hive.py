@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 ABSENT = 113
 """The status of REMOTE where rbee is not installed."""
 REMOTE = f"""
-root=$1; shift
+root=$1; version=$2; shift 2
 [ -n "$root" ] || root=${{XDG_DATA_HOME:-$HOME/.local/share}}/rbee
-[ -x "$root/current/bin/rbee-hive" ] || exit {ABSENT}
-exec "$root/current/bin/rbee-hive" "$@"
+[ -x "$root/$version/bin/rbee-hive" ] || exit {ABSENT}
+exec "$root/$version/bin/rbee-hive" "$@"
 """
-"""sh: runs the installed hive's command; $1 is where rbee is, empty for the usual place."""
+"""sh: runs the installed hive's command; $1 is where rbee is, empty for the usual place; $2 the
+folder of a version in it."""
 _SAID = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)(?:\n  → (?P<action>.*))?")
 
 
-def words(root: str | None, *flags: str) -> list[str]:
-    """The command line; `root`: where rbee is, None for the usual place."""
-    return ["sh", "-c", REMOTE, "sh", root or "", *flags]
+def words(root: str | None, *flags: str, version: str = "") -> list[str]:
+    """The command line; `root`: where rbee is, None for the usual place; `version`: the name of
+    one that is installed there, in place of the one in use."""
+    place = f"versions/{version}" if version else "current"
+    return ["sh", "-c", REMOTE, "sh", root or "", place, *flags]
 
 
 def read(done: Done, name: str) -> HiveUp:

@@ -1,0 +1,193 @@
+"""Machines with another rbee are brought to this one: drained, exchanged, or back again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from rbee import __version__
+from tests.support.box import OTHER_VERSION, SHARED, Box, Boxes, other_rbee
+from tests.support.home import wait_for
+
+OLD = f"{OTHER_VERSION}-test"
+
+
+def in_use(box: Box) -> str:
+    """The folder of the version that is in use there."""
+    return (box.home / SHARED / "current").resolve().name
+
+
+def line_of(boxes: Boxes, name: str) -> str:
+    """What the list says of it."""
+    lines = boxes.rbee("hive", "list").splitlines()
+    return next(line for line in lines if line.startswith(f"{name} "))
+
+
+def test_other_versions_are_shown_and_brought_to_this_one(boxes: Boxes) -> None:
+    python = other_rbee(boxes.folder / "other")
+    for name in ("attic", "cellar"):
+        boxes.add(name).has_rbee(python=python)
+        boxes.join(name)
+        boxes.until(name, "other version")
+    text = boxes.rbee("hive", "list")
+    assert "rbee hive upgrade" in text
+    for name in ("attic", "cellar"):
+        assert OTHER_VERSION in line_of(boxes, name)
+    reason = boxes.info("attic")["link"]["reason"]
+    assert OTHER_VERSION in reason
+    assert __version__ in reason
+
+    done = boxes.rbee("hive", "upgrade", "--all")
+    for name in ("attic", "cellar"):
+        assert name in done
+        assert boxes.info(name)["state"] == "online"
+        assert boxes.info(name)["version"] == __version__
+        assert in_use(boxes[name]).startswith(f"{__version__}-")
+        assert (boxes[name].home / SHARED / "previous").resolve().name == OLD
+        assert __version__ in line_of(boxes, name)
+    assert boxes.rbee("infer", "--hive", "cellar", "--model", "echo", "one two") == "one two\n"
+    boxes.rbee("hive", "upgrade", "attic")  # once more changes nothing
+    assert boxes.info("attic")["state"] == "online"
+
+
+def test_what_streams_is_drained_and_a_version_that_fails_gives_way_to_the_old(
+    boxes: Boxes,
+) -> None:
+    box = boxes.add("attic")
+    box.has_rbee(python=other_rbee(boxes.folder / "other", protocol=1))
+    box.settings("[hive]\nmotto = 'never change'\n")  # which this version refuses
+    boxes.join("attic")
+    boxes.until("attic", "online")
+    assert boxes.info("attic")["version"] == OTHER_VERSION
+    old = box.hive().pid
+    reader = boxes.ask("@delay=100 @repeat=300 tick", "attic")
+    wait_for(lambda: "tick" in reader.told.text, what="the first word")
+
+    upgrading = boxes.home.start("hive", "upgrade", "attic")
+    wait_for(lambda: "waiting for 1 job" in boxes.home.err(upgrading), limit=60, what="it drains")
+    assert box.hive().pid == old
+    later = boxes.ask("after that", "attic")
+    upgrading.send_signal(signal.SIGINT)  # the user changes their mind
+    assert upgrading.wait(30) == 130
+    assert in_use(box) == OLD
+    assert reader.whole().text.split() == ["tick"] * 300
+    assert later.whole().text == "after that"
+    assert box.hive().pid == old
+    assert boxes.info("attic")["version"] == OTHER_VERSION
+
+    told = boxes.rbee("hive", "upgrade", "attic", code=1)
+    assert "INSTALL_FAILED" in told
+    for word in (__version__, OTHER_VERSION, "motto"):
+        assert word in told, told
+    assert in_use(box) == OLD
+    info = boxes.until("attic", "online")
+    assert info["version"] == OTHER_VERSION
+    assert boxes.rbee("infer", "--hive", "attic", "--model", "echo", "one two") == "one two\n"
+
+    (box.home / ".config" / "rbee" / "config.toml").unlink()
+    reader = boxes.ask("@delay=50 @repeat=80 tick", "attic")
+    wait_for(lambda: "tick" in reader.told.text, what="the first word")
+    boxes.rbee("hive", "upgrade", "attic")
+    assert reader.whole().text.split() == ["tick"] * 80
+    assert boxes.info("attic")["version"] == __version__
+    assert in_use(box).startswith(f"{__version__}-")
+
+
+class Disk:
+    """A small one, mounted at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+
+    def size(self, mib: int, *, again: bool = True) -> None:
+        """It has so many MiB."""
+        option = f"{'remount,' if again else ''}size={mib}m"
+        words = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(self.path)]
+        subprocess.run(words, check=True, capture_output=True, timeout=30)
+
+    @property
+    def used(self) -> int:
+        """MiB."""
+        about = os.statvfs(self.path)
+        return (about.f_blocks - about.f_bfree) * about.f_frsize >> 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Generator[Disk]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    disk = Disk(tmp_path / "disk")
+    try:
+        disk.size(20, again=False)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"no small disk can be mounted here: {exc}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk.path)], check=True, timeout=30)
+
+
+def test_a_disk_that_is_too_small_or_becomes_full(disk: Disk, boxes: Boxes) -> None:
+    boxes.add("attic")
+    boxes.join("attic")
+    root = disk.path / "rbee"
+    install = ("hive", "install", "attic", "--path", str(root))
+    told = boxes.rbee(*install, code=1)
+    assert "INSUFFICIENT_DISK" in told
+    assert "MiB are free there" in told
+    assert boxes.info("attic")["record"]["path"] is None
+    assert not root.exists()
+
+    disk.size(1000)
+    installing = boxes.home.start(*install)
+    wait_for(lambda: "send " in boxes.home.err(installing), limit=60, what="files are sent")
+    disk.size(disk.used + 2)
+    assert installing.wait(60) == 1
+    told = boxes.home.err(installing)
+    assert "INSTALL_FAILED" in told
+    assert "No space left on device" in told
+    assert not list((root / "versions").iterdir())
+    assert not (root / "current").exists()
+    assert boxes.info("attic")["record"]["path"] is None
+
+
+def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: Boxes) -> None:
+    box = boxes.add("attic")
+    boxes.join("attic")
+    root = box.home / SHARED
+
+    # a step that fails shows the last lines of its command
+    root.mkdir(parents=True)
+    (root / "wheels").write_text("in the way", "utf-8")
+    told = boxes.rbee("hive", "install", "attic", code=1)
+    assert "INSTALL_FAILED" in told
+    assert "step `prepare` failed: mkdir: " in told
+    (root / "wheels").unlink()
+
+    # Ctrl+C while files are sent
+    installing = boxes.home.start("hive", "install", "attic")
+    wait_for(lambda: "send " in boxes.home.err(installing), limit=60, what="files are sent")
+    installing.send_signal(signal.SIGINT)
+    assert installing.wait(30) == 130
+    wait_for(lambda: not any((root / "versions").iterdir()), what="nothing half installed is left")
+    assert not (root / "current").exists()
+    sent = {path.name for path in (root / "wheels").rglob("*") if path.is_file()}
+
+    # the link breaks while it is installed
+    installing = boxes.home.start("hive", "install", "attic")
+    wait_for(lambda: "make the env" in boxes.home.err(installing), limit=60, what="it is sent")
+    box.sshd.cut()
+    assert installing.wait(60) != 0
+    assert "the link to" in boxes.home.err(installing)
+    assert not (root / "current").exists()
+    assert sent <= {path.name for path in (root / "wheels").rglob("*") if path.is_file()}
+
+    # the next one goes on
+    boxes.until("attic", "not installed")
+    boxes.rbee("hive", "install", "attic")
+    assert boxes.info("attic")["state"] == "online"
+    assert not list((root / "versions").rglob(".incomplete"))

@@ -6,6 +6,7 @@
 #   make test                     the whole test suite          make lint    style, types, layers
 #   make bench                    what the queen costs beside a bare proxy: 10 minutes, or --quick
 #   make bench-engine             speed beside llama-server: 25 minutes, 4 with ARGS=--quick
+#   make bench-links              what machines over SSH cost: 10 minutes, needs sshd
 #   make screenshots              draw the pictures in docs/ again
 #   make reference                write docs/cli.md and docs/configuration.md again
 #
@@ -16,7 +17,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup run test lint bench bench-engine screenshots reference clean
+.PHONY: help setup run test lint bench bench-engine bench-links screenshots reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ export ASKED
 unexport PROMPT
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,11p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,12p' Makefile
 
 # The first Python that is new enough and can make a virtual environment.
 $(VENV)/.created:
@@ -82,6 +83,9 @@ bench: $(VENV)/.installed-dev
 
 bench-engine: $(VENV)/.installed
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-links: $(VENV)/.installed-dev
+	@$(BIN)/python -m bench.links $(ARGS)
 
 screenshots: $(VENV)/.installed-dev
 	$(BIN)/python tests/tui/export_pictures.py docs

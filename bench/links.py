@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import psutil
 
-from bench.figures import percentile
+from bench.figures import percentile, ratio
 from bench.machine import common
 from bench.processes import cpu_seconds
 from bench.ssh_yard import Queen, Yard
@@ -36,7 +36,9 @@ STREAMS, DELAY_MS = 8, 10
 WAYS = {"local": "", "ssh -L": "system-ssh", "asyncssh": "ssh"}
 HIVES = {"local": "home", "ssh -L": "sys", "asyncssh": "own"}
 SETTLE = 10.0
-"""Seconds for a start to be over before something is measured."""
+"""Seconds at most for a start to be over before something is measured."""
+BACKGROUND = 4.0
+"""Seconds at most of idling before a load."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "idle" in only:
             told["idle"] = idle(Path(place) / "i", options.links, options.seconds)
         if "events" in only:
-            told |= carried(Path(place) / "e", options.rounds, options.tokens, options.requests)
+            told |= carried(Path(place) / "e", options)
         if "times" in only:
             told["seconds"] = times(Path(place) / "t", options.rounds)
     print(json.dumps(told, indent=2))  # noqa: T201
@@ -75,7 +77,7 @@ def idle(folder: Path, links: int, seconds: float) -> dict[str, Any]:
 
             def look(count: int) -> None:
                 say(f"{seconds:g} s of idling with {count} links")
-                time.sleep(SETTLE)
+                time.sleep(min(SETTLE, seconds))
                 hives = [p.pid for p in box.processes()]
                 shells = [p.pid for p in processes_of(box.folder) if p.pid not in hives]
                 shells += [p.pid for p in box.sshd.children()]
@@ -125,7 +127,7 @@ def rss_of(pid: int) -> float:
 # ---- events and requests -------------------------------------------------------------------------
 
 
-def carried(folder: Path, rounds: int, tokens: int, requests: int) -> dict[str, Any]:
+def carried(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What passes over each way, and how fast."""
     with Yard(folder) as yard:
         for name in ("sys", "own"):
@@ -135,18 +137,22 @@ def carried(folder: Path, rounds: int, tokens: int, requests: int) -> dict[str, 
                 if forward:
                     queen.add(HIVES[way], HIVES[way], forward=forward)
             workers = {way: queen.worker(hive) for way, hive in HIVES.items()}
-            vias = {way: queen.get(f"/v1/hives/{HIVES[way]}")["link"] for way in list(WAYS)[1:]}
-            say(", ".join(f"{way}: {link['via']}" for way, link in vias.items()))
+            for way, forward in WAYS.items():
+                via = queen.get(f"/v1/hives/{HIVES[way]}")["link"]["via"] if forward else ""
+                if forward and via != way.replace("asyncssh", "ssh"):
+                    raise RuntimeError(f"what was to go over {way} goes over {via}")
+            pause = min(BACKGROUND, options.seconds)
             return {
-                "events": events(yard, queen, workers, rounds, tokens),
-                "requests": waits(queen, workers, requests),
+                "events": events(yard, queen, workers, options.rounds, options.tokens, pause),
+                "requests": waits(queen, workers, options.requests),
             }
 
 
 def events(
-    yard: Yard, queen: Queen, workers: dict[str, Any], rounds: int, tokens: int
+    yard: Yard, queen: Queen, workers: dict[str, Any], rounds: int, tokens: int, pause: float
 ) -> dict[str, Any]:
-    """CPU microseconds of a token, by process, in each round."""
+    """CPU microseconds of a token, by process, in each round; `pause`: seconds of idling before
+    each load, whose CPU does not count."""
     found: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
     prompt = f"@delay={DELAY_MS} @repeat={tokens} word"
     with ThreadPoolExecutor(STREAMS) as pool:
@@ -158,8 +164,7 @@ def events(
                     "sshd": sshd_of(yard, hive),
                     "worker": [workers[way]["pid"]],
                 }
-                time.sleep(1.0)
-                background = spent(groups, lambda: time.sleep(3.0))
+                background = spent(groups, lambda: time.sleep(pause))
                 counts: list[int] = []
 
                 def load(counts: list[int] = counts, hive: str = hive) -> None:
@@ -174,25 +179,22 @@ def events(
                     idle_cpu = background[name] / background["wall"] * took["wall"]
                     each = (took[name] - idle_cpu) / sum(counts) * 1e6
                     found[way].setdefault(name, []).append(round(each, 1))
-    told: dict[str, Any] = {"microseconds_of_cpu_each": found}
-    medians = {
-        way: {name: round(statistics.median(v), 1) for name, v in them.items()}
-        for way, them in found.items()
+    beside: dict[str, Any] = {}
+    for way in list(WAYS)[1:]:
+        both = ratio(found[way]["queen"], found["local"]["queen"])
+        beside[way] = both and [round(n, 2) for n in (both.per_round, both.low, both.high)]
+    return {
+        "microseconds_of_cpu_each": found,
+        "medians": {
+            way: {name: round(statistics.median(v), 1) for name, v in them.items()}
+            for way, them in found.items()
+        },
+        "queen_beside_local": beside,
     }
-    told["medians"] = medians
-    told["queen_beside_local"] = {
-        way: [round(statistics.median(pairs), 2), round(min(pairs), 2), round(max(pairs), 2)]
-        for way in list(WAYS)[1:]
-        if (
-            pairs := [
-                a / b for a, b in zip(found[way]["queen"], found["local"]["queen"], strict=True)
-            ]
-        )
-    }
-    return told
 
 
 def sshd_of(yard: Yard, hive: str) -> list[int]:
+    """The server's processes for a machine's connections."""
     box = yard.boxes.get(hive)
     return [p.pid for p in box.sshd.children() if "sshd" in p.name()] if box else []
 

@@ -28,6 +28,9 @@ from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec, WorkerStat
 if TYPE_CHECKING:
     from rbee.core.colony import Colony
 
+MOST_STRANGERS = 64
+"""Workers that a hive should not have which are ended there at a time; it says how many it has."""
+
 
 def start_worker(
     colony: Colony,
@@ -166,7 +169,7 @@ def heard(
     since = colony.now - within
     pulse = colony.fleet.pulses.beat(hive, since, colony.utc - within, heard)
     if hive in colony.fleet.hives:
-        for name in pulse.strangers:
+        for name in pulse.strangers[:MOST_STRANGERS]:
             colony.effects.append(StopWorker(hive, name, force=True))
     for name, age in silent.items():
         worker = _own(colony, hive, name)

@@ -37,7 +37,7 @@ class Python(Request, frozen=True, kw_only=True):
     @property
     def number(self) -> tuple[int, ...]:
         """(3, 12, 1)."""
-        return tuple(int(part) for part in self.version.split(".") if part.isdigit())
+        return tuple(int(part) for part in self.version.split(".") if part.isdecimal())
 
 
 class Gpu(Wire, frozen=True, kw_only=True):
@@ -144,7 +144,7 @@ def read(line: str, machine: str) -> Facts:
         arch=raw.arch,
         kernel=raw.kernel,
         name=raw.name,
-        libc=libc,
+        libc=libc if libc in ("glibc", "musl") else "",
         libc_version=version,
         user=raw.user,
         home=raw.home,

@@ -43,6 +43,11 @@ OPENING = 15.0
 """Seconds that the ways to workers which run already get before their hive joins; those that take
 longer are told of when they are open."""
 MOST_HELD = 1000
+MOST = 256
+"""Workers of one machine that get a way: it says how many there are, and each costs something."""
+MOST_BY_SYSTEM = 32
+"""So many of them by a process of the system's ssh; the others by our own connection."""
+LONGEST_ID = 80
 Post = Callable[[AnyHiveEvent], None]
 
 
@@ -85,6 +90,7 @@ class Ways:
         self.system = forward == "system-ssh" or (forward == "auto" and installed() is not None)
         """Whether the system's ssh carries them."""
         self._only_system = forward == "system-ssh"
+        self._refused = False
 
     @property
     def via(self) -> str:
@@ -94,9 +100,10 @@ class Ways:
     async def opened(self, workers: Sequence[HiveWorker]) -> list[HiveWorker]:
         """Those whose way is not open in time are as if they were not ready yet."""
         doors = {
-            w.spec.worker_id: self._open(w.spec.worker_id, w.ready.url)
+            w.spec.worker_id: door
             for w in workers
             if w.ready is not None
+            and (door := self._open(w.spec.worker_id, w.ready.url)) is not None
         }
         with anyio.move_on_after(OPENING):
             for door in doors.values():
@@ -104,8 +111,10 @@ class Ways:
         return [self._joining(worker, doors.get(worker.spec.worker_id)) for worker in workers]
 
     def _joining(self, worker: HiveWorker, door: _Door | None) -> HiveWorker:
-        if door is None or worker.ready is None:
+        if worker.ready is None:
             return worker
+        if door is None:
+            return msgspec.structs.replace(worker, ready=None, beat=None)
         if door.open.is_set():
             return msgspec.structs.replace(worker, ready=door.moved(worker.ready))
         ready = HiveWorkerReady(ready=door.moved(worker.ready), log_path=worker.log_path)
@@ -122,8 +131,9 @@ class Ways:
         match said:
             case HiveWorkerReady(ready=ready) if ready.worker_id not in self._doors:
                 door = self._open(ready.worker_id, ready.url)
-                door.held = [msgspec.structs.replace(said, ready=door.moved(ready))]
-                self._tasks.start_soon(self._release, door, post)
+                if door is not None:
+                    door.held = [msgspec.structs.replace(said, ready=door.moved(ready))]
+                    self._tasks.start_soon(self._release, door, post)
             case HiveWorkerReady():
                 pass  # told of already, or held
             case HiveHeartbeat(beat=beat):
@@ -148,17 +158,27 @@ class Ways:
         for said in held or () if not door.gone else ():
             post(said)
 
-    def _open(self, worker_id: str, url: str) -> _Door:
+    def _open(self, worker_id: str, url: str) -> _Door | None:
+        """None: it has too many already, or this is none."""
+        known = self._doors.get(worker_id)
+        if known is not None:
+            return known
+        if len(self._doors) >= MOST or len(worker_id) > LONGEST_ID:
+            if not self._refused:
+                self._refused = True
+                log.warning("%s tells of workers that cannot be", self._session.machine)
+            return None
         name = hashlib.sha256(f"{self._session.machine}/{worker_id}".encode()).hexdigest()[:16]
         remote = Tcp(port_of(url))  # on that machine's loopback, wherever else it may say
         door = _Door(worker_id, remote, Unix(str(self._folder / f"{name}.sock")))
+        system = self.system and len(self._doors) < MOST_BY_SYSTEM
         self._doors[worker_id] = door
-        self._tasks.start_soon(self._keep, door)
+        self._tasks.start_soon(self._keep, door, system)
         return door
 
-    async def _keep(self, door: _Door) -> None:
+    async def _keep(self, door: _Door, system: bool) -> None:
         """Open it, and again when it broke, until its worker has gone."""
-        pause, system = Backoff(0.2, 5.0), self.system
+        pause = Backoff(0.2, 5.0)
         with door.scope:
             while True:
                 try:

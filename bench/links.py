@@ -27,7 +27,7 @@ import psutil
 
 from bench.figures import percentile, ratio
 from bench.machine import common
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, memory
 from bench.ssh_yard import Queen, Yard
 from tests.support.home import processes_of, wait_for
 
@@ -108,6 +108,19 @@ def idle(folder: Path, links: int, seconds: float) -> dict[str, Any]:
             for name in names:
                 queen.until_online(name)
             look(links)
+            say("the queen is killed, and all are followed again")
+            hives = {p.pid for p in box.processes()}
+            began = time.monotonic()
+            queen.process.kill()
+            queen.process.wait(10)
+            with Queen(yard.home) as another:
+                for name in names:
+                    another.until_online(name)
+                found["a_queen_killed"] = {
+                    "seconds_until_all_are_followed": round(time.monotonic() - began, 2),
+                    "hives_that_stayed": len(hives & {p.pid for p in box.processes()}),
+                    "cpu_seconds_of_the_queen": round(cpu_seconds([another.process.pid]), 2),
+                }
     none, one, many = (found[f"{count} links"] for count in (0, 1, links))
     found["a_link"] = {
         "rss_mib": round((many["queen_rss_mib"] - one["queen_rss_mib"]) / (links - 1), 2),
@@ -142,7 +155,10 @@ def carried(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 if forward and via != way.replace("asyncssh", "ssh"):
                     raise RuntimeError(f"what was to go over {way} goes over {via}")
             pause = min(BACKGROUND, options.seconds)
+            children = queen.process.children(True)
+            ssh = [p.pid for p in children if p.name() in ("ssh", "sh")]
             return {
+                "ssh_of_a_worker_pss_mib": round(memory(ssh).pss / MIB, 1),
                 "events": events(yard, queen, workers, options.rounds, options.tokens, pause),
                 "requests": waits(queen, workers, options.requests),
             }

@@ -19,6 +19,7 @@ def test_two_idle_links_and_their_hives_are_measured(capsys: pytest.CaptureFixtu
     assert [told[f"{count} links"]["processes"]["queen"] for count in (0, 1, 2)] == [1, 1, 1]
     assert told["2 links"]["processes"]["sshd"] >= 2
     assert told["2 links"]["hive_rss_mib"] > 1
+    assert told["a_queen_killed"]["hives_that_stayed"] == 2
     assert set(told["a_link"]) == {"rss_mib", "cpu_percent", "the_first_rss_mib"}
 
 

@@ -165,7 +165,8 @@ def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: B
     (root / "wheels").write_text("in the way", "utf-8")
     told = boxes.rbee("hive", "install", "attic", code=1)
     assert "INSTALL_FAILED" in told
-    assert "step `prepare` failed: mkdir: " in told
+    for word in ("prepare", "mkdir", "Not a directory"):
+        assert word in told, told
     (root / "wheels").unlink()
 
     # Ctrl+C while files are sent

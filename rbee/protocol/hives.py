@@ -319,10 +319,11 @@ class HiveWorker(Wire, frozen=True, kw_only=True):
 class HiveReady(Wire, frozen=True, kw_only=True):
     """POST /v1/hives/ready, hive → queen."""
 
-    name: str
-    url: str
-    token: str
-    version: str
+    name: Annotated[str, msgspec.Meta(max_length=200)]
+    url: Annotated[str, msgspec.Meta(max_length=300)]
+    token: Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,300}\Z")]
+    """Goes into a header."""
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+!-]{1,60}\Z")]
     protocol: Whole
 
 

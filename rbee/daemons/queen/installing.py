@@ -118,6 +118,7 @@ class Installing:
         say("removing", f"removing rbee from {session.machine}", None)
         facts = await probe(session, record.path)
         await uninstall(session, facts, models=request.models)
+        record = self._machines.record(name)
         self._machines.change(msgspec.structs.replace(record, version=None, wanted=False))
 
     async def _run(

@@ -242,7 +242,6 @@ class MachineTasks:
             tasks.cancel_scope.cancel()
 
     async def _stop(self, name: str, say: Say) -> None:
-        record = self._machines.record(name)
         machine = self._machines.get(name)
         if machine is not None:
             say("stopping", f"stopping the hive of {name} and its workers", None)
@@ -251,6 +250,7 @@ class MachineTasks:
                     await machine.command(session, "--stop", "--name", name, timeout=STOP_LIMIT)
             except NotFound:
                 log.info("nothing to stop on %s: rbee is not installed there", name)
+        record = self._machines.record(name)  # it may be another one by now
         self._machines.change(msgspec.structs.replace(record, wanted=False))
         await self._machines.leave(name)
 

@@ -23,7 +23,7 @@ import msgspec
 from rbee.core.events import Event, HiveForgotten
 from rbee.daemons.queen.links import HiveLink
 from rbee.daemons.queen.registry import Registry
-from rbee.errors import HiveExists, HiveNotFound, HiveOffline
+from rbee.errors import HiveExists, HiveNotFound, HiveOffline, RbeeError
 from rbee.paths import make_private
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.machines import HiveRecord, LinkInfo
@@ -101,7 +101,7 @@ class Machines:
                 post=self._post,
                 joined=self._joined,
                 changed=self._changed,
-                save=self.registry.save,
+                save=self._learned,
             )
         return self._world
 
@@ -218,6 +218,15 @@ class Machines:
         if machine is not None:
             machine.record = record
         self._changed(record.name)
+
+    def _learned(self, record: HiveRecord) -> None:
+        """What a link found out. A full disk costs no link, and what was removed stays so."""
+        if self.registry.get(record.name) is None:
+            return
+        try:
+            self.registry.save(record)
+        except RbeeError as exc:
+            log.warning("what is known of %s was not kept: %s", record.name, exc.message)
 
     def stay_alone(self) -> set[str]:
         """Hives that were told to stay without a queen for a while."""

@@ -9,7 +9,14 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rbee.errors import RbeeError, RemoteCommandFailed, ValidationFailed
+from rbee.errors import (
+    HostKeyChanged,
+    HostKeyRevoked,
+    HostKeyUnknown,
+    RbeeError,
+    RemoteCommandFailed,
+    ValidationFailed,
+)
 from rbee.protocol.base import decode
 from rbee.protocol.hives import HiveUp
 
@@ -26,6 +33,10 @@ exec "$root/$version/bin/rbee-hive" "$@"
 """
 """sh: runs the installed hive's command; $1 is where rbee is, empty for the usual place; $2 the
 folder of a version in it."""
+LAST_WORDS = 4096
+"""Bytes of what it said last in which an error is looked for."""
+ABOUT_KEYS = frozenset({HostKeyUnknown.code, HostKeyChanged.code, HostKeyRevoked.code})
+"""Errors that a user answers with trust; what a machine says of itself is none of them."""
 _SAID = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)(?:\n  → (?P<action>.*))?")
 
 
@@ -41,8 +52,8 @@ def read(done: Done, name: str) -> HiveUp:
     for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
         if line.startswith("rbee-hive {"):
             return _checked(line.removeprefix("rbee-hive "), name)
-    last = done.last_lines[-1] if done.last_lines else "nothing"
-    raise _nonsense(name, f"it said {last[:200]}", done.last_lines)
+    lines = ["…" if "token" in line else line for line in done.last_lines]
+    raise _nonsense(name, f"it said {lines[-1][:200] if lines else 'nothing'}", lines)
 
 
 def port_of(url: str) -> int:
@@ -54,14 +65,15 @@ def port_of(url: str) -> int:
 
 
 def _checked(text: str, name: str) -> HiveUp:
+    """Its line has the hive's token: no error tells it."""
     try:
         up = decode(text, HiveUp)
     except ValidationFailed as exc:
-        raise _nonsense(name, exc.message, [text[:500]]) from exc
+        raise _nonsense(name, exc.message, []) from exc
     if up.name != name:
-        raise _nonsense(name, f"it calls itself {up.name[:80]!r}", [text[:500]])
+        raise _nonsense(name, f"it calls itself {up.name[:80]!r}", [])
     if not port_of(up.url):
-        raise _nonsense(name, f"{up.url[:80]!r} is no address of a hive", [text[:500]])
+        raise _nonsense(name, f"{up.url[:80]!r} is no address of a hive", [])
     return up
 
 
@@ -75,9 +87,9 @@ def _nonsense(name: str, why: str, tail: list[str]) -> RemoteCommandFailed:
 
 def said(done: Done, name: str) -> RbeeError:
     """What `rbee-hive` said on its way out."""
-    text = done.stderr.decode("utf-8", "replace")
+    text = done.stderr[-LAST_WORDS:].decode("utf-8", "replace")
     found = _SAID.search(text)
-    if found is None:
+    if found is None or found["code"] in ABOUT_KEYS:
         last = done.last_lines[-1] if done.last_lines else f"status {done.status}"
         return RemoteCommandFailed(
             f"rbee-hive on {name} failed: {last}", status=done.status, tail=done.last_lines

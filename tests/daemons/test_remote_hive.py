@@ -62,6 +62,8 @@ def test_its_errors_are_its_own_and_short() -> None:
     assert (told.code, told.message, told.action) == (
         "HIVE_EXISTS", "attic: it is there", "look"
     )  # fmt: skip
+    odd = said(Done(1, b"", b"error NO_SUCH_CODE: odd\n"), "attic")
+    assert (odd.code, odd.message) == ("REMOTE_COMMAND_FAILED", "attic: odd")
     long = said(Done(1, b"", b"error INTERNAL_ERROR: " + b"x" * 900_000), "attic")
     assert len(json.dumps(long.body())) < 10_000
     for code in (b"HOST_KEY_UNKNOWN", b"HOST_KEY_CHANGED"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rbee.errors import (
+    BY_CODE,
     HostKeyChanged,
     HostKeyRevoked,
     HostKeyUnknown,
@@ -35,7 +36,7 @@ exec "$root/$version/bin/rbee-hive" "$@"
 folder of a version in it."""
 LAST_WORDS = 4096
 """Bytes of what it said last in which an error is looked for."""
-ABOUT_KEYS = frozenset({HostKeyUnknown.code, HostKeyChanged.code, HostKeyRevoked.code})
+ABOUT_KEYS = (HostKeyUnknown, HostKeyChanged, HostKeyRevoked)
 """Errors that a user answers with trust; what a machine says of itself is none of them."""
 _SAID = re.compile(r"error (?P<code>[A-Z_]+): (?P<message>.*)(?:\n  → (?P<action>.*))?")
 
@@ -89,12 +90,11 @@ def said(done: Done, name: str) -> RbeeError:
     """What `rbee-hive` said on its way out."""
     text = done.stderr[-LAST_WORDS:].decode("utf-8", "replace")
     found = _SAID.search(text)
-    if found is None or found["code"] in ABOUT_KEYS:
+    if found is None:
         last = done.last_lines[-1] if done.last_lines else f"status {done.status}"
         return RemoteCommandFailed(
             f"rbee-hive on {name} failed: {last}", status=done.status, tail=done.last_lines
         )
-    details = {"suggested_action": found["action"]} if found["action"] else {}
-    message = f"{name}: {found['message'].strip()}"
-    body = {"error": {"code": found["code"], "message": message, "details": details}}
-    return RbeeError.from_body(body, 502)
+    kind = BY_CODE.get(found["code"], RemoteCommandFailed)
+    kind = RemoteCommandFailed if issubclass(kind, ABOUT_KEYS) else kind
+    return kind(f"{name}: {found['message'].strip()}", action=found["action"])

@@ -32,6 +32,7 @@ from rbee.tui.quitting import leave
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dashboard import Dashboard
+from rbee.tui.screens.jobs import Jobs
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
@@ -47,7 +48,13 @@ class RbeeApp(App[str]):
 
     TITLE = "⬢ rbee"
     CSS_PATH = "rbee.tcss"
-    MODES = {"dashboard": Dashboard, "workers": Workers, "chat": Chat, **signposts()}
+    MODES = {
+        "dashboard": Dashboard,
+        "workers": Workers,
+        "jobs": Jobs,
+        "chat": Chat,
+        **signposts(),
+    }
     DEFAULT_MODE = "dashboard"
     COMMANDS = {Commands}
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(

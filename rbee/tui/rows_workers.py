@@ -32,9 +32,7 @@ def rows(store: ColonyStore, glyphs: Glyphs) -> list[Row]:
     """All workers, then the last that went."""
     now = store.clock()
     there = [_row(worker, glyphs, now) for worker in store.worker_list()]
-    found = there + [_gone(past, glyphs, now) for past in store.past.departed()]
-    pasts = store.past.workers
-    return [replace(row, command=start_command(pasts[row.key].last, store)) for row in found]
+    return there + [_gone(past, glyphs, now) for past in store.past.departed()]
 
 
 def _row(worker: WorkerInfo, glyphs: Glyphs, now: float) -> Row:

@@ -30,7 +30,7 @@ def paragraphs(text: str, width: int) -> list[str]:
 
 def fact(name: str, value: str, width: int, *, role: str = "text", column: int = 9) -> list[Line]:
     """` name     value`, wrapped beside its name."""
-    rows = textwrap.wrap(printable(value), max(8, width - column - 2)) or [""]
+    rows = wrapped(value, width - column - 2)
     first: Line = ((f" {name:<{column}}", "muted"), (rows[0], role))
     return [first, *(((" " * (column + 1), "muted"), (row, role)) for row in rows[1:])]
 

@@ -22,13 +22,7 @@ MODES: tuple[Mode, ...] = (
         "The models on every machine, what fits where, and the transfers between them.",
         ("rbee model list",),
     ),
-    Mode(
-        "jobs",
-        "Jobs",
-        "Jobs",
-        "Every job with its wait, first token and speed; cancel and run again.",
-        ("rbee job list", "rbee job show ID", "rbee job cancel ID"),
-    ),
+    Mode("jobs", "Jobs", "Jobs"),
     Mode("chat", "Chat", "Chat"),
     Mode(
         "logs",

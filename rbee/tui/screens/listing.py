@@ -6,7 +6,7 @@ and the focus. What the things are and what may be done to them belongs to the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from textual import on
@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 
 from rbee.tui import keymap
 from rbee.tui.screens.base import ColonyScreen
-from rbee.tui.widgets.facets import TabbedTable
+from rbee.tui.widgets.facets import Facet, TabbedTable, tab_spans
 from rbee.tui.widgets.table import RowTable
 
 STACKED = (110, 36)
@@ -53,6 +53,10 @@ class ListScreen(ColonyScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = []
     table: TabbedTable
+    facets: Mapping[str, Facet]
+    """Sides of the thing under the cursor, by name, in order."""
+    tab: str
+    """The side that is shown where there is room for one."""
 
     def upper(self, table: TabbedTable, empty: EmptyPanel) -> Iterable[Widget]:
         """The table, what stands in its place, and the filter under it."""
@@ -60,9 +64,45 @@ class ListScreen(ColonyScreen):
         search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
         return [Vertical(table, empty, search, id="rows")]
 
-    def details(self) -> Widget:
-        """What `enter` goes to."""
-        raise NotImplementedError
+    def inspector(self, facets: Mapping[str, Facet]) -> Widget:
+        """The sides of the thing under the cursor."""
+        self.facets, self.tab = facets, next(iter(facets))
+        return Vertical(*facets.values(), id="inspector")
+
+    def turn(self, step: int) -> None:
+        """To the next side; the focus goes with it when it was on one."""
+        names = list(self.facets)
+        held = next((name for name, each in self.facets.items() if each is self.focused), None)
+        if held is not None and self.has_class("-stacked"):
+            self.tab = held
+        self.tab = names[(names.index(self.tab) + step) % len(names)]
+        self.changed()
+        if held is not None:
+            self.call_after_refresh(self.facets[self.tab].focus)
+
+    @property
+    def facet_width(self) -> int:
+        """Cells of a line of a facet, also of one that has just come on screen."""
+        return max(8, self.query_one("#inspector").size.width - 3)
+
+    def offer(self, state: object) -> None:
+        """The keys that are offered depend on this."""
+        marked = frozenset(self.table.marked)
+        if (state, marked) != self._offered:
+            self._offered = (state, marked)
+            self.refresh_bindings()
+
+    def set_out_facets(self, title: str) -> list[str]:
+        """Show those there is room for; their names."""
+        stacked = self.has_class("-stacked")
+        for name, facet in self.facets.items():
+            shown = stacked or name == self.tab
+            if facet.display != shown:
+                facet.display = shown
+            facet.tabs = None if stacked else tab_spans(list(self.facets), self.tab)
+            set_title(facet, f"{name} {title}" if stacked else title)
+            set_subtitle(facet, Content("" if stacked else self.tab_words()))
+        return list(self.facets) if stacked else [self.tab]
 
     def tab_words(self) -> str:
         """How to turn the tabs and where the details begin."""
@@ -77,6 +117,7 @@ class ListScreen(ColonyScreen):
 
     def on_mount(self) -> None:
         self._had_rows: bool | None = None
+        self._offered: tuple[object, frozenset[str]] = (None, frozenset())
         super().on_mount()
 
     def on_screen_resume(self) -> None:
@@ -110,7 +151,7 @@ class ListScreen(ColonyScreen):
         if self.table.current is not None:
             self.add_class("-open")
             self.changed()
-            self.call_after_refresh(lambda: self.details().focus())
+            self.call_after_refresh(self.facets[self.tab].focus)
 
     def back(self) -> bool:
         """Leave the details, then the filter, then the marks."""

@@ -6,13 +6,14 @@ the colony goes through the app as jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar
 
 import anyio
 import msgspec
 from textual.binding import BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Container
 from textual.content import Content
 from textual.widget import Widget
 
@@ -31,6 +32,7 @@ from rbee.tui.rows_workers import (
     metric_lines,
     rows,
     spec_lines,
+    start_command,
     wish_of,
 )
 from rbee.tui.screens.choosing import ask_where
@@ -40,11 +42,10 @@ from rbee.tui.screens.listing import (
     EmptyPanel,
     ListScreen,
     set_subtitle,
-    set_title,
 )
 from rbee.tui.sequences import one_after_the_other
 from rbee.tui.store import Link
-from rbee.tui.widgets.facets import Facet, TabbedTable, Tail, tab_spans
+from rbee.tui.widgets.facets import Facet, TabbedTable, Tail
 from rbee.tui.widgets.lines import Line
 
 TABS = ("Info", "Log", "Metrics", "Args")
@@ -81,17 +82,11 @@ class Workers(ListScreen):
                 (".", "$foreground"),
             ),
         )
-        self.tab = TABS[0]
+        table.command_of = self._start_command
         self._log = Tail("Log")
-        self._facets: dict[str, Facet] = {
-            name: self._log if name == "Log" else Facet(name) for name in TABS
-        }
-        inspector = Vertical(*self._facets.values(), id="inspector")
+        facets = {name: self._log if name == "Log" else Facet(name) for name in TABS}
         self._followed: str | None = None
-        return [Container(*self.upper(table, empty), inspector, classes="beside")]
-
-    def details(self) -> Widget:
-        return self._facets[self.tab]
+        return [Container(*self.upper(table, empty), self.inspector(facets), classes="beside")]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that have nothing to act on are not offered."""
@@ -108,14 +103,14 @@ class Workers(ListScreen):
         self.set_out(any_rows=bool(found))
         self.table.set_rows(found)
         self._subtitle()
-        self._inspect()
-        self._sync_log()
+        self.changed()
 
     def changed(self) -> None:
         """The details follow the cursor at once."""
         self._inspect()
         self._sync_log()
-        self.refresh_bindings()
+        past = self._past()
+        self.offer(past and (past.last.worker_id, past.last.state, past.gone_at))
 
     def on_screen_suspend(self) -> None:
         super().on_screen_suspend()
@@ -123,13 +118,7 @@ class Workers(ListScreen):
 
     def action_tab(self, step: int) -> None:
         """The next side of the worker."""
-        within = self.focused is not None and self.focused in self._facets.values()
-        if within and self.has_class("-stacked"):
-            self.tab = next(n for n, facet in self._facets.items() if facet is self.focused)
-        self.tab = TABS[(TABS.index(self.tab) + step) % len(TABS)]
-        self.changed()
-        if within:
-            self.call_after_refresh(self.details().focus)
+        self.turn(step)
 
     def action_show_worker(self) -> None:
         """Its log."""
@@ -238,6 +227,10 @@ class Workers(ListScreen):
 
         ask_where(self.rbee, f"Move {id_} to", model, placed, anywhere=False)
 
+    def _start_command(self, worker_id: str) -> str:
+        past = self.rbee.store.past.workers.get(worker_id)
+        return "" if past is None else start_command(past.last, self.rbee.store)
+
     def _drain(self, worker: WorkerInfo) -> None:
         id_ = worker.worker_id
         self.rbee.submit(WorkerDrain(worker_id=id_), f"draining {id_}")
@@ -260,28 +253,19 @@ class Workers(ListScreen):
 
     def _inspect(self) -> None:
         """Fill the panels that are on screen."""
-        past, store = self._past(), self.rbee.store
-        glyphs = self.table.glyphs
-        stacked = self.has_class("-stacked")
-        for name, facet in self._facets.items():
-            shown = stacked or name == self.tab
-            if facet.display != shown:
-                facet.display = shown
-            facet.tabs = None if stacked else tab_spans(TABS, self.tab)
-            title = past.last.worker_id if past is not None else "Worker"
-            set_title(facet, f"{name} {title}" if stacked else title)
-            set_subtitle(facet, Content("" if stacked else self.tab_words()))
-            if shown:
-                fill: dict[str, Callable[[WorkerPast, int], list[Line]]] = {
-                    "Info": lambda past, width: info_lines(past, store, glyphs, width),
-                    "Metrics": lambda past, width: metric_lines(past, glyphs, width),
-                    "Args": lambda past, width: spec_lines(past, store, width),
-                }
-                if name == "Log":
-                    self._log.draw()
-                else:
-                    width = facet.size.width
-                    facet.show_lines([] if past is None else fill[name](past, width))
+        past, store, glyphs = self._past(), self.rbee.store, self.table.glyphs
+        for name in self.set_out_facets(past.last.worker_id if past is not None else "Worker"):
+            facet, lines, width = self.facets[name], list[Line](), self.facet_width
+            if name == "Log":
+                self._log.draw()
+                continue
+            if past is not None and name == "Info":
+                lines = info_lines(past, store, glyphs, width)
+            elif past is not None and name == "Metrics":
+                lines = metric_lines(past, glyphs, width)
+            elif past is not None:
+                lines = spec_lines(past, store, width)
+            facet.show_lines(lines)
 
     def _subtitle(self) -> None:
         store, dot = self.rbee.store, self.table.glyphs.dot
@@ -304,7 +288,7 @@ class Workers(ListScreen):
     def _sync_log(self, *, hidden: bool = False) -> None:
         """Follow the log of the worker under the cursor while it is on screen, else none."""
         past = self._past()
-        shown = not hidden and self._facets["Log"].display and self.rbee.screen is self
+        shown = not hidden and self._log.display and self.rbee.screen is self
         wanted = past.last.worker_id if past is not None and shown else None
         if wanted == self._followed:
             return
@@ -312,7 +296,7 @@ class Workers(ListScreen):
         self._log.clear()
         self.workers.cancel_group(self, "log")
         if wanted is not None:
-            self.run_worker(self._follow(wanted), group="log", exclusive=True)
+            self.run_worker(partial(self._follow, wanted), group="log", exclusive=True)
 
     async def _follow(self, worker_id: str) -> None:
         await anyio.sleep(SETTLE_SECONDS)

@@ -7,7 +7,7 @@ screen belongs to the screen.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.binding import BindingType
@@ -24,6 +24,13 @@ class TabbedTable(RowTable):
     """A table beside which tabs are turned with the arrow keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("tabs")
+    command_of: Callable[[str], str] | None = None
+    """Row key → its command, where that is too dear to be made for every row."""
+
+    def action_copy_command(self) -> None:
+        """The command about this row to the clipboard."""
+        make = self.command_of
+        self._copy(lambda row: row.command if make is None else make(row.key))
 
 
 def tab_spans(names: Sequence[str], current: str) -> Line:
@@ -45,9 +52,13 @@ class Facet(Lines):
         self.label = name
         self.tabs: Line | None = None
 
-    def show_lines(self, lines: list[Line]) -> None:
-        """Show these under the tabs."""
+    def show_lines(self, lines: list[Line], *, follow: bool = False) -> None:
+        """Show these under the tabs. `follow`: stay at the end, unless somebody has scrolled up."""
+        at_end = follow and self.scroll_offset.y >= self.max_scroll_y
         self.set_lines(lines, self.tabs)
+        if at_end:
+            self.scroll_end(animate=False, force=True, immediate=True)
+            self.refresh()
 
 
 class Tail(Facet):
@@ -78,12 +89,8 @@ class Tail(Facet):
         state = (self._added, self.size.width, self.tabs)
         if state == self._drawn:
             return
-        at_end = self.scroll_offset.y >= self.max_scroll_y
         self._drawn = state
         lines: list[Line] = []
         for text, role in self._rows:
             lines += [((f" {row}", role),) for row in wrapped(text, self.size.width - 2)]
-        self.show_lines(lines)
-        if at_end:
-            self.scroll_end(animate=False, force=True, immediate=True)
-            self.refresh()
+        self.show_lines(lines, follow=True)

@@ -21,6 +21,7 @@ from rbee.core.events import (
     FetchProgress,
     HiveForgotten,
     HiveJoined,
+    HiveLabelled,
     HiveLeft,
     HiveResting,
     HiveSaid,
@@ -200,6 +201,9 @@ class Colony:
                 self.dirty = True
             case HiveForgotten(name):
                 hives.forgotten(self, name)
+                self.dirty = True
+            case HiveLabelled():
+                hives.labelled(self, event)
                 self.dirty = True
             case HiveResting(name, resting):
                 hives.resting(self, name, resting)

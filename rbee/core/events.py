@@ -111,6 +111,14 @@ class HiveForgotten:
 
 
 @value()
+class HiveLabelled:
+    """What a user says of a hive is this from now on, beside what it says of itself."""
+
+    name: str
+    labels: Mapping[str, str]
+
+
+@value()
 class HiveResting:
     """A hive is to take no more work, and its workers end with what they run; or it may again."""
 
@@ -250,6 +258,7 @@ Event = (
     | RunFailed
     | RunCancelled
     | HiveJoined
+    | HiveLabelled
     | HiveForgotten
     | HiveResting
     | HiveLeft

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import supervising, telling
-from rbee.core.events import HiveJoined, ModelLocated, Publish
+from rbee.core.events import HiveJoined, HiveLabelled, ModelLocated, Publish
 from rbee.core.fleet import HiveState, Worker
 from rbee.core.states import WORKER_LIVE, WORKER_READY
 from rbee.errors import HiveOffline
@@ -47,6 +47,14 @@ def joined(colony: Colony, event: HiveJoined) -> None:
     colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
     if changed:
         publish_models(colony)
+
+
+def labelled(colony: Colony, event: HiveLabelled) -> None:
+    """Heeded from the next choice on."""
+    hive = colony.fleet.hives.get(event.name)
+    if hive is not None:
+        hive.labels = {**hive.capabilities.labels, **event.labels}
+        colony.effects.append(Publish("hive", colony.fleet.hive_info(hive)))
 
 
 def left(colony: Colony, name: str, reason: str) -> None:

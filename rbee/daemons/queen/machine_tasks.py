@@ -347,8 +347,9 @@ class MachineTasks:
             told = await self._installing.put(name, session, request, say)
         return self._told(name) | told
 
-    def change(self, name: str, change: HiveChange) -> None:
-        """PATCH: what is given is remembered, and heeded when the machine is connected next."""
+    async def change(self, name: str, change: HiveChange) -> None:
+        """PATCH: what is given is remembered. Labels are heeded at once, the rest when the machine
+        is connected next."""
         record = self._machines.record(name)
         given = {
             field: value
@@ -359,7 +360,10 @@ class MachineTasks:
         if change.labels is not None:
             both = {**record.labels, **change.labels}
             new["labels"] = {key: value for key, value in both.items() if value}
-        self._machines.change(msgspec.structs.replace(record, **new))
+        changed = msgspec.structs.replace(record, **new)
+        self._machines.change(changed)
+        if change.labels is not None:
+            await self._machines.label(changed)
 
     @asynccontextmanager
     async def _session(self, name: str, say: Say) -> AsyncGenerator[Session]:

@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 import msgspec
 
-from rbee.core.events import Event, HiveForgotten
+from rbee.core.events import Event, HiveForgotten, HiveLabelled
 from rbee.daemons.queen.links import HiveLink
 from rbee.daemons.queen.registry import Registry
 from rbee.errors import HiveExists, HiveNotFound, HiveOffline, RbeeError
@@ -227,6 +227,10 @@ class Machines:
             self.registry.save(record)
         except RbeeError as exc:
             log.warning("what is known of %s was not kept: %s", record.name, exc.message)
+
+    async def label(self, record: HiveRecord) -> None:
+        """What the record says of the hive is heeded from now on."""
+        await self._call(HiveLabelled(record.name, record.labels))
 
     def stay_alone(self) -> set[str]:
         """Hives that were told to stay without a queen for a while."""

@@ -32,6 +32,7 @@ from rbee.tui.quitting import leave
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dashboard import Dashboard
+from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.signpost import signposts
@@ -50,6 +51,7 @@ class RbeeApp(App[str]):
     CSS_PATH = "rbee.tcss"
     MODES = {
         "dashboard": Dashboard,
+        "hives": Hives,
         "workers": Workers,
         "jobs": Jobs,
         "chat": Chat,
@@ -240,7 +242,8 @@ class RbeeApp(App[str]):
     def _own_job_changed(self, job: JobInfo) -> None:
         if job.job_id not in self._own_jobs:
             return
-        if job.state is JobState.FAILED:
+        told = isinstance(self.screen, ColonyScreen) and self.screen.tells(job)
+        if job.state is JobState.FAILED and not told:
             self.toast(
                 RbeeError.from_body(
                     {"error": {"code": job.error_code, "message": job.error_message, "details": {}}}

@@ -118,6 +118,8 @@ class Errand:
     def apply(self, event: ServerEvent, now: float) -> None:
         """Take in one event of the stream. `now`: UTC seconds."""
         if event.id is not None and event.id.isdigit():
+            if int(event.id) <= self.last_id:
+                return
             self.last_id = int(event.id)
         match event.event:
             case EventType.STATUS:

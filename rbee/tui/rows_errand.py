@@ -14,8 +14,8 @@ from rbee.tui.errand import Errand, Stand, Step
 from rbee.tui.glyphs import Glyphs
 from rbee.tui.widgets.lines import Line, Span, width_of
 
-TAIL = 10
-"""Last lines of a command that failed."""
+TAIL, BRIEF_TAIL = 10, 4
+"""Last lines of a command that failed; where there is little room."""
 _ROLES = {
     Stand.AHEAD: "muted",
     Stand.RUNNING: "warn",
@@ -37,7 +37,7 @@ def errand_lines(errand: Errand, glyphs: Glyphs, width: int, *, wide: bool) -> l
     lines: list[Line] = [((" ", "text"), (stand, role), (f" {words} ", "strong"))]
     lines += _column(errand, glyphs, width) if wide else _flowing(errand, glyphs, width)
     if errand.error is not None:
-        lines += failure(errand.error, glyphs, width)
+        lines += failure(errand.error, glyphs, width, brief=not wide)
     elif not errand.ended:
         lines += [
             line for note in errand.notes for line in wrapped(note, width, "muted", lead="     ")
@@ -56,18 +56,19 @@ def glyph(stand: Stand, glyphs: Glyphs) -> str:
     }[stand]
 
 
-def failure(error: RbeeError, glyphs: Glyphs, width: int) -> list[Line]:
+def failure(error: RbeeError, glyphs: Glyphs, width: int, *, brief: bool) -> list[Line]:
     """What happened and what to do; the command that failed, and its last lines."""
     lines: list[Line] = []
+    rows, last = (2, BRIEF_TAIL) if brief else (6, TAIL)
     if error.code != "HOST_KEY_UNKNOWN":
-        lines += wrapped(error.message, width, "bad")
+        lines += wrapped(error.message, width, "bad", most=rows)
     command, tail = error.details.get("command"), error.details.get("tail")
     if command:
-        lines += wrapped(f"$ {command}", width, "text", more=2)
-    said: list[Any] = tail[-TAIL:] if isinstance(tail, list) else []
+        lines += wrapped(f"$ {command}", width, "text", more=2, most=rows)
+    said: list[Any] = tail[-last:] if isinstance(tail, list) else []
     lines += [((" " * 3, "text"), (glyphs.clip(printable(str(line)), width - 4), "muted"))
               for line in said]  # fmt: skip
-    lines += wrapped(f"{glyphs.arrow} {error.action}", width, "text", more=2)
+    lines += wrapped(f"{glyphs.arrow} {error.action}", width, "text", more=2, most=rows)
     return lines
 
 
@@ -142,7 +143,12 @@ def _column(errand: Errand, glyphs: Glyphs, width: int) -> list[Line]:
 def _flowing(errand: Errand, glyphs: Glyphs, width: int) -> list[Line]:
     lines: list[Line] = []
     row: list[Span] = [("  ", "text")]
-    for step in _with_ahead(errand):
+    steps = _with_ahead(errand)
+    if errand.stand is Stand.FAILED and len(errand.steps) > 2:
+        # The command's last lines matter more than what went well.
+        before = len(errand.steps) - 1
+        steps = [Step(f"{before} steps before", Stand.DONE), errand.steps[-1]]
+    for step in steps:
         spans = _short(step, glyphs)
         if width_of(tuple(row)) + width_of(tuple(spans)) > width - 1 and len(row) > 1:
             lines.append(tuple(row))

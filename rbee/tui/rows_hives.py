@@ -47,6 +47,8 @@ _LOOKS = {
     "other version": ("failed", "bad"),
     "refused": ("failed", "bad"),
 }
+_KEYS = {"install": "i", "upgrade": "i", "start": "x", "refresh": "r"}
+"""Verb of a command → the key that does the same."""
 _LABEL = 9
 Facts = list[tuple[str, str]]
 
@@ -174,13 +176,22 @@ def machine_lines(
     if wrong is not None:
         lines += wrapped(f"{_state(hive, None, glyphs)[2]} {wrong.reason}", width, "warn", more=2)
         if wrong.action:
-            lines += wrapped(f"{glyphs.arrow} {wrong.action}", width, "text", more=2)
+            lines += _remedy(wrong.action, glyphs, width)
         lines.append(())
-    lines += fact_lines(facts(hive, now, ours=ours), glyphs, width)
-    if hive.devices:
-        lines.append(())
-        if not hive.online:
-            lines.append(((" devices, as they were last seen", "muted"),))
+    known = fact_lines(facts(hive, now, ours=ours), width)
+    equipment = device_lines(hive, views, glyphs, width, wide=wide)
+    first, second = (known, equipment) if wide else (equipment, known)
+    return [*lines, *first, *([()] if first and second else []), *second]
+
+
+def device_lines(
+    hive: HiveInfo, views: Sequence[DeviceView], glyphs: Glyphs, width: int, *, wide: bool
+) -> list[Line]:
+    """A line for each device, and its last minute where there is room; what is not there, and
+    why."""
+    lines: list[Line] = []
+    if hive.devices and not hive.online:
+        lines.append(((" devices, as they were last seen", "muted"),))
     for view in views:
         lines.append(device_line(view, glyphs, width))
         if hive.online and wide and view.history:
@@ -190,7 +201,16 @@ def machine_lines(
     return lines
 
 
-def fact_lines(pairs: Facts, glyphs: Glyphs, width: int) -> list[Line]:
+def _remedy(action: str, glyphs: Glyphs, width: int) -> list[Line]:
+    """What helps; where a key of this screen does it, that first."""
+    key = next((key for verb, key in _KEYS.items() if action.startswith(f"rbee hive {verb} ")), "")
+    if not key:
+        return wrapped(f"{glyphs.arrow} {action}", width, "text", more=2)
+    told = glyphs.clip(printable(action), width - 10)
+    return [((f" {glyphs.arrow} ", "text"), (key, "key"), (f"  {told}", "muted"))]
+
+
+def fact_lines(pairs: Facts, width: int) -> list[Line]:
     """Name and value; a value that is too long goes on below."""
     lines: list[Line] = []
     for name, value in pairs:
@@ -218,11 +238,12 @@ def facts(hive: HiveInfo, now: float, *, ours: str) -> Facts:
     pairs = [
         ("where", "this machine" if hive.kind == "local" else host_of(hive)),
         ("link", f"{via(hive)}{fast}{lost}" if hive.kind != "local" else ""),
-        ("host key", f"{record.fingerprint}, trusted" if record and record.fingerprint else ""),
+        ("host key", record.fingerprint or "" if record else ""),
         ("seen", ago),
         ("system", system.removeprefix(", ")),
         ("rbee", f"{theirs}{other}" if theirs else "not installed"),
-        ("models", f"{models}{', ' if models and disk else ''}{disk}"),
+        ("models", models),
+        ("disk", disk),
         ("workers", str(hive.workers) if hive.workers else ""),
         ("labels", ", ".join(f"{k}={v}" for k, v in sorted(hive.labels.items()))),
         ("wakes by", record.mac if record and record.mac else ""),
@@ -249,7 +270,7 @@ def _state(hive: HiveInfo, errand: Errand | None, glyphs: Glyphs) -> tuple[str, 
 def _beat(hive: HiveInfo, beat: float | None, glyphs: Glyphs, now: float) -> str:
     """How long ago it was last heard of."""
     at = max((t for t in (beat, seen_at(hive)) if t is not None), default=None)
-    if at is None:
+    if at is None or state_of(hive) == "not installed":
         return glyphs.na
     ago = max(0.0, now - at)
     return f"{ago:.1f}s" if ago < 10 else duration(ago)

@@ -26,6 +26,7 @@ from rbee.protocol.base import Wire, encode
 from rbee.protocol.colony import Info, Snapshot
 from rbee.protocol.decisions import Why
 from rbee.protocol.jobs import CancelledData, JobAccepted, JobInfo, JobState
+from rbee.protocol.machines import Around
 from rbee.protocol.models import HeldModel
 from rbee.sse import DONE, encode_comment, encode_event
 
@@ -53,7 +54,10 @@ class ColonyDouble:
     """Job → its stream, of jobs that were not submitted here."""
     why: dict[str, Why] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
-    """Worker → its log, which is followed until the double goes."""
+    """Worker or hive → its log, which is followed until the double goes."""
+    around: Around = field(default_factory=lambda: Around(machines=[]))
+    version: str = "0"
+    """The queen's rbee."""
     held: list[HeldModel] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     """Path and query of every request that is not for the event stream."""
@@ -106,7 +110,9 @@ class ColonyDouble:
                 Route("/v1/jobs/{job}/decision", self._why),
                 Route("/v1/jobs/{job}/retry", self._retry, methods=["POST"]),
                 Route("/v1/jobs/{job}", self._job, methods=["GET"]),
-                Route("/v1/workers/{worker}/logs", self._log),
+                Route("/v1/workers/{name}/logs", self._log),
+                Route("/v1/hives/nearby", self._nearby),
+                Route("/v1/hives/{name}/logs", self._log),
                 Route("/v1/catalog/models", self._models),
                 Route("/v1/jobs/{job}", self._cancel, methods=["DELETE"]),
             ],
@@ -116,7 +122,7 @@ class ColonyDouble:
     async def _info(self, _: Request) -> Response:
         return _json(
             Info(
-                version="0",
+                version=self.version,
                 api="1",
                 protocol=1,
                 features=[],
@@ -199,7 +205,7 @@ class ColonyDouble:
 
     async def _log(self, request: Request) -> Response:
         self._note(request)
-        worker = request.path_params["worker"]
+        worker = request.path_params["name"]
         if worker not in self.logs:
             raise NotFound(f"no worker {worker}")
 
@@ -213,6 +219,10 @@ class ColonyDouble:
                 await anyio.sleep(0.01)
 
         return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def _nearby(self, request: Request) -> Response:
+        self._note(request)
+        return _json(self.around)
 
     async def _models(self, request: Request) -> Response:
         self._note(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import colony_data as data
+import machine_data
 import pytest
 from colony_double import ColonyDouble
 from screen_driver import app_for, connected, until
@@ -91,6 +92,13 @@ async def test_every_action_is_reachable() -> None:
                 missing -= reachable(app)
                 await pilot.press("escape")
                 missing -= reachable(app)
+    with ColonyDouble(machine_data.full()) as double:
+        async with app_for(double).run_test(size=(160, 45)) as pilot:
+            app = await connected(pilot)
+            await show_mode(pilot, "hives")
+            for _ in machine_data.machines():
+                missing -= reachable(app)
+                await pilot.press("j")
     assert not missing
 
 

@@ -30,6 +30,15 @@ ACTIONS = [
         "follow",
     ),
     Action(
+        "welcome.add",
+        "a",
+        "add",
+        "Add a machine over SSH",
+        "welcome",
+        "screen.add_machine",
+        True,
+    ),
+    Action(
         "worker.demo",
         "d",
         "demo",

@@ -6,14 +6,7 @@ from rbee.tui.actions import Action, Mode
 
 MODES: tuple[Mode, ...] = (
     Mode("dashboard", "Dash", "Dashboard"),
-    Mode(
-        "hives",
-        "Hives",
-        "Hives",
-        "Add, install, start and watch the machines of the colony.",
-        ("rbee hive list",),
-        "This version's colony is this one machine; the dashboard shows its devices.",
-    ),
+    Mode("hives", "Hives", "Hives"),
     Mode("workers", "Work", "Workers"),
     Mode(
         "models",

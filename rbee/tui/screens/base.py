@@ -14,6 +14,7 @@ from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widget import Widget
 
+from rbee.protocol.jobs import JobInfo
 from rbee.tui import keymap
 from rbee.tui.widgets.bars import SMALLEST, FooterBar, NavBar, TooSmall, TopBar
 
@@ -54,6 +55,10 @@ class ColonyScreen(Screen[None]):
 
     def show(self) -> None:
         """Bring the body up to date with the store."""
+
+    def tells(self, job: JobInfo) -> bool:
+        """Whether the screen itself says how a job of ours has ended, so that no toast does."""
+        return False
 
     def back(self) -> bool:
         """Leave what is open on the screen; True when there was something to leave."""

@@ -18,6 +18,7 @@ from textual.widgets import Input, Static
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import keymap
 from rbee.tui.glyphs import duration, gib, wall_time
+from rbee.tui.looking import look_around
 from rbee.tui.rows import WORKER_COLUMNS, worker_row
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
@@ -61,6 +62,7 @@ class Dashboard(ColonyScreen):
         ]
 
     def on_mount(self) -> None:
+        self._looked = False
         self._offered: tuple[str | None, bool, bool] = ("workers", True, True)
         super().on_mount()
 
@@ -85,6 +87,7 @@ class Dashboard(ColonyScreen):
         self._refocus(welcome if lonely else table if store.workers else empty)
         if lonely:
             welcome.show(store)
+            self._look_around()
             return
         now = store.clock()
         table.set_rows([worker_row(worker, table.glyphs, now) for worker in store.worker_list()])
@@ -155,6 +158,10 @@ class Dashboard(ColonyScreen):
         """Follow the narration, or stand still."""
         self.query_one(NarrationPanel).toggle_follow()
 
+    def action_add_machine(self) -> None:
+        """What the Hives screen does with this key."""
+        self.rbee.perform(keymap.BY_ID["hive.add"])
+
     def action_demo(self) -> None:
         """Start the demo model when the colony has it."""
         model = demo_model(self.rbee.store)
@@ -190,6 +197,12 @@ class Dashboard(ColonyScreen):
     def _start(self, model: str | None) -> None:
         if model is not None:
             self.rbee.start_worker(model)
+
+    def _look_around(self) -> None:
+        """Once: the machines that the first run names."""
+        if self.rbee.store.connected and not self._looked:
+            self._looked = True
+            self.run_worker(look_around(self.rbee, lan=False), group="nearby", exit_on_error=True)
 
     def _selected(self) -> WorkerInfo | None:
         row = self.query_one("#workers", RowTable).current

@@ -179,6 +179,8 @@ class FooterBar(_Bar):
             if entry.binding.id and entry.enabled and entry.binding.id not in active:
                 active[entry.binding.id] = entry.binding
         local = [a for a in keymap.ACTIONS if a.show and a.scope != "everywhere"]
+        # A screen may take the filter's key from the dashboard, whose actions come first.
+        local.sort(key=lambda action: action.id == "list.filter")
         common = [a for a in keymap.ACTIONS if a.show and a.scope == "everywhere"]
         out: list[tuple[str, keymap.Action, Binding]] = []
         labels: set[str] = set()

@@ -12,9 +12,11 @@ from textual.containers import Center, Middle
 from textual.content import Content
 from textual.widgets import Static
 
+from rbee.narration import printable
 from rbee.tui import keymap
 from rbee.tui.glyphs import Glyphs
 from rbee.tui.store import ColonyStore, Link
+from rbee.tui.widgets.machines import free_hosts, known_words
 
 DEMO_MODEL = "smollm2-135m"
 
@@ -60,9 +62,18 @@ class Welcome(Middle, can_focus=True):
 
     def _words(self, store: ColonyStore) -> tuple[str, list[Content]]:
         if store.link is Link.UP:
-            lines = [Content.styled("This machine's own hive joins by itself.", "$muted")]
+            lines = [
+                Content.styled("This machine's own hive joins by itself.", "$muted"),
+                Content(""),
+                _key("a", "add a machine over ssh"),
+            ]
+            if free := free_hosts(store.around):
+                names = ", ".join(printable(one.name) for one in free[:3])
+                more = f" and {len(free) - 3} more" if len(free) > 3 else ""
+                words = f"{known_words(free)}: {names}{more}"
+                lines.append(Content.styled(f"{'':<7}{self._glyphs.clip(words, 46)}", "$muted"))
             if demo_model(store):
-                lines += [Content(""), _key("d", "try it with the demo model")]
+                lines.append(_key("d", "try it with the demo model"))
             return "The queen is up. No hives yet.", lines
         if store.link in (Link.LOST, Link.FAILED):
             words = "The queen is being restarted." if store.link is Link.LOST else "No queen."

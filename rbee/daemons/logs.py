@@ -22,6 +22,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _FOREIGN = frozenset({"color_message"})
 """uvicorn's own, a message once more."""
 _PLAIN = re.compile(r"[^\s\"'=\x00-\x1f\x7f]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+"""What would move a terminal's cursor, or look like another line: messages repeat what came from
+elsewhere."""
 
 
 class TextFormatter(logging.Formatter):
@@ -29,6 +32,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line without a traceback."""
+        record.message = _CONTROL.sub(_shown, record.message)
         line = super().formatMessage(record)
         return " ".join([line, *(f"{key}={_quoted(v)}" for key, v in fields_of(record).items())])
 
@@ -80,6 +84,10 @@ def _simple(value: object) -> object:
 def _valid(text: str) -> str:
     """Lone surrogates, as in undecodable file names, have no UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def _quoted(value: object) -> str:

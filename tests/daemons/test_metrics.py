@@ -287,6 +287,13 @@ def test_a_field_cannot_forge_a_line_or_take_a_keys_place():
     assert (line["level"], line["path"]) == ("info", "/a\nINFO forged x=1")
 
 
+def test_a_message_that_repeats_what_a_machine_said_is_one_line_and_moves_no_cursor():
+    one = record("link lost: \x1b[2J\x9b2J\r\nINFO forged\u2028 naïve\tword")
+    assert TextFormatter("%(message)s").format(one) == (
+        "link lost: \\x1b[2J\\x9b2J\\r\\nINFO forged\\u2028 naïve\tword"
+    )
+
+
 def test_a_defect_is_told_with_its_traceback_and_the_request_it_was_met_in():
     token = correlation.set("abc-123")
     try:

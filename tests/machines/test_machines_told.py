@@ -57,3 +57,30 @@ def test_names_that_are_taken_or_mean_something_else(boxes: Boxes) -> None:
         told = boxes.rbee("hive", *words, code=1)
         assert "home was not added" in told
         assert "rbee hive add home" not in told
+
+
+def test_a_copy_goes_on_when_a_link_that_broke_is_back(boxes: Boxes) -> None:
+    box = boxes.add("attic")
+    box.has_rbee()
+    boxes.join("attic")
+    file = write_llama(boxes.folder / "long.gguf")
+    with file.open("r+b") as long:
+        long.truncate(300_000_000)
+    boxes.rbee("model", "import", str(file), "--name", "long")
+    copies = boxes.home.start("model", "copy", "long", "--to", "attic")
+
+    def begun() -> bool:
+        told = boxes.home.get("/v1/catalog/transfers")["transfers"]
+        return any(one["bytes_done"] for one in told)
+
+    wait_for(begun, limit=60.0, what="some of it is there")
+    box.sshd.cut()
+    assert copies.wait(100) == 0, boxes.home.err(copies)
+    assert "the link to attic broke; the copy goes on" in boxes.home.err(copies)
+    done = boxes.rbee("model", "verify", "long", "--hive", "attic")
+    assert "all as they should be" in done
+    boxes.rbee("model", "delete", "long", "--hive", "attic", "--yes")
+    told = boxes.rbee("model", "delete", "long", "--hive", "attic", "--yes", code=1)
+    assert "attic does not have long, another hive has" in told
+    told = boxes.rbee("infer", "--hive", "attic", "--model", "long", "hi", code=1)
+    assert "rbee model copy long --to attic" in told

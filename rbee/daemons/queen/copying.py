@@ -94,6 +94,8 @@ async def _copy(
                             action=f"rbee model verify {order.model_id} --hive {source.name}",
                         )
                     await send.send((piece, data))
+            except anyio.BrokenResourceError:
+                return  # who writes has failed, and says why
             except RbeeError as exc:
                 failed.append(exc)
                 tasks.cancel_scope.cancel()

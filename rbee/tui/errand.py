@@ -193,4 +193,4 @@ class Errand:
 
 
 def _clean(text: object) -> str:
-    return printable(str(text))[:LONGEST]
+    return printable(str(text)[: 2 * LONGEST]).replace("\t", " ")[:LONGEST]

@@ -34,7 +34,7 @@ def errand_lines(errand: Errand, glyphs: Glyphs, width: int, *, wide: bool) -> l
         Stand.FAILED: f"{errand.verb} failed",
         Stand.CANCELLED: f"{errand.verb} was cancelled",
     }.get(errand.stand, errand.verb)
-    lines: list[Line] = [((" ", "text"), (stand, role), (f" {words} ", "strong"))]
+    lines: list[Line] = [((" ", "text"), (stand, role), (f" {words}", "strong"))]
     lines += _column(errand, glyphs, width) if wide else _flowing(errand, glyphs, width)
     if errand.error is not None:
         lines += failure(errand.error, glyphs, width, brief=not wide)
@@ -66,10 +66,15 @@ def failure(error: RbeeError, glyphs: Glyphs, width: int, *, brief: bool) -> lis
     if command:
         lines += wrapped(f"$ {command}", width, "text", more=2, most=rows)
     said: list[Any] = tail[-last:] if isinstance(tail, list) else []
-    lines += [((" " * 3, "text"), (glyphs.clip(printable(str(line)), width - 4), "muted"))
+    lines += [((" " * 3, "text"), (glyphs.clip(plain(str(line)), width - 4), "muted"))
               for line in said]  # fmt: skip
     lines += wrapped(f"{glyphs.arrow} {error.action}", width, "text", more=2, most=rows)
     return lines
+
+
+def plain(text: str) -> str:
+    """A text from elsewhere on one line, each character a cell: no control characters, no tabs."""
+    return printable(text).replace("\t", " ")
 
 
 def wrapped(
@@ -99,7 +104,7 @@ def _done(errand: Errand, glyphs: Glyphs, width: int) -> list[Line]:
     seconds = sum(step.seconds or 0.0 for step in errand.steps)
     took = f"  {_time(seconds)}" if seconds >= 0.1 else ""
     first: Line = ((" ", "text"), (glyphs.done, "ok"),
-                   (f" {glyphs.clip(printable(words), width - 12)}", "text"),
+                   (f" {glyphs.clip(plain(words), width - 12)}", "text"),
                    (took, "muted"))  # fmt: skip
     steps = errand.result.get("steps")
     if not isinstance(steps, list):
@@ -110,7 +115,7 @@ def _done(errand: Errand, glyphs: Glyphs, width: int) -> list[Line]:
 def _checked(step: Any, glyphs: Glyphs, width: int) -> Line:
     told: dict[str, Any] = step if isinstance(step, dict) else {}
     ms = told.get("ms")
-    title = glyphs.clip(printable(str(told.get("step", ""))), max(8, width - 18))
+    title = glyphs.clip(plain(str(told.get("step", ""))), max(8, width - 18))
     took = f"{ms:.1f} ms" if isinstance(ms, int | float) else ""
     return (("   ", "text"), (glyphs.done, "ok"), (f" {title}", "text"), (f"  {took}", "muted"))
 

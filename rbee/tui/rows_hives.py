@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rbee.machine_words import NOTHING, host_of, latency, seen_at, state_of, trouble, version_of
-from rbee.narration import printable
 from rbee.output import moment, size
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.machines import Nearby
 from rbee.tui.errand import Errand
 from rbee.tui.glyphs import Glyphs, duration
 from rbee.tui.rows import device_line, history_line
-from rbee.tui.rows_errand import errand_lines, wrapped
+from rbee.tui.rows_errand import errand_lines, plain, wrapped
 from rbee.tui.store import DeviceView
 from rbee.tui.widgets.lines import Line, Span
 from rbee.tui.widgets.table import Column, Row
@@ -73,7 +72,7 @@ def hive_row(
         mark=(mark, role),
         command=f"rbee hive show {hive.name}",
         cells={
-            "hive": (printable(hive.name), "strong"),
+            "hive": (plain(hive.name), "strong"),
             "state": (word, role),
             "address": (address(hive), "name"),
             "via": (via(hive), "muted"),
@@ -98,7 +97,7 @@ def errand_row(errand: Errand, glyphs: Glyphs) -> Row:
         key=errand.hive,
         mark=(mark, role),
         command=f"rbee job show {errand.job_id}",
-        cells={"hive": (printable(errand.hive), "strong"), "state": (word, role)},
+        cells={"hive": (plain(errand.hive), "strong"), "state": (word, role)},
     )
 
 
@@ -116,12 +115,12 @@ def nearby_row(found: Nearby, glyphs: Glyphs) -> Row:
     return Row(
         key=found.target,
         mark=mark,
-        command=f"rbee hive add NAME {printable(found.target)}",
+        command=f"rbee hive add NAME {plain(found.target)}",
         cells={
-            "name": (printable(found.name), "strong"),
-            "target": (printable(found.target), "text"),
+            "name": (plain(found.name), "strong"),
+            "target": (plain(found.target), "text"),
             "source": (found.source, "muted"),
-            "note": (printable(note), "muted"),
+            "note": (plain(note), "muted"),
         },
     )
 
@@ -131,7 +130,7 @@ def address(hive: HiveInfo) -> str:
     if hive.kind == "local":
         return "this machine"
     target = hive.record.target if hive.record else hive.url or hive.hostname or NOTHING
-    return printable(target.rpartition("@")[2])
+    return plain(target.rpartition("@")[2])
 
 
 def via(hive: HiveInfo) -> str:
@@ -141,15 +140,15 @@ def via(hive: HiveInfo) -> str:
 
 def devices(hive: HiveInfo) -> str:
     """`2× RTX 3090`, `RTX 4060, cpu`; the CPU only where there is nothing else."""
-    labels = Counter(printable(d.label) for d in hive.devices if d.kind != "cpu")
+    labels = Counter(plain(d.label) for d in hive.devices if d.kind != "cpu")
     if not labels:
-        return next((f"cpu {printable(d.label)}" for d in hive.devices), NOTHING)
+        return next((f"cpu {plain(d.label)}" for d in hive.devices), NOTHING)
     return ", ".join(f"{n}× {label}" if n > 1 else label for label, n in labels.items())
 
 
 def version_cell(hive: HiveInfo, ours: str, glyphs: Glyphs) -> tuple[str, bool]:
     """The rbee there, with an arrow where the queen's is newer or older; whether it is another."""
-    theirs = printable(version_of(hive) or "")
+    theirs = plain(version_of(hive) or "")
     if not theirs:
         return "none" if hive.record is not None else glyphs.na, False
     if not ours or theirs == ours:
@@ -206,7 +205,7 @@ def _remedy(action: str, glyphs: Glyphs, width: int) -> list[Line]:
     key = next((key for verb, key in _KEYS.items() if action.startswith(f"rbee hive {verb} ")), "")
     if not key:
         return wrapped(f"{glyphs.arrow} {action}", width, "text", more=2)
-    told = glyphs.clip(printable(action), width - 10)
+    told = glyphs.clip(plain(action), width - 10)
     return [((f" {glyphs.arrow} ", "text"), (key, "key"), (f"  {told}", "muted"))]
 
 
@@ -249,7 +248,7 @@ def facts(hive: HiveInfo, now: float, *, ours: str) -> Facts:
         ("wakes by", record.mac if record and record.mac else ""),
         ("added", moment(record.added_at) if record else ""),
     ]
-    return [(name, printable(value)) for name, value in pairs if value]
+    return [(name, plain(value)) for name, value in pairs if value]
 
 
 def _older(theirs: str, ours: str) -> str:
@@ -264,7 +263,7 @@ def _state(hive: HiveInfo, errand: Errand | None, glyphs: Glyphs) -> tuple[str, 
         return errand.verb, "warn", glyphs.loading
     state = state_of(hive)
     name, role = _LOOKS.get(state, ("offline", "muted"))
-    return printable(state), role, str(getattr(glyphs, name))
+    return plain(state), role, str(getattr(glyphs, name))
 
 
 def _beat(hive: HiveInfo, beat: float | None, glyphs: Glyphs, now: float) -> str:

@@ -55,24 +55,33 @@ def test_other_versions_are_shown_and_brought_to_this_one(boxes: Boxes) -> None:
     assert boxes.info("attic")["state"] == "online"
 
 
-def test_what_streams_is_drained_and_a_version_that_fails_gives_way_to_the_old(
-    boxes: Boxes,
-) -> None:
+def older(boxes: Boxes) -> Box:
+    """attic runs another version, which speaks to this one."""
     box = boxes.add("attic")
     box.has_rbee(python=other_rbee(boxes.folder / "other", protocol=1))
     box.settings("[hive]\nmotto = 'never change'\n")  # which this version refuses
     boxes.join("attic")
     boxes.until("attic", "online")
     assert boxes.info("attic")["version"] == OTHER_VERSION
+    return box
+
+
+def test_what_streams_is_drained_before_an_upgrade_that_can_still_be_called_off(
+    boxes: Boxes,
+) -> None:
+    box = older(boxes)
     old = box.hive().pid
     reader = boxes.ask("@delay=100 @repeat=300 tick", "attic")
     wait_for(lambda: "tick" in reader.told.text, what="the first word")
-
     upgrading = boxes.home.start("hive", "upgrade", "attic")
     wait_for(lambda: "waiting for 1 job" in boxes.home.err(upgrading), limit=60, what="it drains")
     assert box.hive().pid == old
     later = boxes.ask("after that", "attic")
-    upgrading.send_signal(signal.SIGINT)  # the user changes their mind
+    elsewhere = boxes.ask("not there")
+    assert elsewhere.whole().text == "not there"
+    assert boxes.home.get(f"/v1/jobs/{elsewhere.job_id}")["hive"] == "home"
+
+    upgrading.send_signal(signal.SIGINT)
     assert upgrading.wait(30) == 130
     assert in_use(box) == OLD
     assert reader.whole().text.split() == ["tick"] * 300
@@ -80,13 +89,15 @@ def test_what_streams_is_drained_and_a_version_that_fails_gives_way_to_the_old(
     assert box.hive().pid == old
     assert boxes.info("attic")["version"] == OTHER_VERSION
 
+
+def test_a_version_that_does_not_get_healthy_gives_way_to_the_old(boxes: Boxes) -> None:
+    box = older(boxes)
     told = boxes.rbee("hive", "upgrade", "attic", code=1)
     assert "INSTALL_FAILED" in told
     for word in (__version__, OTHER_VERSION, "motto"):
         assert word in told, told
     assert in_use(box) == OLD
-    info = boxes.until("attic", "online")
-    assert info["version"] == OTHER_VERSION
+    assert boxes.until("attic", "online")["version"] == OTHER_VERSION
     assert boxes.rbee("infer", "--hive", "attic", "--model", "echo", "one two") == "one two\n"
 
     (box.home / ".config" / "rbee" / "config.toml").unlink()
@@ -96,6 +107,11 @@ def test_what_streams_is_drained_and_a_version_that_fails_gives_way_to_the_old(
     assert reader.whole().text.split() == ["tick"] * 80
     assert boxes.info("attic")["version"] == __version__
     assert in_use(box).startswith(f"{__version__}-")
+
+
+def wheels(root: Path) -> set[str]:
+    """Names of the files that were sent."""
+    return {path.name for path in (root / "wheels").rglob("*") if path.is_file()}
 
 
 class Disk:
@@ -155,19 +171,23 @@ def test_a_disk_that_is_too_small_or_becomes_full(disk: Disk, boxes: Boxes) -> N
     assert boxes.info("attic")["record"]["path"] is None
 
 
-def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: Boxes) -> None:
+def test_a_step_that_fails_shows_the_last_lines_of_its_command(boxes: Boxes) -> None:
     box = boxes.add("attic")
     boxes.join("attic")
     root = box.home / SHARED
-
-    # a step that fails shows the last lines of its command
     root.mkdir(parents=True)
     (root / "wheels").write_text("in the way", "utf-8")
     told = boxes.rbee("hive", "install", "attic", code=1)
     assert "INSTALL_FAILED" in told
     for word in ("prepare", "mkdir", "Not a directory"):
         assert word in told, told
-    (root / "wheels").unlink()
+    assert boxes.info("attic")["state"] == "not installed"
+
+
+def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: Boxes) -> None:
+    box = boxes.add("attic")
+    boxes.join("attic")
+    root = box.home / SHARED
 
     # Ctrl+C while files are sent
     installing = boxes.home.start("hive", "install", "attic")
@@ -176,7 +196,7 @@ def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: B
     assert installing.wait(30) == 130
     wait_for(lambda: not any((root / "versions").iterdir()), what="nothing half installed is left")
     assert not (root / "current").exists()
-    sent = {path.name for path in (root / "wheels").rglob("*") if path.is_file()}
+    sent = {name.partition(".part-")[0] for name in wheels(root)}
 
     # the link breaks while it is installed
     installing = boxes.home.start("hive", "install", "attic")
@@ -185,7 +205,7 @@ def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: B
     assert installing.wait(60) != 0
     assert "the link to" in boxes.home.err(installing)
     assert not (root / "current").exists()
-    assert sent <= {path.name for path in (root / "wheels").rglob("*") if path.is_file()}
+    assert sent <= wheels(root)
 
     # the next one goes on
     boxes.until("attic", "not installed")

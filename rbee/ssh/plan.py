@@ -51,6 +51,29 @@ link(name, current)
 """
 """Python, because no command for it is the same everywhere: a rename over a symlink."""
 
+_REMOVE = """
+root=$1
+for place in "$root"/versions/*-????????; do
+  if [ -e "$place/.incomplete" ] || [ -e "$place/bin/rbee" ]; then rm -rf "$place" || exit 1; fi
+done
+rm -rf "$root"/wheels/*-???????? "$root"/python/cpython-* || exit 1
+rm -rf "$root/python/.lock" "$root/python/.temp" "$root/python/.gitignore"
+for link in current previous; do
+  if [ -L "$root/$link" ]; then rm -f "$root/$link" || exit 1; fi
+done
+rm -f "$root/bin/uv"
+for folder in versions wheels python bin; do rmdir "$root/$folder" 2>/dev/null; done
+if [ -n "$2" ]; then
+  data=${XDG_DATA_HOME:-$HOME/.local/share}/rbee
+  [ "$(uname -s)" != Darwin ] || data="$HOME/Library/Application Support/rbee"
+  [ -z "$RBEE_HOME" ] || data=$RBEE_HOME/data
+  rm -rf "$data/models" "$data"/catalogue.db* || exit 1
+fi
+true
+"""
+"""sh: takes away what an installation puts at $1, and no other thing that lies there; with $2 the
+models, which are where a hive keeps them wherever it is installed (rbee.paths)."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -188,10 +211,7 @@ def removal(facts: Facts, *, models: bool) -> Run:
         raise ValidationFailed(
             f"{root} is no folder of rbee's", field="root", constraint="below a home"
         )
-    ours = ["versions", "wheels", "bin/uv", "python", "current", "previous"]
-    ours += ["models", "catalogue.db"] if models else []
-    script = 'for path; do rm -rf "$path" || exit 1; done; rmdir "$(dirname "$1")/bin" 2>/dev/null;'
-    return _sh("remove", f"{script} true", *(f"{root}/{name}" for name in ours))
+    return _sh("remove", _REMOVE, root, "models" if models else "")
 
 
 def name_of(order: Order, digests: dict[Path, str]) -> str:

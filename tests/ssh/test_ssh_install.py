@@ -109,6 +109,31 @@ async def test_from_nothing_to_an_upgrade_and_back_and_away(
     assert names(root) == []
 
 
+async def test_only_what_was_put_there_is_taken_away(session: Session, server: Sshd):
+    """`--path` may name a folder in which other things are called as ours are."""
+    home = server.home
+    ours = (
+        "work/versions/1.0-0123abcd/bin/rbee", "work/versions/1.1-0123abcd/.incomplete",
+        "work/wheels/1.1-0123abcd/x.whl", "work/python/cpython-3.12.8-linux-x86_64-gnu/bin/python3",
+        "work/bin/uv", ".local/share/rbee/models/hf/x.gguf", ".local/share/rbee/catalogue.db",
+    )  # fmt: skip
+    theirs = (
+        "work/versions/letter-20240131/text", "work/python/mine.py", "work/models/ship/hull",
+        "work/current", "work/bin/tool",
+    )  # fmt: skip
+    for name in (*ours, *theirs):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("x", "utf-8")
+    (home / "work" / "previous").symlink_to("versions/1.0-0123abcd")
+    facts = await probe(session, str(home / "work"))
+    await uninstall(session, facts)
+    assert [name for name in ours if (home / name).exists()] == [*ours[-2:]]
+    await uninstall(session, facts, models=True)
+    assert [name for name in ours if (home / name).exists()] == []
+    assert [name for name in theirs if not (home / name).exists()] == []
+    assert names(home / "work") == ["bin", "current", "models", "python", "versions"]
+
+
 async def test_a_failed_installation_changes_nothing(
     session: Session, root: Path, wheels: tuple[Path, ...], tmp_path: Path
 ):

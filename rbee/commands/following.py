@@ -104,7 +104,7 @@ async def _submitted(operation: Operation, queen: QueenClient, narrator: Narrato
     """The job's id. The queen answers at once, unless a machine has to be reached or a model has
     to be looked at before she can say whether it can be done; then that is told."""
     hive = getattr(operation, "hive", None)
-    what = f"reaching {hive}" if hive else "looking where this can be done"
+    what = f"looking whether {hive} can do it" if hive else "looking where it can be done"
     outcome: list[str | RbeeError] = []
 
     async def submit() -> None:

@@ -34,7 +34,10 @@ def test_a_model_that_only_a_machine_has_that_is_off(boxes: Boxes) -> None:
     assert "attic was left out: it is offline" in done.stderr
 
     waits = boxes.home.start("infer", "--hive", "attic", "--model", "echo", "hi")
-    wait_for(lambda: "reaching attic" in boxes.home.err(waits), what="it says what it waits for")
+    wait_for(
+        lambda: "looking whether attic can do it" in boxes.home.err(waits),
+        what="it says what it waits for",
+    )
     waits.send_signal(signal.SIGINT)
     assert waits.wait(20) == 130
     stops = boxes.home.start("hive", "stop", "attic")

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import anyio
@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee.daemons.hive.logfile import LINE_BYTES, LogFile, copy_out, events
-from rbee.errors import NotFound
+from rbee.daemons.queen.logs_of import whole
+from rbee.errors import HiveOffline, NotFound
+from rbee.sse import Decoder
 from tests.daemons.standing_hive import Spoken, StandingHive
 from tests.support.home import wait_for
 
@@ -203,3 +205,30 @@ def test_the_log_of_a_hive_that_is_down_is_read_and_followed(hive: StandingHive)
     assert follower.returncode == 0
     assert follower.stderr is not None
     follower.stderr.close()
+
+
+@pytest.mark.anyio
+async def test_a_log_that_breaks_off_says_why_after_its_last_whole_line() -> None:
+    async def far() -> AsyncGenerator[bytes]:
+        yield b'data: {"line": "one"}\n'
+        yield b'\ndata: {"line": "two"}\n\ndata: {"li'
+        raise HiveOffline("hive far does not answer any more")
+
+    decoder = Decoder()
+    heard = [event async for piece in whole(far()) for event in decoder.feed(piece)]
+    assert [(event.event, json.loads(event.data).get("line")) for event in heard] == [
+        ("message", "one"), ("message", "two"), ("error", None),
+    ]  # fmt: skip
+    assert json.loads(heard[-1].data)["code"] == "HIVE_OFFLINE"
+
+
+@pytest.mark.anyio
+async def test_a_log_whose_line_has_no_end_ends() -> None:
+    async def far() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"x" * 70_000
+
+    with anyio.fail_after(20):
+        heard = b"".join([piece async for piece in whole(far())])
+    assert heard.startswith(b"event: error\n")
+    assert len(heard) < 1000

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from rbee.daemons.base import json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen.params import flag, number
-from rbee.errors import InternalError, RbeeError
+from rbee.errors import Cancelled, RbeeError
 from rbee.protocol.base import decode
 from rbee.protocol.jobs import EventType
 from rbee.protocol.machines import HiveChange
@@ -111,5 +111,5 @@ class HiveRoutes:
                 elif kind == EventType.ERROR:
                     raise RbeeError.from_body({"error": msgspec.json.decode(data)})
                 elif kind == EventType.CANCELLED:
-                    raise InternalError("the operation was cancelled")
+                    raise Cancelled("the operation was cancelled")
         return result

@@ -7,11 +7,12 @@ is down. Never keeps a line.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from rbee.daemons.hive import logfile
 from rbee.daemons.queen.links import HiveLink, HttpLink, LocalLink
-from rbee.errors import HiveOffline, NotFound
+from rbee.errors import BadGateway, HiveOffline, NotFound, RbeeError
 from rbee.protocol.base import encode
 from rbee.sse import DONE, encode_event
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 LONGEST = 1 << 16
 """Bytes of a line of a command's output that are waited for."""
+LONGEST_EVENT = 1 << 20
 Pieces = AsyncGenerator[bytes]
 
 
@@ -51,13 +53,13 @@ class Logs:
             return logfile.events(path, lines=lines, ended=lambda: not follow)
         if isinstance(link, HttpLink):
             if follow:
-                return link.stream(f"/v1/logs?lines={lines}&follow=1")
+                return whole(link.stream(f"/v1/logs?lines={lines}&follow=1"))
             return _told(await link.log_lines(lines))
         self._machines.info(name)
         machine = self._machines.get(name)
         if machine is None or machine.session is None:
             raise machine.trouble if machine else HiveOffline(f"hive {name} is not connected")
-        return _by_command(machine, lines=lines, follow=follow)
+        return whole(_by_command(machine, lines=lines, follow=follow))
 
     async def of_worker(self, worker_id: str, *, lines: int) -> Pieces:
         """What a worker writes from now on, after its last lines. Raises NotFound."""
@@ -68,7 +70,22 @@ class Logs:
         if isinstance(link, LocalLink):
             return link.log_events(worker_id, lines)
         assert isinstance(link, HttpLink)
-        return link.stream(f"/v1/workers/{worker_id}/logs?lines={lines}&follow=1")
+        return whole(link.stream(f"/v1/workers/{worker_id}/logs?lines={lines}&follow=1"))
+
+
+async def whole(pieces: Pieces) -> Pieces:
+    """Whole events; where they break off, at last an `error` that says why."""
+    rest = b""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                events, end, rest = (rest + piece).rpartition(b"\n\n")
+                if end:
+                    yield events + end
+                if len(rest) > LONGEST_EVENT:
+                    raise BadGateway("a log has a line without an end")
+    except RbeeError as exc:
+        yield encode_event(encode(exc.body()["error"]), event="error")
 
 
 async def _told(lines: list[str]) -> Pieces:

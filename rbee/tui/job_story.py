@@ -245,12 +245,13 @@ def _known(job: JobInfo) -> list[Step]:
 def _rows(at: float | None, word: str, sentence: str, role: str, width: int) -> list[Line]:
     time = wall_time(at) if at else " " * 8
     rows = wrapped(sentence, width - 24)
+    told = "text" if role in ("ok", "muted") else role
     first: Line = (
         (f" {time} ", "muted"),
         (f"{word[:11]:<12}", role if role != "text" else "name"),
-        (rows[0], "text" if role in ("ok", "muted") else role),
+        (rows[0], told),
     )
-    return [first, *(((" " * 22, "muted"), (row, "text")) for row in rows[1:])]
+    return [first, *(((" " * 22, "muted"), (row, told)) for row in rows[1:])]
 
 
 def _metrics(data: str) -> str:

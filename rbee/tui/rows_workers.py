@@ -72,7 +72,7 @@ def info_lines(past: WorkerPast, store: ColonyStore, glyphs: Glyphs, width: int)
     dot = f" {glyphs.dot} "
     title = [f"{worker.model} on {worker.hive} {worker.device}"]
     title += [f"pid {worker.pid}"] if worker.pid else []
-    title += ["pinned: it stays when it is idle"] if worker.pinned else []
+    title += ["pinned"] if worker.pinned else []
     lines: list[Line] = [((f" {row}", "strong"),) for row in wrapped(dot.join(title), width - 2)]
     lines += fact("state", _state(past, now), width)
     steps = [f"{_WORDS.get(state, state.value)} {wall_time(at)}" for at, state in past.steps]
@@ -188,8 +188,8 @@ def metric_lines(past: WorkerPast, glyphs: Glyphs, width: int) -> list[Line]:
         lines += _graph("ttft", waits, max(waits), _seconds(waits[-1]), room, glyphs)
         lines += fact(
             "",
-            f"to the first token, of {count} job{'s'[: count > 1]}: half within"
-            f" {_seconds(statistics.median(waits))}, all within {_seconds(max(waits))}",
+            f"half of {count} job{'s'[: count > 1]} within {_seconds(statistics.median(waits))},"
+            f" all within {_seconds(max(waits))}",
             width,
         )
     if not lines:

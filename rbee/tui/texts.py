@@ -8,6 +8,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from rich.cells import cell_len, chop_cells
+
 from rbee.narration import printable
 from rbee.tui.widgets.lines import Line, Span
 
@@ -15,17 +17,19 @@ LONGEST = 4000
 """Characters of one line of a log that are shown."""
 
 
-def wrapped(text: str, width: int) -> list[str]:
-    """One line of text as rows of at most `width` cells; nothing of it is lost."""
-    flat = printable(text[:LONGEST]).expandtabs(4)
-    return textwrap.wrap(flat, max(8, width), replace_whitespace=False, drop_whitespace=False) or [
-        ""
-    ]
+def wrapped(text: str, width: int, *, longest: int = LONGEST) -> list[str]:
+    """One line of text as rows of at most `width` cells; what is longer says that it was cut."""
+    flat = printable(text[:longest].expandtabs(4)) + (" (cut)" if len(text) > longest else "")
+    width = max(8, width)
+    if cell_len(flat) != len(flat):
+        return chop_cells(flat, width)
+    return textwrap.wrap(flat, width) or [""]
 
 
 def paragraphs(text: str, width: int) -> list[str]:
-    """A text of many lines as rows."""
-    return [row for line in text.split("\n") for row in wrapped(line, width)]
+    """A text of many lines as rows, all of it."""
+    lines = text.split("\n")
+    return [row for line in lines for row in wrapped(line, width, longest=len(line))]
 
 
 def fact(name: str, value: str, width: int, *, role: str = "text", column: int = 9) -> list[Line]:

@@ -243,7 +243,7 @@ async def test_modes_by_digit_bracket_jump_and_click() -> None:
             await pilot.press("5")
             await until(pilot, lambda: app.current_mode == "jobs")
             await pilot.pause()
-            assert shows(app, "rbee job list")
+            assert shows(app, "Throughput")
             await pilot.press("left_square_bracket")
             await until(pilot, lambda: app.current_mode == "models")
             await pilot.press("right_square_bracket", "right_square_bracket")

@@ -82,7 +82,7 @@ def _content(line: Offer) -> Content:
     return Content("\n").join(
         [
             Content.styled(line.name, "bold" if line.good else ""),
-            *(Content.styled(row, "$muted") for row in rows),
+            *(Content(row) for row in rows),
         ]
     )
 

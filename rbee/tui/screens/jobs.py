@@ -222,8 +222,7 @@ class Jobs(ListScreen):
 
     def _subtitles(self, shown: int) -> None:
         glyphs = self.table.glyphs
-        left, right = (keymap.key_text(keymap.BY_ID[i].keys) for i in ("tab.previous", "tab.next"))
-        words: list[Content | str | tuple[str, str]] = [f"{left} {right} "]
+        words: list[Content | str | tuple[str, str]] = [f"{self.tab_keys} "]
         if self.table.marked:
             words.insert(0, f"{len(self.table.marked)} marked {glyphs.dot} ")
         if self.table.needle:

@@ -17,10 +17,12 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from rbee.tui import keymap
+from rbee.tui.glyphs import UNICODE
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.widgets.facets import Facet, TabbedTable, tab_spans
 from rbee.tui.widgets.table import RowTable
 
+_ASCII_ARROWS = str.maketrans({"←": "left", "→": "right", "↑": "up", "↓": "down"})
 STACKED = (110, 36)
 """From this size on there is room for all facets at once."""
 SHARED_KEYS = ("worker.open", "list.filter")
@@ -107,10 +109,14 @@ class ListScreen(ColonyScreen):
     def tab_words(self) -> str:
         """How to turn the tabs and where the details begin."""
         leave = "esc back" if self.has_class("-open") else "enter open"
-        left, right = (
-            keymap.key_text(keymap.BY_ID[id_].keys) for id_ in ("tab.previous", "tab.next")
-        )
-        return f"{left} {right} tab {self.table.glyphs.dot} {leave}"
+        return f"{self.tab_keys} tab {self.table.glyphs.dot} {leave}"
+
+    @property
+    def tab_keys(self) -> str:
+        """The keys that turn the tabs, as people write them."""
+        wanted = [keymap.BY_ID[id_] for id_ in ("tab.previous", "tab.next")]
+        keys = " ".join(keymap.key_text(self.rbee.overrides.get(a.id, a.keys)) for a in wanted)
+        return keys if self.table.glyphs is UNICODE else keys.translate(_ASCII_ARROWS)
 
     def changed(self) -> None:
         """Another row is under the cursor, or another side of it is shown."""
@@ -134,6 +140,7 @@ class ListScreen(ColonyScreen):
         hidden, shown = (empty, self.table) if any_rows else (self.table, empty)
         held = self.focused in (None, hidden) or before is None
         hidden.display, shown.display = False, True
+        self.query_one("#inspector").display = any_rows
         if not any_rows:
             self.remove_class("-open")
         if held:

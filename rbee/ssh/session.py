@@ -82,6 +82,11 @@ class Session:
         await self.line.lost.wait()
         return self.line.why[0] if self.line.why else "the connection was closed"
 
+    def drop(self, why: str) -> None:
+        """End it at once, for this reason, as if it had been lost."""
+        self.line.why.append(why)
+        self.connection.abort()
+
     async def aclose(self) -> None:
         """Close the connection and everything on it. Takes 2 s at most for each machine of it."""
         await self.line.aclose()

@@ -19,6 +19,8 @@ def test_a_model_that_only_a_machine_has_that_is_off(boxes: Boxes) -> None:
     wait_for(lambda: "only-here" in boxes.rbee("model", "list"), what="it is listed")
     box.sshd.freeze(whole=True)
     boxes.until("attic", "offline")
+    wait_for(lambda: boxes.info("attic")["link"]["reason"], what="why is told")
+    assert "no answer any more" in boxes.rbee("hive", "list")
 
     (line,) = [row for row in boxes.rbee("model", "list").splitlines() if "only-here" in row]
     assert "attic (off)" in line

@@ -285,7 +285,7 @@ class AddedMachine:
         try:
             await session.latency(ALIVE_LIMIT)
         except RbeeError as exc:
-            session.connection.abort()
+            session.drop("no answer any more")
             raise ConnectionFailed(f"{session.machine} does not answer any more") from exc
         raise lost
 

@@ -47,6 +47,8 @@ RETRIES = (0.1, 0.2, 0.4)
 """Seconds between tries of an idempotent call."""
 SILENCE = 6.0
 """Seconds without telemetry after which a hive is offline."""
+MOST_EARLY = 20_000
+"""Events of a hive that are kept until its workers can be reached."""
 LEASE_LIMIT = 5.0
 """Seconds for a hive to hear that its queen is there."""
 
@@ -228,12 +230,14 @@ class HttpLink:
             for data in decoder.feed(chunk):
                 said = _SAID.decode(data)
                 if isinstance(said, HiveWorkers):
-                    first.append(said)
+                    first[:] = first or [said]
                     came.set()
                 elif self._early is None:
                     heard(said)
-                else:
+                elif len(self._early) < MOST_EARLY:
                     self._early.append(said)
+                else:
+                    raise ValueError(f"{MOST_EARLY} events before it could be reached")
 
         async def join() -> None:
             await came.wait()

@@ -91,12 +91,12 @@ class Errands:
                     if event.comment is None:
                         errand.apply(event, store.clock())
         except RbeeError:
-            # Whatever ended the stream: the job's own end is told by the colony's events.
-            job = store.jobs.get(errand.job_id)
-            if job is not None and job.state not in ACTIVE_JOBS:
-                errand.closed(job, store.clock())
+            pass  # whatever ended the stream, the colony's events tell of the job's own end
         finally:
             self._following.discard(errand.job_id)
+        job = store.jobs.get(errand.job_id)
+        if not errand.ended and job is not None and job.state not in ACTIVE_JOBS:
+            errand.closed(job, store.clock())
         if errand.ended:
             self._ended(errand)
 

@@ -59,6 +59,7 @@ class HiveTable(HintedTable):
 
     def __init__(self, glyphs: Glyphs) -> None:
         super().__init__("Hives", HIVE_COLUMNS, glyphs=glyphs, id="hives")
+        self._in_sight: str | None = None
 
     def show(
         self,
@@ -83,6 +84,7 @@ class HiveTable(HintedTable):
         ]
         rows += [errand_row(errand, self.glyphs) for errand in pending]
         self.set_rows(rows)
+        self._keep_in_sight()
         added = any(hive.record is not None for hive in store.hives.values())
         self.set_hint([] if added or pending else self._next(store))
         counts = store.counts()
@@ -94,6 +96,13 @@ class HiveTable(HintedTable):
         if store.link is not Link.UP and store.heard_at is not None:
             words.append(f"as of {wall_time(store.heard_at)}")
         set_subtitle(self, Content(f" {self.glyphs.dot} ".join(words)))
+
+    def _keep_in_sight(self) -> None:
+        """A machine that was just added gets the cursor, and its row may be below the edge."""
+        current = self.current
+        if current is not None and current.key != self._in_sight:
+            self._in_sight = current.key
+            self._move_to(self.rows.index(current))
 
     def _next(self, store: ColonyStore) -> list[Line]:
         """How to add a machine, while none was."""

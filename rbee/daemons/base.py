@@ -6,6 +6,7 @@ browsers and oversized bodies out. Never knows what a route means.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import ipaddress
@@ -131,8 +132,14 @@ class Server(uvicorn.Server):
                 await stopped.wait()
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """A reply that was still open when the daemon ended is none."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 def make_server(app: ASGIApp) -> Server:
     """A server for the app; log lines go through the `rbee` logger only."""
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app,
         http=WireProtocol,

@@ -48,6 +48,21 @@ def test_a_model_that_only_a_machine_has_that_is_off(boxes: Boxes) -> None:
     assert stops.wait(20) == 130
 
 
+def test_a_hive_that_was_stopped_ends_without_noise(boxes: Boxes) -> None:
+    box = boxes.add("attic")
+    box.has_rbee()
+    boxes.join("attic")
+    boxes.rbee("hive", "stop", "attic")
+    box.until_empty(20.0)
+    log = (box.state / "hive-attic.log").read_text("utf-8")
+    assert "hive attic stops" in log
+    assert "Traceback" not in log
+    for words in (("hive", "logs", "attic"), ("logs", "--hive", "attic")):
+        told = boxes.rbee(*words, code=1)
+        assert "hive attic was stopped" in told
+        assert "rbee hive start attic" in told
+
+
 def test_names_that_are_taken_or_mean_something_else(boxes: Boxes) -> None:
     boxes.add("attic").has_rbee()
     told = boxes.rbee("hive", "add", "nearby", "attic", "--accept-new", code=1)

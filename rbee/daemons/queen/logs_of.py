@@ -57,8 +57,10 @@ class Logs:
             return _told(await link.log_lines(lines))
         self._machines.info(name)
         machine = self._machines.get(name)
-        if machine is None or machine.session is None:
-            raise machine.trouble if machine else HiveOffline(f"hive {name} is not connected")
+        if machine is None:
+            raise HiveOffline(f"hive {name} was stopped", action=f"rbee hive start {name}")
+        if machine.session is None:
+            raise machine.trouble
         return whole(_by_command(machine, lines=lines, follow=follow))
 
     async def of_worker(self, worker_id: str, *, lines: int) -> Pieces:

@@ -92,6 +92,11 @@ def seen_at(hive: HiveInfo) -> float | None:
     return hive.last_seen_at or (hive.record.connected_at if hive.record else None)
 
 
+def times(count: int) -> str:
+    """`once`, `3 times`."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def key_check(key_type: str) -> str:
     """The command that shows, on the machine itself, the fingerprint of its host key of a type."""
     file = next((f for start, f in _KEY_FILES.items() if key_type.startswith(start)), "*")

@@ -16,12 +16,12 @@ from rbee.commands.hive_tables import (
     host_of,
     latency,
     state_of,
-    times,
     trouble,
     version_of,
     via_of,
 )
 from rbee.commands.places import check_hive
+from rbee.machine_words import times
 from rbee.output import size
 from rbee.protocol.hives import Absent, HiveInfo
 

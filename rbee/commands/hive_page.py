@@ -16,13 +16,13 @@ from rbee.commands.hive_tables import (
     latency,
     seen_at,
     state_of,
-    times,
     trouble,
     version_of,
     via_of,
     wrapped,
 )
 from rbee.commands.tables import clip, table
+from rbee.machine_words import times
 from rbee.narration import printable
 from rbee.output import duration, moment, size
 from rbee.protocol.hives import Device, HiveInfo

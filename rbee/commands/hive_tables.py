@@ -112,11 +112,6 @@ def ago(then: float | None, now: float) -> str:
     return f"{duration(max(0.0, now - then))} ago" if then else "never"
 
 
-def times(count: int) -> str:
-    """`once`, `3 times`."""
-    return "once" if count == 1 else f"{count} times"
-
-
 def devices_of(hive: HiveInfo, *, brief: bool = False) -> str:
     """`cpu 8 cores, cuda:0 RTX 3090`; in brief `cpu, 2 cuda`."""
     if not brief:

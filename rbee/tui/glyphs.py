@@ -39,6 +39,7 @@ class Glyphs:
     hatch: str
     edge: str
     arrow: str
+    times: str
     spinner: str
 
     def meter(self, fraction: float | None, width: int) -> tuple[str, str]:
@@ -86,6 +87,7 @@ UNICODE = Glyphs(
     hatch="╱",
     edge="▏",
     arrow="→",
+    times="×",
     spinner="⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏",
 )
 ASCII = Glyphs(
@@ -112,6 +114,7 @@ ASCII = Glyphs(
     hatch="/",
     edge="|",
     arrow="->",
+    times="x",
     spinner="|/-\\",
 )
 

@@ -83,7 +83,7 @@ def wrapped(
     """Some lines of a text from elsewhere; `more`: cells by which the later ones are moved in."""
     room = max(16, width - len(lead) - 1)
     rows = textwrap.wrap(
-        printable(text), room, subsequent_indent=" " * more, max_lines=most, placeholder=" …"
+        printable(text), room, subsequent_indent=" " * more, max_lines=most, placeholder=" ..."
     )
     return [((lead, "text"), (row, role)) for row in rows]
 

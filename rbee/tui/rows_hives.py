@@ -10,7 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from rbee.machine_words import NOTHING, host_of, latency, seen_at, state_of, trouble, version_of
+from rbee.machine_words import (
+    NOTHING,
+    host_of,
+    latency,
+    seen_at,
+    state_of,
+    times,
+    trouble,
+    version_of,
+)
 from rbee.output import moment, size
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.machines import Nearby
@@ -77,7 +86,7 @@ def hive_row(
             "address": (address(hive), "name"),
             "via": (via(hive), "muted"),
             "rbee": (version, "warn" if newer else "muted"),
-            "devices": (devices(hive), "text"),
+            "devices": (devices(hive, glyphs), "text"),
             "work": (str(hive.workers) if hive.online else glyphs.na, "text"),
             "load": (busy, "text"),
             "beat": (_beat(hive, beat, glyphs, now), "muted"),
@@ -138,12 +147,13 @@ def via(hive: HiveInfo) -> str:
     return hive.link.via if hive.link else hive.kind
 
 
-def devices(hive: HiveInfo) -> str:
+def devices(hive: HiveInfo, glyphs: Glyphs) -> str:
     """`2× RTX 3090`, `RTX 4060, cpu`; the CPU only where there is nothing else."""
     labels = Counter(plain(d.label) for d in hive.devices if d.kind != "cpu")
     if not labels:
-        return next((f"cpu {plain(d.label)}" for d in hive.devices), NOTHING)
-    return ", ".join(f"{n}× {label}" if n > 1 else label for label, n in labels.items())
+        return next((f"cpu {plain(d.label)}" for d in hive.devices), glyphs.na)
+    counted = ((label, f"{n}{glyphs.times} " if n > 1 else "") for label, n in labels.items())
+    return ", ".join(f"{count}{label}" for label, count in counted)
 
 
 def version_cell(hive: HiveInfo, ours: str, glyphs: Glyphs) -> tuple[str, bool]:
@@ -177,7 +187,7 @@ def machine_lines(
         if wrong.action:
             lines += _remedy(wrong.action, glyphs, width)
         lines.append(())
-    known = fact_lines(facts(hive, now, ours=ours), width)
+    known = fact_lines(facts(hive, glyphs, now, ours=ours), width)
     equipment = device_lines(hive, views, glyphs, width, wide=wide)
     first, second = (known, equipment) if wide else (equipment, known)
     return [*lines, *first, *([()] if first and second else []), *second]
@@ -220,15 +230,15 @@ def fact_lines(pairs: Facts, width: int) -> list[Line]:
     return lines
 
 
-def facts(hive: HiveInfo, now: float, *, ours: str) -> Facts:
+def facts(hive: HiveInfo, glyphs: Glyphs, now: float, *, ours: str) -> Facts:
     """What is known of a machine, without its devices; only what is known."""
     record, link = hive.record, hive.link
-    lost = f", lost {link.losses}×" if link and link.losses else ""
+    lost = f", lost {times(link.losses)}" if link and link.losses else ""
     fast = f", {latency(link.latency_ms)} there and back" if link and link.latency_ms else ""
     seen = seen_at(hive)
     ago = "" if hive.online else f"{duration(max(0.0, now - seen))} ago" if seen else "never"
     theirs = version_of(hive)
-    other = f" {_older(theirs, ours)}" if theirs and ours and theirs != ours else ""
+    other = f" {_older(theirs, ours, glyphs)}" if theirs and ours and theirs != ours else ""
     disk = ""
     if hive.disk_free is not None and hive.disk_total:
         disk = f"{size(hive.disk_free)} of {size(hive.disk_total)} free"
@@ -251,10 +261,10 @@ def facts(hive: HiveInfo, now: float, *, ours: str) -> Facts:
     return [(name, plain(value)) for name, value in pairs if value]
 
 
-def _older(theirs: str, ours: str) -> str:
+def _older(theirs: str, ours: str, glyphs: Glyphs) -> str:
     if _numbers(theirs) > _numbers(ours):
         return f"there, {ours} here"
-    return f"→ {ours} available"
+    return f"{glyphs.arrow} {ours} available"
 
 
 def _state(hive: HiveInfo, errand: Errand | None, glyphs: Glyphs) -> tuple[str, str, str]:

@@ -188,7 +188,7 @@ class MachinePanel(Lines):
 
     def all_facts(self, hive: HiveInfo, store: ColonyStore, ours: str) -> Facts:
         """Everything, for the dialog: nothing is cut."""
-        out = facts(hive, store.clock(), ours=ours)
+        out = facts(hive, self._glyphs, store.clock(), ours=ours)
         for view in store.devices_of(hive):
             device = view.device
             free, total = device.memory_free >> 20, device.memory_total >> 20

@@ -68,8 +68,8 @@ class Welcome(Middle, can_focus=True):
                 _key("a", "add a machine over ssh"),
             ]
             if free := free_hosts(store.around):
-                names = ", ".join(printable(one.name) for one in free[:3])
-                more = f" and {len(free) - 3} more" if len(free) > 3 else ""
+                names = ", ".join(printable(one.name) for one in free[:2])
+                more = f" and {len(free) - 2} more" if len(free) > 2 else ""
                 words = f"{known_words(free)}: {names}{more}"
                 lines.append(Content.styled(f"{'':<7}{self._glyphs.clip(words, 46)}", "$muted"))
             if demo_model(store):

@@ -35,6 +35,11 @@ def test_a_model_that_only_a_machine_has_that_is_off(boxes: Boxes) -> None:
     done = boxes.home.rbee("model", "gc")
     assert "attic was left out: it is offline" in done.stderr
 
+    stops = boxes.home.start("hive", "stop", "attic")
+    wait_for(lambda: "(try 1 of 3)" in boxes.home.err(stops), what="it says what it tries")
+    stops.send_signal(signal.SIGINT)
+    assert stops.wait(20) == 130
+
     waits = boxes.home.start("infer", "--hive", "attic", "--model", "echo", "hi")
     wait_for(
         lambda: "looking whether attic can do it" in boxes.home.err(waits),
@@ -42,10 +47,14 @@ def test_a_model_that_only_a_machine_has_that_is_off(boxes: Boxes) -> None:
     )
     waits.send_signal(signal.SIGINT)
     assert waits.wait(20) == 130
-    stops = boxes.home.start("hive", "stop", "attic")
-    wait_for(lambda: "(try 1 of 3)" in boxes.home.err(stops), what="it says what it tries")
-    stops.send_signal(signal.SIGINT)
-    assert stops.wait(20) == 130
+    box.sshd.thaw()
+    boxes.until("attic", "online")
+
+    def ended() -> list[str]:
+        jobs = boxes.home.get("/v1/jobs")["jobs"]
+        return [job["state"] for job in jobs if job["model"] == "echo" and job["finished_at"]]
+
+    assert wait_for(ended, what="what was called off is taken in") == ["cancelled"]
 
 
 def test_a_hive_that_was_stopped_ends_without_noise(boxes: Boxes) -> None:

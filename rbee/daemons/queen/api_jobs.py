@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rbee.queen")
 MAX_LISTED = 1000
+LEFT_AFTER = 0.5
+"""Seconds that a submission takes after which is looked whether anybody waits for it still."""
 AT_ONCE = 32
 """Waiting jobs foreseen before the loop comes round: no token waits for a long list."""
 ANYBODY = "api"
@@ -52,9 +54,13 @@ class JobRoutes:
         """POST /v1/jobs"""
         client = client_of(request, ANYBODY)
         operation = parse_operation(await request.body())
+        began = anyio.current_time()
         job = await self._queen.admission.submit(
             operation, client=client, correlation_id=correlation_of(request)
         )
+        if anyio.current_time() - began > LEFT_AFTER and await request.is_disconnected():
+            why = "whoever asked had left before it was accepted"
+            await self._queen.brain.call(JobCancelAsked(job.job_id, why))
         return self._accepted(job)
 
     async def retry(self, request: Request) -> Response:

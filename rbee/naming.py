@@ -5,6 +5,7 @@ Owns how an id looks and how a foreign name is made fit; never keeps a registry 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -60,3 +61,9 @@ def dns_label(name: str) -> str:
 def hive_name() -> str:
     """This machine's short host name as a DNS label: its hive's name by default."""
     return dns_label(socket.gethostname())
+
+
+def queen_name(data: str) -> str:
+    """Of the queen with that data folder on this machine: `laptop 0f3c…`, the same each time."""
+    whose = f"{os.getuid()}@{socket.gethostname()}:{data}"
+    return f"{hive_name()} {hashlib.sha256(whose.encode('utf-8', 'replace')).hexdigest()[:16]}"

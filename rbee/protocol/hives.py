@@ -24,6 +24,10 @@ from rbee.protocol.memory import (
 )
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
 
+QUEEN = "x-rbee-queen"
+"""Header of what a queen asks a hive on another machine: her own machine's name and what tells her
+from all other queens, over restarts. A hive has one queen at a time."""
+
 
 class Device(Wire, frozen=True, kw_only=True):
     """One place a model can live. Memory in bytes, utilisation 0..100, None: cannot be read."""

@@ -217,3 +217,24 @@ def test_a_hive_that_announces_itself_takes_work_before_its_queen_comes(tmp_path
         hive.json("POST", "/v1/workers/spawn", content=encode(echo("w-01")))
         assert hive.json("GET", "/v1/health")["lease"] == 300
         assert hive.ask("GET", "/v1/logs").status_code == 404
+
+
+def test_a_hive_has_one_queen_at_a_time(hive: StandingHive) -> None:
+    up = hive.ensure()
+    with Spoken(up) as mine, Spoken(up) as other:
+        mine.http.headers["x-rbee-queen"] = "laptop 1"
+        other.http.headers["x-rbee-queen"] = "desk 2"
+        with mine.followed():
+            mine.json("POST", "/v1/lease")
+            for method, path in (("GET", "/v1/telemetry/stream"), ("POST", "/v1/lease")):
+                refused = other.http.request(method, path)
+                assert refused.status_code == 409, refused.text
+                assert "laptop" in refused.json()["error"]["message"]
+            worker = mine.spawn()
+            with mine.followed():  # after a cut she comes before the hive has noticed it
+                mine.json("POST", "/v1/lease")
+        wait_for(lambda: mine.health()["alone_seconds"] is not None, what="nobody follows")
+        with other.followed():
+            other.json("POST", "/v1/lease")
+            assert worker.is_running()
+            assert mine.http.post("/v1/lease").status_code == 409

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.box import Boxes, other_rbee
-from tests.support.home import wait_for
+from tests.support.home import Home, wait_for
 
 LONG = "@delay=50 @repeat=40 tick"
 DASH = 'ForceCommand exec /bin/dash -c "$SSH_ORIGINAL_COMMAND"'
@@ -112,3 +112,26 @@ def test_machines_that_cannot_be_used_cost_nothing(boxes: Boxes) -> None:
     boxes.until("empty", "not installed")
     boxes.until("gone", "offline")
     wait_for(lambda: boxes.queen_busy() < 0.05, limit=40, what="a queen at rest")
+
+
+def test_two_queens_do_not_take_a_hive_from_each_other(boxes: Boxes, tmp_path: Path) -> None:
+    boxes.add("attic").has_rbee()
+    boxes.join("attic")
+    boxes.until("attic", "online")
+    reader = boxes.ask(LONG, "attic")
+    wait_for(lambda: boxes.workers_on("attic"), what="a worker")
+    other = Home(tmp_path / "other", HOME=str(boxes.home.path))
+    try:
+        assert other.rbee("queen", "start").returncode == 0
+        body = {"name": "attic", "target": "attic", "accept_new": True}
+        added = other.post("/v1/hives", body)
+        assert added.status_code == 201, added.text
+        assert "another queen" in added.json()["link"]["reason"]
+        assert reader.whole().text.split() == ["tick"] * 40
+        assert other.post("/v1/hives", body).status_code == 409
+        done = other.rbee("queen", "stop")
+        assert done.returncode == 0, done.stderr
+    finally:
+        other.close()
+    assert boxes.info("attic")["state"] == "online"
+    assert boxes.info("attic")["link"]["losses"] == 0

@@ -21,11 +21,11 @@ from rbee.daemons.events import EventStream
 from rbee.daemons.hive import api_downloads
 from rbee.daemons.hive.api_models import ModelRoutes
 from rbee.daemons.hive.logfile import LogFile, events, line_count
-from rbee.errors import NotFound
+from rbee.errors import Conflict, NotFound
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import Request as Body
 from rbee.protocol.base import decode, encode
-from rbee.protocol.hives import AnyHiveEvent, HiveWorkers, LeaseFrame
+from rbee.protocol.hives import QUEEN, AnyHiveEvent, HiveWorkers, LeaseFrame
 from rbee.protocol.workers import Heartbeat, WorkerReady, WorkerSpec
 from rbee.sse import encode_event
 
@@ -56,7 +56,20 @@ class Feed:
 
     def __init__(self, lease: Lease) -> None:
         self._send: anyio.streams.memory.MemoryObjectSendStream[AnyHiveEvent] | None = None
+        self._queen = ""
         self.lease = lease
+
+    def check(self, queen: str, name: str) -> None:
+        """Raises Conflict while another queen than this one follows: two would take the hive from
+        each other, and end each other's workers. `queen`: as QUEEN tells it; empty: any."""
+        if self._send is None or self.lease.alone_seconds is not None:
+            return
+        if queen and self._queen and queen != self._queen:
+            other = self._queen.partition(" ")[0]
+            raise Conflict(
+                f"hive {name} is followed by another queen, {other[:80]}",
+                action="Use that one, or add the machine to this one under another name.",
+            )
 
     async def tell(self, event: AnyHiveEvent) -> None:
         """Pass on; what nobody reads is dropped, the next reader starts from the full list."""
@@ -66,7 +79,7 @@ class Feed:
             except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 self._send = None
 
-    async def read(self, hive: Hive) -> AsyncGenerator[bytes]:
+    async def read(self, hive: Hive, queen: str = "") -> AsyncGenerator[bytes]:
         """Blocks: what runs, which models there are, then events.
 
         A newer reader takes the place of an older one.
@@ -74,7 +87,7 @@ class Feed:
         send, receive = anyio.create_memory_object_stream[AnyHiveEvent](MAX_BEHIND)
         if self._send is not None:
             await self._send.aclose()
-        self._send = send
+        self._send, self._queen = send, queen
         self.lease.came()
         try:
             hive.news.afresh()
@@ -224,11 +237,14 @@ class Routes:
     async def frame(self, request: Request) -> Response:
         """POST /v1/lease"""
         body = decode(await request.body() or b"{}", LeaseFrame)
+        self._feed.check(request.headers.get(QUEEN, ""), self._hive.name)
         return json_response(self._feed.lease.frame(body.alone))
 
-    async def telemetry(self, _request: Request) -> Response:
+    async def telemetry(self, request: Request) -> Response:
         """GET /v1/telemetry/stream"""
-        return EventStream(self._feed.read(self._hive))
+        queen = request.headers.get(QUEEN, "")
+        self._feed.check(queen, self._hive.name)
+        return EventStream(self._feed.read(self._hive, queen))
 
     async def shutdown(self, _request: Request) -> Response:
         """POST /v1/shutdown"""

@@ -27,10 +27,18 @@ from rbee.daemons.logs import correlation
 from rbee.daemons.queen.bounded import STREAM, Bounded
 from rbee.daemons.queen.model_links import HttpModels, LocalModels, ModelLink
 from rbee.daemons.queen.upstream import Upstream, UpstreamError, UpstreamTimeout
-from rbee.errors import BadGateway, HiveOffline, RbeeError, ShuttingDown, VersionMismatch
+from rbee.errors import (
+    BadGateway,
+    Conflict,
+    HiveOffline,
+    RbeeError,
+    ShuttingDown,
+    VersionMismatch,
+)
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode, encode
 from rbee.protocol.hives import (
+    QUEEN,
     AnyHiveEvent,
     Capabilities,
     HiveReady,
@@ -151,6 +159,8 @@ class Way:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     workers: WorkerWays | None = None
     """None: by the addresses they tell."""
+    queen: str = ""
+    """`naming.queen_name`; empty: the hive is this queen's in any case."""
 
 
 class HttpLink:
@@ -180,6 +190,7 @@ class HttpLink:
         """What it said before the brain knew it; None: she does."""
         self._upstream = Upstream()
         self._headers = {"Authorization": f"Bearer {ready.token}"}
+        self._headers |= {QUEEN: way.queen} if way.queen else {}
         self._base = f"http+unix://{quote(way.socket, safe='')}" if way.socket else ready.url
         self._http = httpx.AsyncClient(
             base_url="http://localhost" if way.socket else ready.url,
@@ -192,11 +203,13 @@ class HttpLink:
 
     async def run(self) -> str:
         """Follow the hive until it is gone; reports HiveJoined first and HiveLeft last. Returns why
-        it is gone."""
+        it is gone. Raises Conflict when it has another queen."""
         why = "its telemetry stream ended"
         try:
             caps = decode(await self._get("/v1/capabilities"), Capabilities)
             await self._follow(caps)
+        except Conflict:
+            raise
         except (
             RbeeError, httpx.HTTPError, UpstreamError, UpstreamTimeout, msgspec.MsgspecError,
             ValueError,
@@ -257,6 +270,7 @@ class HttpLink:
             tasks.start_soon(join)
             try:
                 reply = await self._upstream.get(url, self._headers, on_data=take, silence=SILENCE)
+                self._checked(reply.status, reply.body)
                 if reply.status != 200:
                     broke = BadGateway(f"telemetry answered {reply.status}")
             except Exception as exc:  # told outside of the group, as itself

@@ -74,6 +74,8 @@ class World:
     changed: Callable[[str], None]
     """A machine's state or link is another."""
     save: Callable[[HiveRecord], None]
+    queen: str = ""
+    """`naming.queen_name`."""
     closing: bool = False
     """The queen goes: no hive is started any more."""
 
@@ -363,7 +365,7 @@ class AddedMachine:
                     self._stand("online")
                     await world.joined()
 
-            way = Way("ssh", local.path, self.record.labels, ways)
+            way = Way("ssh", local.path, self.record.labels, ways, world.queen)
             link = HttpLink(running, told, world.post, way)
             tasks.start_soon(self._lease, link)
             tasks.start_soon(self._learn_mac, session)

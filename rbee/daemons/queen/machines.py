@@ -24,6 +24,7 @@ from rbee.core.events import Event, HiveForgotten, HiveLabelled
 from rbee.daemons.queen.links import HiveLink
 from rbee.daemons.queen.registry import Registry
 from rbee.errors import HiveExists, HiveNotFound, HiveOffline, RbeeError
+from rbee.naming import queen_name
 from rbee.paths import make_private
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.machines import HiveRecord, LinkInfo
@@ -102,6 +103,7 @@ class Machines:
                 joined=self._joined,
                 changed=self._changed,
                 save=self._learned,
+                queen=queen_name(str(self._paths.data)),
             )
         return self._world
 

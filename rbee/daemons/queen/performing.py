@@ -334,18 +334,19 @@ def _same(one: ModelInfo, other: ModelInfo) -> bool:
 
 
 class _Teller:
-    """What an operation on a machine tells of itself: each sentence once, and how far it is at most
-    four times a second."""
+    """What an operation on a machine tells of itself: each sentence at once, and its figures, which
+    are what is in brackets at its end, at most four times a second."""
 
     def __init__(self, job_id: str, post: Callable[[Event], None]) -> None:
         self._job_id = job_id
         self._post = post
         self._rate = _Rate()
-        self._stage = ""
+        self._said = ("", "")
 
     def __call__(self, stage: str, message: str, part: float | None) -> None:
-        if part is None or stage != self._stage or part >= 1 or self._rate.due():
-            self._stage = stage
+        said = (stage, message.rpartition(" (")[0] or message)
+        if part is None or said != self._said or part >= 1 or self._rate.due():
+            self._said = said
             self._post(PerformProgress(self._job_id, stage, message, part))
 
 

@@ -130,7 +130,8 @@ class JobStory:
                 return Step(at or job.created_at, "queued", place, "warn")
             case EventType.STATUS:
                 status = decode(event.data, StatusData)
-                done = "" if status.progress is None else f" {status.progress:.0%}"
+                told = status.progress is None or "%" in status.message
+                done = "" if told else f" {status.progress:.0%}"
                 role = "warn" if status.stage == "resuming" else "text"
                 stage = status.stage if status.progress is not None else ""
                 return Step(at, status.stage, f"{status.message}{done}", role, stage)
@@ -183,14 +184,9 @@ def headline(job: JobInfo) -> str:
 
 
 def timeline_lines(story: JobStory, width: int) -> list[Line]:
-    """Why it waits, if it does, and each step."""
+    """First how it stands and why it waits, if it does; then each step."""
     job = story.job
-    lines = _rows(job.created_at, "received", headline(job), "text", width)
-    steps = list(story.steps)
-    if not steps:
-        steps = _known(job)
-    for step in steps:
-        lines += _rows(step.at, step.word, step.sentence, step.role, width)
+    lines: list[Line] = []
     if job.finished_at is None:
         if story.tokens:
             speed = f", {job.tokens_per_second:.1f} tok/s" if job.tokens_per_second else ""
@@ -199,10 +195,13 @@ def timeline_lines(story: JobStory, width: int) -> list[Line]:
             lines += _rows(None, "now", waiting(story), "warn", width)
     if job.resumes:
         times = "once" if job.resumes == 1 else f"{job.resumes} times"
-        lines += _rows(None, "", f"went on {times} where a worker was lost", "warn", width)
+        lines += _rows(None, "resumed", f"{times}, where a worker was lost", "warn", width)
     if job.dead:
         words = f"given up after {job.attempts} tries; R asks again"
-        lines += _rows(None, "dead", words, "bad", width)
+        lines += _rows(None, "dead letter", words, "bad", width)
+    lines += _rows(job.created_at, "received", headline(job), "text", width)
+    for step in story.steps or _known(job):
+        lines += _rows(step.at, step.word, step.sentence, step.role, width)
     return lines
 
 

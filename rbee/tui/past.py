@@ -15,7 +15,7 @@ from rbee.protocol.workers import WorkerInfo, WorkerState
 
 STEPS = 16
 SAMPLES = 60
-FIRST_TOKENS = 60
+ANSWERS = 60
 GONE = 20
 
 
@@ -36,6 +36,8 @@ class WorkerPast:
     """Slots in use, the same way."""
     first_tokens: dict[str, float] = field(default_factory=dict[str, float])
     """Job → milliseconds to its first token, the latest jobs."""
+    speeds: dict[str, float] = field(default_factory=dict[str, float])
+    """Job → tokens per second of its answer, the same jobs."""
     gone_at: float | None = None
     reason: str = ""
     """Why it is no more."""
@@ -79,13 +81,16 @@ class Past:
                 del self.workers[old.last.worker_id]
 
     def job(self, job: JobInfo) -> None:
-        """A job's time to first token counts for the worker that it ran on."""
+        """A job's first token and speed count for the worker that it ran on."""
         past = self.workers.get(job.worker_id or "")
-        if past is None or job.ttft_ms is None:
+        if past is None:
             return
-        past.first_tokens[job.job_id] = job.ttft_ms
-        if len(past.first_tokens) > FIRST_TOKENS:
-            del past.first_tokens[next(iter(past.first_tokens))]
+        found = ((past.first_tokens, job.ttft_ms), (past.speeds, job.tokens_per_second))
+        for kept, value in found:
+            if value:
+                kept[job.job_id] = value
+                if len(kept) > ANSWERS:
+                    del kept[next(iter(kept))]
 
     def sample(self, workers: Iterable[WorkerInfo]) -> None:
         """Once a second."""

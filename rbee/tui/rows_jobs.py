@@ -17,16 +17,16 @@ from rbee.tui.widgets.lines import Line, Span
 from rbee.tui.widgets.table import Column, Row
 
 COLUMNS = (
-    Column("job", "job", 8, grow=True),
+    Column("job", "job", 11, grow=True, least=8),
     Column("kind", "kind", 7),
     Column("model", "model", 16, grow=True, least=8),
     Column("worker", "worker", 7, grow=True),
-    Column("state", "state", 13, least=10),
+    Column("state", "state", 12, least=10),
     Column("wait", "wait", 7),
     Column("ttft", "ttft", 7),
     Column("rate", "tok/s", 7),
     Column("tokens", "tokens", 8, extra=True),
-    Column("client", "client", 9, extra=True),
+    Column("client", "client", 7, extra=True),
 )
 REPLACEABLE = frozenset({JobState.FAILED, JobState.CANCELLED})
 """What can be asked again."""
@@ -83,7 +83,7 @@ def _row(job: JobInfo, glyphs: Glyphs, now: float) -> Row:
     ttft = _seconds(job.ttft_ms / 1000, 2) if job.ttft_ms is not None else ""
     cells = {
         "job": row.cells["job"],
-        "kind": row.cells["kind"],
+        "kind": (job.operation.rpartition("_")[2], "muted"),
         "model": (model_name(job.model) if job.model else glyphs.na, "text"),
         "worker": (job.worker_id, "text") if job.worker_id else (job.hive or glyphs.na, "muted"),
         "state": (word, role),

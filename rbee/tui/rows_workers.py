@@ -182,6 +182,9 @@ def metric_lines(past: WorkerPast, glyphs: Glyphs, width: int) -> list[Line]:
     if worker.slots_total and any(past.busy):
         busy = f"{worker.slots_busy}/{worker.slots_total}"
         lines += _graph("slots", past.busy, float(worker.slots_total), busy, room, glyphs)
+    if past.speeds:
+        speeds = list(past.speeds.values())
+        lines += _graph("answers", speeds, max(speeds), f"{speeds[-1]:.1f} tok/s", room, glyphs)
     if past.first_tokens:
         waits = list(past.first_tokens.values())
         count = len(waits)

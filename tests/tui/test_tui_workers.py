@@ -235,6 +235,8 @@ async def test_tabs_filter_and_who_has_gone(colony: ColonyDouble) -> None:
 async def full_state(pilot: Pilot[Any]) -> None:
     screen = await shown(pilot)
     app = screen.rbee
+    app.store.tick()  # the clock stands still: it is the only sample
+    await until(pilot, lambda: app.store.past.departed())
     past = app.store.past.workers["w-01"]
     past.speed.extend([0, 0, 12.5, 40, 58.1, 61.2, 60.8, 61.9, 30, 0, 0, 55, 61] * 4)
     past.busy.extend([0, 0, 1, 2, 2, 4, 4, 3, 1, 0, 0, 2, 2] * 4)
@@ -247,6 +249,7 @@ async def full_state(pilot: Pilot[Any]) -> None:
                 state=JobState.COMPLETED,
                 worker_id="w-01",
                 ttft_ms=120.0 + 37 * (at % 7),
+                tokens_per_second=50.0 + 3 * (at % 5),
             ),
         )
     tail = screen.query_one(Tail)

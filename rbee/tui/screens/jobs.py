@@ -90,9 +90,9 @@ class Jobs(ListScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that have nothing to act on are not offered."""
         if action == "cancel_job":
-            return bool(self._targets(ACTIVE_JOBS))
+            return bool(self._targets(ACTIVE_JOBS)) or None
         if action == "retry_job":
-            return bool(self._targets(REPLACEABLE))
+            return bool(self._targets(REPLACEABLE)) or None
         return self.table.current is not None if action in _NEEDS_ONE else True
 
     def on_screen_resume(self) -> None:

@@ -46,6 +46,8 @@ def trouble(hive: HiveInfo, ours: str = __version__) -> Trouble | None:
         return Trouble(why, f"rbee hive upgrade {hive.name}")
     if hive.online:
         return None
+    if state == "stopped" and hive.record is not None and not theirs:
+        state = "not installed"  # it was taken off, and there is nothing to start
     usual = _USUAL.get(state, _USUAL["offline"])
     told = link.reason if link and link.reason else usual.reason
     if link is not None and link.next_try_s is not None:

@@ -126,6 +126,8 @@ def test_a_pipe_gets_every_column_and_a_line_for_each_reason() -> None:
         (away(state="not installed", version=None, record=record("pc", version=None),
               link=LinkInfo(up=True)), "rbee is not installed there", "rbee hive install pc"),
         (away(state="stopped", link=LinkInfo(up=False)), "it was stopped", "rbee hive start pc"),
+        (away(state="stopped", version=None, record=record("pc", version=None),
+              link=LinkInfo(up=False)), "rbee is not installed there", "rbee hive install pc"),
         (away(state="offline", link=None), "it does not answer", "rbee hive refresh pc"),
         (away(state="offline", version="1.1.0", link=down("no route", "Look.", next_try_s=12.0)),
          "no route; next try in 12 s", "Look."),

@@ -13,6 +13,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -244,8 +245,11 @@ class Machines:
             self._world.closing = True
 
     def close(self) -> None:
-        """The queen has ended."""
+        """The queen has ended; her folder for sockets goes with her, if nothing is left in it."""
         self.registry.close()
+        if self._world is not None:
+            with suppress(OSError):
+                self._world.folder.rmdir()
 
     # ---- how they are --------------------------------------------------------------------------
 

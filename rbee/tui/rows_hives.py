@@ -32,16 +32,20 @@ from rbee.tui.widgets.lines import Line, Span
 from rbee.tui.widgets.table import Column, Row
 
 HIVE_COLUMNS = (
-    Column("hive", "hive", 10, grow=True, least=7),
-    Column("state", "state", 12, grow=True, least=8),
-    Column("address", "address", 15, grow=True, least=7),
+    Column("hive", "hive", 10, grow=True, least=8),
+    Column("state", "state", 12, grow=True, least=9),
+    Column("address", "address", 15, grow=True, least=10),
     Column("via", "via", 7, extra=True),
-    Column("rbee", "rbee", 9, grow=True, least=7),
-    Column("devices", "devices", 13, grow=True, least=6),
+    Column("rbee", "rbee", 9, grow=True, least=8),
+    Column("devices", "devices", 13, grow=True, least=9),
     Column("work", "work", 5),
     Column("load", "load", 5),
     Column("beat", "beat", 6, least=5),
 )
+FEWER_COLUMNS = tuple(each for each in HIVE_COLUMNS if each.key not in ("load", "beat"))
+"""Where all of them would be cut: the panel tells the rest."""
+ALL_FROM = 74
+"""Cells in which they all fit."""
 NEARBY_COLUMNS = (
     Column("name", "name", 14, grow=True, least=8),
     Column("target", "target", 18, grow=True, least=8),

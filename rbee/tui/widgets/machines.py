@@ -17,6 +17,8 @@ from rbee.tui.errand import Errand
 from rbee.tui.glyphs import Glyphs, wall_time
 from rbee.tui.rows_errand import errand_lines, wrapped
 from rbee.tui.rows_hives import (
+    ALL_FROM,
+    FEWER_COLUMNS,
     HIVE_COLUMNS,
     NEARBY_COLUMNS,
     Facts,
@@ -60,6 +62,11 @@ class HiveTable(HintedTable):
     def __init__(self, glyphs: Glyphs) -> None:
         super().__init__("Hives", HIVE_COLUMNS, glyphs=glyphs, id="hives")
         self._in_sight: str | None = None
+
+    def on_resize(self) -> None:
+        """How many columns there are depends on the width."""
+        self.columns = HIVE_COLUMNS if self.size.width >= ALL_FROM else FEWER_COLUMNS
+        super().on_resize()
 
     def show(
         self,

@@ -71,7 +71,7 @@ class Welcome(Middle, can_focus=True):
                 names = ", ".join(printable(one.name) for one in free[:2])
                 more = f" and {len(free) - 2} more" if len(free) > 2 else ""
                 words = f"{known_words(free)}: {names}{more}"
-                lines.append(Content.styled(f"{'':<7}{self._glyphs.clip(words, 46)}", "$muted"))
+                lines.append(Content.styled(f"{'':<7}{self._glyphs.clip(words, 52)}", "$muted"))
             if demo_model(store):
                 lines.append(_key("d", "try it with the demo model"))
             return "The queen is up. No hives yet.", lines

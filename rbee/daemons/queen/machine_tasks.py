@@ -19,6 +19,7 @@ import msgspec
 from rbee import __version__
 from rbee.daemons.queen.installing import Installing
 from rbee.daemons.queen.links import HiveLink, HttpLink
+from rbee.daemons.queen.turns import Turns
 from rbee.errors import Conflict, HiveExists, HiveOffline, HostKeyUnknown, NotFound, RbeeError
 from rbee.protocol.machines import HiveChange, HiveRecord
 from rbee.protocol.operations import (
@@ -53,6 +54,7 @@ Say = Callable[[str, str, float | None], None]
 UP_LIMIT = 90.0
 """Seconds for a hive to come: its start is given 30, and so is each of three tries to connect."""
 STOP_LIMIT = 45.0
+CLEAN_LIMIT = 8.0
 KEYS = 9
 """Host keys that one addition may accept: a machine behind as many jumps as there may be."""
 RESERVED = frozenset({"nearby", "ready"})
@@ -76,7 +78,7 @@ class MachineTasks:
         self._machines = machines
         self._clock = clock
         self._links = links
-        self._busy: set[str] = set()
+        self._turns = Turns()
         self._installing = Installing(
             machines=machines, cache=paths.cache / "wheelhouse", post=post, busy=busy
         )
@@ -98,17 +100,13 @@ class MachineTasks:
 
     async def do(self, request: HiveTask, say: Say) -> Result:
         """Carry it out. One at a time for each machine; raises Conflict otherwise."""
-        name = _name(request)
-        if name in self._busy:
-            raise Conflict(
-                f"another operation on {name} is under way",
-                action="`rbee job list` shows it; wait for it or cancel it.",
-            )
-        self._busy.add(name)
-        try:
+        with self._turns.of(_name(request)):
             return await self._do(request, say)
-        finally:
-            self._busy.discard(name)
+
+    async def settle(self) -> None:
+        """Return when what was broken off has been cleaned up there, while links still stand."""
+        if not await self._turns.over(CLEAN_LIMIT):
+            log.warning("what was broken off on a machine is not cleaned up there")
 
     async def _do(self, request: HiveTask, say: Say) -> Result:
         match request:

@@ -321,6 +321,7 @@ class Queen:
                 await self._stop.wait()
                 with anyio.move_on_after(CASCADE_LIMIT):
                     await self.brain.call(ShutdownAsked(self._stop_reason))
+                await self.machine_tasks.settle()
                 await self._stop_hives()
                 self.streams.close()
                 self.board.close()

@@ -21,7 +21,7 @@ COLUMNS = (
     Column("kind", "kind", 7),
     Column("model", "model", 16, grow=True, least=8),
     Column("worker", "worker", 7, grow=True),
-    Column("state", "state", 12, least=10),
+    Column("state", "state", 12),
     Column("wait", "wait", 7),
     Column("ttft", "ttft", 7),
     Column("rate", "tok/s", 7),

@@ -120,6 +120,10 @@ async def test_stop_drain_restart_and_move_ask_first(colony: ColonyDouble) -> No
         await dialog(pilot, Confirm)
         await pilot.press("r")
         await until(pilot, lambda: len(colony.submitted) == 5, "the stop, then the start")
+        await pilot.press("m")
+        await dialog(pilot, Chooser)
+        await pilot.press("enter")
+        await until(pilot, lambda: len(colony.submitted) == 7, "the start, then the drain")
     assert colony.submitted[:4] == [
         {"operation": "worker_drain", "worker_id": "w-01"},
         {"operation": "worker_stop", "worker_id": "w-02"},
@@ -131,6 +135,9 @@ async def test_stop_drain_restart_and_move_ask_first(colony: ColonyDouble) -> No
         "operation": "worker_spawn", "model": "qwen2.5-32b-q4", "hive": "mule",
         "device": "cuda:0", "backend": "llamacpp", "slots": 4, "ctx": 8192, "pin": True,
     }  # fmt: skip
+    there, drained = colony.submitted[5:]
+    assert (there["operation"], there["hive"], there["backend"]) == ("worker_spawn", "attic", None)
+    assert drained == {"operation": "worker_drain", "worker_id": "w-01"}
 
 
 @anyio

@@ -25,6 +25,8 @@ from rbee.tui.widgets.table import RowTable
 _ASCII_ARROWS = str.maketrans({"←": "left", "→": "right", "↑": "up", "↓": "down"})
 STACKED = (110, 36)
 """From this size on there is room for all facets at once."""
+SHORT = 22
+"""Below so many rows what is least needed makes room."""
 SHARED_KEYS = ("worker.open", "list.filter")
 """Ids of the dashboard's that mean the same here."""
 
@@ -133,6 +135,7 @@ class ListScreen(ColonyScreen):
     def set_out(self, *, any_rows: bool) -> None:
         """Show the table or what stands in its place; the focus never stays on what is hidden."""
         self.set_class(self.size.width >= STACKED[0] and self.size.height >= STACKED[1], "-stacked")
+        self.set_class(self.size.height < SHORT, "-short")
         empty = self.query_one("#empty")
         if any_rows == self._had_rows:
             return

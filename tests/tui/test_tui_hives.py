@@ -98,7 +98,7 @@ async def test_a_machine_is_added_its_key_looked_at_and_the_cursor_is_on_it() ->
             await until(pilot, lambda: "j-201" in app.store.jobs)
             repaint(app)
             await dialog(pilot, Confirm)
-            assert m.KEY in words(app)
+            await until(pilot, lambda: m.KEY in words(app))
             assert "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub" in words(app)
             await pilot.press("enter")
             await dialog(pilot, Hives)
@@ -131,13 +131,12 @@ async def test_the_dialog_says_what_is_wrong_and_offers_what_is_near() -> None:
             await pilot.press("a")
             await dialog(pilot, AddMachine)
             await pilot.press("enter")
-            assert "Say where it is." in words(app)
+            await until(pilot, lambda: "Say where it is." in words(app))
             await pilot.press("down", "down")
             assert app.screen.query_one("#target", Input).value == "node-b"
             app.screen.query_one("#name", Input).value = "attic"
             await pilot.press("enter")
-            await pilot.pause()
-            assert "attic is the name of another machine." in words(app)
+            await until(pilot, lambda: "attic is the name of another machine." in words(app))
             await pilot.press("escape")
             await dialog(pilot, Hives)
         assert double.submitted == []
@@ -157,7 +156,7 @@ async def test_an_installation_ticks_its_steps_off_and_can_be_cancelled() -> Non
             await until(pilot, lambda: errand.steps and errand.steps[-1].title == "prepare")
             repaint(app)
             await pilot.pause()
-            assert "✓ make the packages ready" in words(app)
+            await until(pilot, lambda: "✓ make the packages ready" in words(app))
             assert "◐ prepare" in words(app)
             assert "○ 8 more steps" in words(app)
             first.set()
@@ -257,7 +256,7 @@ async def test_details_log_filter_and_copy() -> None:
             screen = await hives(pilot, "attic")
             await pilot.press("enter")
             await dialog(pilot, Details)
-            assert m.KEY in words(app)
+            await until(pilot, lambda: m.KEY in words(app))
             await pilot.press("escape")
             await dialog(pilot, Hives)
             await pilot.press("l")
@@ -406,7 +405,7 @@ async def test_the_first_run_names_machines_and_a_adds_one() -> None:
             await pilot.press("a")
             await dialog(pilot, AddMachine)
             assert app.current_mode == "hives"
-            assert "node-a answers" in words(app)
+            await until(pilot, lambda: "node-a answers" in words(app))
 
 
 # ---- what it looks like --------------------------------------------------------------------------

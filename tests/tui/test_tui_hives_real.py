@@ -44,14 +44,15 @@ async def test_a_machine_of_the_ssh_config_is_added_checked_and_removed(boxes: B
             return " ".join(" ".join(text_of(app)).split())
 
         await until(pilot, lambda: [row.key for row in screen.nearby.rows] == ["attic"], "nearby")
-        assert "Only this machine so far." in words()
+        await until(pilot, lambda: "Only this machine so far." in words())
         await pilot.press("a")
         await until(pilot, lambda: isinstance(app.screen, AddMachine))
         await pilot.press("down")
         assert app.screen.query_one("#name", Input).value == "attic"
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, Confirm), "the question about the key")
-        assert fingerprint(boxes["attic"].sshd.host_keys[0]) in words()
+        shown = fingerprint(boxes["attic"].sshd.host_keys[0])
+        await until(pilot, lambda: shown in words(), "the key's fingerprint")
         await pilot.press("t")
         await until(
             pilot,
@@ -62,7 +63,7 @@ async def test_a_machine_of_the_ssh_config_is_added_checked_and_removed(boxes: B
         await until(pilot, lambda: "✓ added" in words(), "its end")
         assert screen.selected == "attic"
         assert app.store.hives["attic"].version == __version__
-        assert "2 of 2 online" in words()
+        await until(pilot, lambda: "2 of 2 online" in words())
 
         await pilot.press("c")
         await until(pilot, lambda: "✓ the hive's answer" in words(), "the check")

@@ -123,10 +123,6 @@ class Hives(ColonyScreen):
         if store.connected and not self._asked_around:
             self._look_around(lan=False)
 
-    def on_screen_resume(self) -> None:
-        super().on_screen_resume()
-        self._show_machine()
-
     def on_screen_suspend(self) -> None:
         super().on_screen_suspend()
         self.workers.cancel_group(self, "errands")
@@ -273,8 +269,7 @@ class Hives(ColonyScreen):
     def back(self) -> bool:
         """Leave the filter; else cancel what is under way with the machine, or put it away."""
         search = self.query_one("#filter", Input)
-        name = self.selected
-        errand = self.errands.of(name)
+        errand = self.errands.of(name := self.selected)
         if search.display:
             search.value = ""
             search.display = False

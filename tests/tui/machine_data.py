@@ -158,9 +158,7 @@ AROUND = Around(
 )
 NOWHERE = Around(
     machines=[],
-    notes=[
-        "ssh config: there is no ~/.ssh/config; add a machine by its address: user@address."
-    ],
+    notes=["ssh config: there is no ~/.ssh/config; add a machine by its address: user@address."],
 )
 
 

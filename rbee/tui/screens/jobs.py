@@ -89,6 +89,8 @@ class Jobs(ListScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that have nothing to act on are not offered."""
+        if not self.is_mounted:  # the footer may ask while the screen is being built
+            return False
         if action == "cancel_job":
             return bool(self._targets(ACTIVE_JOBS)) or None
         if action == "retry_job":

@@ -90,6 +90,8 @@ class Workers(ListScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that have nothing to act on are not offered."""
+        if not self.is_mounted:  # the footer may ask while the screen is being built
+            return False
         if action == "new_worker":
             return bool(self.rbee.store.offered_models())
         if action in _NEEDS_LIVING:

@@ -3,7 +3,8 @@
 #   make run                      the dashboard, with the demo model ready to chat
 #   make run PROMPT="Why …?"      one answer on stdout, nothing left running
 #   make setup                    only install, into .venv
-#   make test                     the whole test suite          make lint    style, types, layers
+#   make test                     the test suite                make lint    style, types, layers
+#   make lab                      tests that take machines to their limits: 5 minutes, needs sshd
 #   make bench                    what the queen costs beside a bare proxy: 10 minutes, or --quick
 #   make bench-engine             speed beside llama-server: 25 minutes, 4 with ARGS=--quick
 #   make bench-links              what machines over SSH cost: 10 minutes, needs sshd
@@ -17,7 +18,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup run test lint bench bench-engine bench-links screenshots reference clean
+.PHONY: help setup run test lab lint bench bench-engine bench-links screenshots reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -70,7 +71,10 @@ run: $(VENV)/.installed
 	exec $(BIN)/rbee infer --ephemeral --model $(MODEL) --max-tokens 512 -- "$${ASKED:-Why do bees dance?}"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
+
+lab: $(VENV)/.installed-dev
+	$(BIN)/pytest -n 2 --dist worksteal -m lab
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

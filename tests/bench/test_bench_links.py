@@ -9,7 +9,7 @@ import pytest
 from bench import links
 from tests.support.sshd import MISSING
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.lab]
 
 
 def test_two_idle_links_and_their_hives_are_measured(capsys: pytest.CaptureFixture[str]):

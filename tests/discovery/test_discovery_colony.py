@@ -15,7 +15,7 @@ from tests.support.box import Box, Boxes, boxes_of
 from tests.support.home import Home, wait_for
 from tests.support.netns import MISSING, SLOW_MISSING, Host, hosts
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.lab]
 CARD = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:

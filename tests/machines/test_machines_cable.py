@@ -12,7 +12,7 @@ from tests.support.box import Box, Boxes
 from tests.support.home import wait_for
 from tests.support.netns import MISSING, SLOW_MISSING, Host
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.lab]
 LONG = "@delay=100 @repeat=150 tick"
 WHOLE = ["tick"] * 150
 

@@ -53,6 +53,7 @@ def test_all_machines_work_and_one_that_is_cut_has_its_jobs_go_on_elsewhere(two:
     assert {hive_of(two, reader) for reader in readers} == ALL
 
 
+@pytest.mark.lab
 def test_models_and_labels_of_all_machines_are_shown_and_models_go_from_one_to_the_other(
     two: Boxes,
 ) -> None:

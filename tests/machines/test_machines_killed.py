@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 
 import psutil
+import pytest
 
 from tests.support.box import Boxes
 from tests.support.home import wait_for
+
+pytestmark = pytest.mark.lab
 
 LONG = "@delay=50 @repeat=80 tick"
 WHOLE = ["tick"] * 80

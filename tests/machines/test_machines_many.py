@@ -6,10 +6,14 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from rbee.daemons.queen.queen import CASCADE_LIMIT
 from tests.support.box import SHARED, Boxes
 from tests.support.home import wait_for
 from tests.support.told import follow
+
+pytestmark = pytest.mark.lab
 
 NAMES = [f"room-{number}" for number in range(10)]
 APART = """

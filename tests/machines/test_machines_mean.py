@@ -7,6 +7,8 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.support.box import Boxes, other_rbee
 from tests.support.home import Home, wait_for
 
@@ -15,6 +17,7 @@ DASH = 'ForceCommand exec /bin/dash -c "$SSH_ORIGINAL_COMMAND"'
 """What a user's login shell gets from sshd, handed on to another one."""
 
 
+@pytest.mark.lab
 def test_a_server_of_few_sessions_and_logins_is_enough_for_all_at_once(boxes: Boxes) -> None:
     boxes.add("attic", options=["MaxSessions 2", "MaxStartups 3"]).has_rbee()
     boxes.join("attic")
@@ -83,6 +86,7 @@ NONSENSE = {
 """Programs that stand in for `rbee-hive`, and a word of what is said of each."""
 
 
+@pytest.mark.lab
 def test_a_hive_that_talks_nonsense_is_told_of_and_costs_nothing(boxes: Boxes) -> None:
     box = boxes.add("attic")
     for name, (script, _) in NONSENSE.items():
@@ -100,6 +104,7 @@ def test_a_hive_that_talks_nonsense_is_told_of_and_costs_nothing(boxes: Boxes) -
     wait_for(lambda: boxes.queen_busy() < 0.05, limit=60, what="a queen at rest")
 
 
+@pytest.mark.lab
 def test_machines_that_cannot_be_used_cost_nothing(boxes: Boxes) -> None:
     boxes.add("older").has_rbee(python=other_rbee(boxes.folder / "other"))
     boxes.add("empty")

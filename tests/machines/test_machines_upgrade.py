@@ -63,6 +63,7 @@ def older(boxes: Boxes) -> Box:
     return box
 
 
+@pytest.mark.lab
 def test_what_streams_is_drained_before_an_upgrade_that_can_still_be_called_off(
     boxes: Boxes,
 ) -> None:
@@ -87,6 +88,7 @@ def test_what_streams_is_drained_before_an_upgrade_that_can_still_be_called_off(
     assert boxes.info("attic")["version"] == OTHER_VERSION
 
 
+@pytest.mark.lab
 def test_a_version_that_does_not_get_healthy_gives_way_to_the_old(boxes: Boxes) -> None:
     box = older(boxes)
     told = boxes.rbee("hive", "upgrade", "attic", code=1)
@@ -145,6 +147,7 @@ def disk(tmp_path: Path) -> Generator[Disk]:
     subprocess.run(["umount", "-l", str(disk.path)], check=True, timeout=30)
 
 
+@pytest.mark.lab
 def test_a_disk_that_is_too_small_or_becomes_full(disk: Disk, boxes: Boxes) -> None:
     boxes.add("attic")
     boxes.join("attic")
@@ -169,6 +172,7 @@ def test_a_disk_that_is_too_small_or_becomes_full(disk: Disk, boxes: Boxes) -> N
     assert boxes.info("attic")["record"]["path"] is None
 
 
+@pytest.mark.lab
 def test_a_step_that_fails_shows_the_last_lines_of_its_command(boxes: Boxes) -> None:
     box = boxes.add("attic")
     boxes.join("attic")
@@ -182,6 +186,7 @@ def test_a_step_that_fails_shows_the_last_lines_of_its_command(boxes: Boxes) -> 
     assert boxes.info("attic")["state"] == "not installed"
 
 
+@pytest.mark.lab
 def test_an_installation_that_is_broken_off_leaves_what_was_and_goes_on(boxes: Boxes) -> None:
     box = boxes.add("attic")
     boxes.join("attic")

@@ -169,6 +169,7 @@ async def test_a_failed_installation_changes_nothing(
     assert await version_in_use(session, root) == "rbee 9.9.1"
 
 
+@pytest.mark.lab
 async def test_a_cut_installation_is_no_installation_and_can_be_done_again(
     session: Session, server: Sshd, root: Path, wheels: tuple[Path, ...], tmp_path: Path
 ):
@@ -210,6 +211,7 @@ async def test_a_cancelled_installation_is_cleaned_up(
     assert not (root / "current").exists()
 
 
+@pytest.mark.lab
 async def test_a_machine_without_python_gets_one(
     session: Session, root: Path, wheels: tuple[Path, ...], tmp_path: Path
 ):
@@ -229,6 +231,7 @@ async def test_a_machine_without_python_gets_one(
     assert (root / "python" / "cpython" / "bin" / "python3").exists()
 
 
+@pytest.mark.lab
 async def test_another_place_may_be_chosen(
     session: Session, wheels: tuple[Path, ...], tmp_path: Path
 ):

@@ -98,6 +98,8 @@ class Hives(ColonyScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that have nothing to act on are not offered."""
+        if not self.is_mounted:
+            return False
         hive = self.hive
         if action in _OTHERS:
             if action == "remove" and hive is None:

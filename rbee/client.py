@@ -39,7 +39,7 @@ from rbee.protocol.models import (
     ImportBody,
     Search,
 )
-from rbee.protocol.operations import HiveAdd, Operation
+from rbee.protocol.operations import Operation
 from rbee.protocol.queue import QueueInfo
 from rbee.protocol.workers import WorkerInfo
 from rbee.sse import Decoder, ServerEvent
@@ -174,22 +174,11 @@ class QueenClient:
         """One hive. Raises HiveNotFound."""
         return await self._get(f"/v1/hives/{_part(name)}", HiveInfo)
 
-    async def add_hive(self, wanted: HiveAdd) -> HiveInfo:
-        """Add a machine, as the operation does; HostKeyUnknown when its key must be accepted."""
-        fields = msgspec.to_builtins(wanted)
-        del fields["operation"]
-        reply = await self._call("POST", "/v1/hives", content=encode(fields), timeout=_FAR)
-        return decode(reply, HiveInfo)
-
     async def change_hive(self, name: str, change: HiveChange) -> HiveInfo:
         """Change what is remembered of a machine."""
         path, content = f"/v1/hives/{_part(name)}", encode(change)
         reply = await self._call("PATCH", path, content=content, timeout=_FAR)
         return decode(reply, HiveInfo)
-
-    async def remove_hive(self, name: str) -> None:
-        """Stop a machine's hive and forget the machine."""
-        await self._call("DELETE", f"/v1/hives/{_part(name)}", timeout=_FAR)
 
     async def nearby(self, *, lan: bool) -> Around:
         """Machines that could be added; `lan`: also those that announce themselves."""

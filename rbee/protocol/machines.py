@@ -29,6 +29,12 @@ Forward: TypeAlias = Literal["auto", "ssh", "system-ssh"]
 """What carries token streams: the system's ssh where it is installed, else our own connection."""
 
 
+HOPELESS = frozenset({"not installed", "other version", "refused"})
+"""States of a machine's hive in which trying again changes nothing."""
+SETTLED = ("offline", "stopped", *sorted(HOPELESS))
+"""States in which an attempt to have it online has ended."""
+
+
 class HiveRecord(Wire, frozen=True, kw_only=True):
     """A machine that was added: what the queen remembers of it, over restarts. Times: Unix."""
 

@@ -20,6 +20,7 @@ import msgspec
 from rbee import __version__
 from rbee.core.events import Event, HiveResting
 from rbee.errors import InstallFailed, RbeeError
+from rbee.protocol.machines import SETTLED
 from rbee.protocol.operations import HiveInstall, HiveUninstall, HiveUpgrade
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ or after it."""
 HEALTHY_LIMIT = 60.0
 STOP_LIMIT = 45.0
 LOOK = 0.2
-UNHEALTHY = ("offline", "not installed", "other version", "refused", "stopped")
 
 
 class Installing:
@@ -136,7 +136,7 @@ class Installing:
             say("starting", f"starting rbee {installed.version} on {name}", None)
             await self._exchange(machine, session, installed.before)
             ended = True
-            await machine.until("online", *UNHEALTHY, limit=HEALTHY_LIMIT)
+            await machine.until("online", *SETTLED, limit=HEALTHY_LIMIT)
             if machine.state != "online":
                 raise machine.trouble
         except RbeeError as exc:
@@ -184,7 +184,7 @@ class Installing:
         say("going back", f"rbee {installed.version} is not healthy: {trouble.message}", None)
         await self._switch_back(machine, session, installed, say)
         await self._exchange(machine, session, installed.before)
-        await machine.until("online", *UNHEALTHY, limit=HEALTHY_LIMIT)
+        await machine.until("online", *SETTLED, limit=HEALTHY_LIMIT)
         now = f"rbee {old} runs again" if machine.state == "online" else f"{name} {machine.state}"
         raise InstallFailed(
             f"rbee {installed.version} did not get healthy on {name}: {trouble.message}; {now}",

@@ -34,7 +34,7 @@ from rbee.errors import (
 )
 from rbee.protocol import PROTOCOL
 from rbee.protocol.hives import HiveUp
-from rbee.protocol.machines import HiveRecord, LinkInfo
+from rbee.protocol.machines import HOPELESS, SETTLED, HiveRecord, LinkInfo
 from rbee.ssh.forwards import Tcp, Unix, forwarded
 from rbee.ssh.groups import task_group
 from rbee.ssh.reconnect import Backoff, Link, LinkState
@@ -51,10 +51,6 @@ ENSURE_LIMIT = 60.0
 """Seconds for the command that finds or starts a hive; it gives up by itself after 30."""
 ALIVE_LIMIT = 3.0
 """Seconds that a machine whose hive has fallen silent gets to answer; then the link is lost."""
-HOPELESS = frozenset({"not installed", "other version", "refused"})
-"""States in which trying again changes nothing."""
-SETTLED = ("offline", "stopped", *sorted(HOPELESS))
-"""States in which an attempt to have a hive online has ended."""
 
 
 @dataclass

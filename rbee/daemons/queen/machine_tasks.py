@@ -21,7 +21,7 @@ from rbee.daemons.queen.installing import Installing
 from rbee.daemons.queen.links import HiveLink, HttpLink
 from rbee.daemons.queen.turns import Turns
 from rbee.errors import Conflict, HiveExists, HiveOffline, HostKeyUnknown, NotFound, RbeeError
-from rbee.protocol.machines import HiveChange, HiveRecord
+from rbee.protocol.machines import SETTLED, HiveChange, HiveRecord
 from rbee.protocol.operations import (
     HiveAdd,
     HiveCheck,
@@ -59,7 +59,6 @@ KEYS = 9
 """Host keys that one addition may accept: a machine behind as many jumps as there may be."""
 RESERVED = frozenset({"nearby", "ready"})
 """Parts of paths below /v1/hives."""
-OVER = ("offline", "not installed", "other version", "refused", "stopped")
 
 
 class MachineTasks:
@@ -170,9 +169,9 @@ class MachineTasks:
         followed = self._machines.follow(record)
         if record.version is not None:
             say("starting", f"starting the hive of {request.name}", None)
-            await followed.until("online", *OVER, limit=UP_LIMIT)
+            await followed.until("online", *SETTLED, limit=UP_LIMIT)
         else:
-            await followed.until("not installed", *OVER, limit=10.0)
+            await followed.until("not installed", *SETTLED, limit=10.0)
         return self._told(request.name) | {"machine": msgspec.to_builtins(facts)}
 
     async def _trust(self, machine: Machine, request: HiveAdd, say: Say) -> None:

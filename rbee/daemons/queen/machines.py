@@ -28,7 +28,7 @@ from rbee.errors import HiveExists, HiveNotFound, HiveOffline, RbeeError
 from rbee.naming import queen_name
 from rbee.paths import make_private
 from rbee.protocol.hives import HiveInfo
-from rbee.protocol.machines import HiveRecord, LinkInfo
+from rbee.protocol.machines import SETTLED, HiveRecord, LinkInfo
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -44,7 +44,6 @@ FIRST_LIMIT = 5.0
 """Seconds that work which names no hive waits for machines that were never tried yet."""
 REACH_LIMIT = 35.0
 """Seconds for three tries to connect."""
-SETTLED = ("offline", "stopped", "not installed", "other version", "refused")
 SHORT = 60
 """Bytes of a folder's path with which a socket in it still has a path that systems take."""
 
@@ -160,10 +159,12 @@ class Machines:
         hive but her own, and would refuse what others can do.
         """
         if hive is None:
+            new = [machine for machine, _, _ in self._followed.values() if not machine.settled]
+            if not new:  # as of nearly every request
+                return
             with anyio.move_on_after(FIRST_LIMIT):
-                for machine, _, _ in list(self._followed.values()):
-                    while not machine.settled:
-                        await machine.until("online", *SETTLED, limit=FIRST_LIMIT)
+                for machine in new:
+                    await machine.until("online", *SETTLED, limit=FIRST_LIMIT)
             return
         record = self.registry.get(hive)
         if record is None or hive in self._links:

@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
-from textual import on
 from textual.binding import BindingType
 from textual.containers import Container, Vertical
 from textual.widget import Widget
-from textual.widgets import Input
 
 from rbee import __version__
 from rbee.errors import RbeeError
@@ -39,12 +37,11 @@ from rbee.tui.errand import Errand
 from rbee.tui.errands import Errands
 from rbee.tui.looking import look_around
 from rbee.tui.screens.adding import TRUST, AddMachine, key_question
-from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.dialogs import Choice, Confirm, Details
+from rbee.tui.screens.filtering import FilteredScreen
 from rbee.tui.screens.log_view import LogView
 from rbee.tui.shell import open_shell
 from rbee.tui.widgets.machines import HiveTable, MachinePanel, NearbyTable
-from rbee.tui.widgets.table import RowTable
 
 LOG_LINES = 500
 MOST_KEYS = 9
@@ -53,7 +50,7 @@ _OTHERS = frozenset({"install", "start_or_stop", "shell", "remove"})
 """Actions on machines that were added: the queen's own comes and goes with her."""
 
 
-class Hives(ColonyScreen):
+class Hives(FilteredScreen[HiveTable]):
     """Mode 2."""
 
     MODE = "hives"
@@ -69,9 +66,10 @@ class Hives(ColonyScreen):
         self.table = HiveTable(glyphs)
         self.nearby = NearbyTable(glyphs)
         self.panel = MachinePanel(glyphs)
-        search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
-        left = Vertical(Vertical(self.table, search, id="machines"), self.nearby, id="hives-left")
-        return [Container(left, self.panel, id="hives-body")]
+        rows = Vertical(self.table, self.search_box(), id="machines")
+        return [
+            Container(Vertical(rows, self.nearby, id="hives-left"), self.panel, id="hives-body")
+        ]
 
     def on_mount(self) -> None:
         self.errands = Errands(self.rbee, self._ended)
@@ -121,7 +119,7 @@ class Hives(ColonyScreen):
         pending = self.errands.additions(self._adding)
         self.table.show(store, pending, self.errands.of_hives(), self._ours)
         self.nearby.show(store.around)
-        self._show_machine()
+        self.changed()
         if store.connected and not self._asked_around:
             self._look_around(lan=False)
 
@@ -262,19 +260,10 @@ class Hives(ColonyScreen):
             tried = self._adding.get(errand.hive)
             self.action_add(tried.target if tried else "", errand.hive)
 
-    def action_filter(self) -> None:
-        """Type to filter the machines."""
-        search = self.query_one("#filter", Input)
-        search.display = True
-        search.focus()
-
     def back(self) -> bool:
         """Leave the filter; else cancel what is under way with the machine, or put it away."""
-        search = self.query_one("#filter", Input)
         errand = self.errands.of(name := self.selected)
-        if search.display:
-            search.value = ""
-            search.display = False
+        if self.leave_filter():
             self.table.focus()
             return True
         if errand is None or name is None:
@@ -285,25 +274,6 @@ class Hives(ColonyScreen):
         else:
             self._ask_cancel(errand)
         return True
-
-    @on(RowTable.Opened)
-    def _opened(self) -> None:
-        self.action_open_row()
-
-    @on(RowTable.Moved)
-    def _moved(self) -> None:
-        self._show_machine()
-
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        self.table.set_filter(event.value)
-        self._show_machine()
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self, event: Input.Submitted) -> None:
-        if not event.value:
-            self.back()
-        self.table.focus()
 
     @property
     def _ours(self) -> str:
@@ -388,7 +358,8 @@ class Hives(ColonyScreen):
             self._keys[errand.hive] = asked + 1
             self._ask_key(errand)
 
-    def _show_machine(self) -> None:
+    def changed(self) -> None:
+        """All of the machine under the cursor."""
         hive, errand = self.hive, self.errands.of(self.selected)
         self.panel.show(self.selected, hive, errand, self.rbee.store, self._ours)
         # Which keys are offered depends on these.

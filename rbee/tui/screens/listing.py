@@ -1,7 +1,7 @@
 """ListScreen: a table of things and the details of the one under the cursor.
 
-Owns what such screens have in common: the filter, the empty panel, opening and leaving the details,
-and the focus. What the things are and what may be done to them belongs to the screens.
+Owns what such screens have in common: the empty panel, opening and leaving the details, and the
+focus. What the things are and what may be done to them belongs to the screens.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from textual import on
 from textual.binding import BindingType
 from textual.containers import Center, Middle, Vertical
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from rbee.tui import keymap
 from rbee.tui.glyphs import UNICODE
-from rbee.tui.screens.base import ColonyScreen
+from rbee.tui.screens.filtering import FilteredScreen
 from rbee.tui.widgets.facets import Facet, TabbedTable, tab_spans
-from rbee.tui.widgets.table import RowTable
 
 _ASCII_ARROWS = str.maketrans({"←": "left", "→": "right", "↑": "up", "↓": "down"})
 STACKED = (110, 36)
@@ -52,11 +50,10 @@ def set_title(widget: Widget, words: str) -> None:
         widget.border_title = content
 
 
-class ListScreen(ColonyScreen):
+class ListScreen(FilteredScreen[TabbedTable]):
     """Base of Workers and Jobs. `self.table` exists once `upper` was called."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
-    table: TabbedTable
     facets: Mapping[str, Facet]
     """Sides of the thing under the cursor, by name, in order."""
     tab: str
@@ -65,8 +62,7 @@ class ListScreen(ColonyScreen):
     def upper(self, table: TabbedTable, empty: EmptyPanel) -> Iterable[Widget]:
         """The table, what stands in its place, and the filter under it."""
         self.table = table
-        search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
-        return [Vertical(table, empty, search, id="rows")]
+        return [Vertical(table, empty, self.search_box(), id="rows")]
 
     def inspector(self, facets: Mapping[str, Facet]) -> Widget:
         """The sides of the thing under the cursor."""
@@ -120,9 +116,6 @@ class ListScreen(ColonyScreen):
         keys = " ".join(keymap.key_text(self.rbee.overrides.get(a.id, a.keys)) for a in wanted)
         return keys if self.table.glyphs is UNICODE else keys.translate(_ASCII_ARROWS)
 
-    def changed(self) -> None:
-        """Another row is under the cursor, or another side of it is shown."""
-
     def on_mount(self) -> None:
         self._had_rows: bool | None = None
         self._offered: tuple[object, frozenset[str]] = (None, frozenset())
@@ -150,12 +143,6 @@ class ListScreen(ColonyScreen):
             shown.focus()
         self.refresh_bindings()
 
-    def action_filter(self) -> None:
-        """Type to filter the rows."""
-        search = self.query_one("#filter", Input)
-        search.display = True
-        search.focus()
-
     def action_open_row(self) -> None:
         """To the details of the row under the cursor."""
         if self.table.current is not None:
@@ -165,12 +152,10 @@ class ListScreen(ColonyScreen):
 
     def back(self) -> bool:
         """Leave the details, then the filter, then the marks."""
-        search = self.query_one("#filter", Input)
         if self.has_class("-open"):
             self.remove_class("-open")
-        elif search.display:
-            search.value = ""
-            search.display = False
+        elif self.leave_filter():
+            pass
         elif self.table.marked:
             self.table.marked.clear()
             self.repaint()
@@ -179,22 +164,3 @@ class ListScreen(ColonyScreen):
         self.table.focus()
         self.changed()
         return True
-
-    @on(RowTable.Opened)
-    def _opened(self) -> None:
-        self.action_open_row()
-
-    @on(RowTable.Moved)
-    def _moved(self) -> None:
-        self.changed()
-
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        self.table.set_filter(event.value)
-        self.repaint()
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self, event: Input.Submitted) -> None:
-        if not event.value:
-            self.back()
-        self.table.focus()

@@ -23,7 +23,7 @@ from rbee.errors import (
     TimedOut,
 )
 from rbee.ssh.plan import Order, Plan, Run, Step, back, plan, removal
-from rbee.ssh.probe import Facts, probe
+from rbee.ssh.probe import Facts
 from rbee.ssh.sending import upload
 from rbee.ssh.session import Session
 
@@ -80,14 +80,6 @@ async def roll_back(
 async def uninstall(session: Session, facts: Facts, *, models: bool = False) -> None:
     """Remove what was put there. The hive must have been stopped. Raises InstallFailed."""
     await _run(session, removal(facts, models=models))
-
-
-async def look_and_install(
-    session: Session, choose: Callable[[Facts], Order], tell: Tell, root: str | None = None
-) -> tuple[Facts, Installed]:
-    """Probe, let the caller choose by what was found, install; the facts are those of before."""
-    facts = await probe(session, root)
-    return facts, await install(session, choose(facts), facts, tell)
 
 
 def _installed(planned: Plan, facts: Facts, version: str) -> Installed:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from rbee.errors import ConnectionFailed, InstallFailed
 from rbee.ssh.hosts import Hosts
-from rbee.ssh.install import Progress, install, look_and_install, roll_back, uninstall
+from rbee.ssh.install import Progress, install, roll_back, uninstall
 from rbee.ssh.known import KnownHosts
 from rbee.ssh.plan import Order
 from rbee.ssh.probe import probe
@@ -63,7 +63,8 @@ async def test_from_nothing_to_an_upgrade_and_back_and_away(
         extras=("llamacpp",), python=PYTHON,
     )  # fmt: skip
     told: list[Progress] = []
-    before, done = await look_and_install(session, lambda _facts: first, told.append)
+    before = await probe(session)
+    done = await install(session, first, before, told.append)
     assert before.installed == []
     assert (done.version, done.before, done.again) == ("9.9.1", "", False)
     assert done.command == str(root / "current" / "bin" / "rbee")

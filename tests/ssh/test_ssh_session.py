@@ -306,12 +306,19 @@ async def test_a_second_try_may_go_well(start_sshd: Callable[..., Sshd], known: 
     server.stop()
     async with anyio.create_task_group() as tasks:
         sessions: list[Session] = []
+        again = anyio.Event()
+        limits = Limits(tries=9, pause=0.02)
+
+        def tell(attempt: int, _tries: int) -> None:
+            if attempt > 1:
+                again.set()
 
         async def enter() -> None:
-            sessions.append(await connect(machine(server), known, Limits(tries=9, pause=0.02)))
+            sessions.append(await connect(machine(server), known, limits, tell=tell))
 
         tasks.start_soon(enter)
-        await anyio.sleep(0.05)
+        with anyio.fail_after(20):
+            await again.wait()
         await anyio.to_thread.run_sync(server.start)
     assert sessions[0].attempts > 1
     await sessions[0].aclose()

@@ -103,10 +103,7 @@ async def _by_command(machine: AddedMachine, *, lines: int, follow: bool) -> Pie
     flags = ["--log", "--name", machine.record.name, "--lines", str(lines)]
     words = machine.words(*flags, *(["--follow"] if follow else []))
     async with session.attached(words, grace=0.0) as process:
-        rest = b""
-        while piece := await process.receive():
-            *whole, rest = (rest + piece).split(b"\n")
-            rest = rest[:LONGEST]
-            for line in whole:
-                yield encode_event(encode({"line": line.decode("utf-8", "replace")}))
+        while line := await process.read_line(LONGEST):
+            text = line.decode("utf-8", "replace").rstrip("\r\n")
+            yield encode_event(encode({"line": text}))
     yield DONE

@@ -103,6 +103,9 @@ Feature: Machines join over SSH with one command, and nobody is left behind
     Then the exit code is 1
     And stderr names VERSION_MISMATCH and rbee hive upgrade attic
     And stderr names both versions
+    When I run rbee logs --hive attic
+    Then the exit code is 0
+    And stdout names listens and attic
 
   @s14 @s36
   Scenario: A machine that falls silent is tried three times

@@ -202,6 +202,10 @@ class QueenClient:
         """One of them, by id, reference or alias. Raises ModelNotFound."""
         return await self._get(f"/v1/catalog/models/{_part(name)}", HeldModel)
 
+    def queen_logs(self, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """The last lines of the queen's own log, and with `follow` those that come."""
+        return self._lines("/v1/logs", lines=lines, follow=follow)
+
     async def search(self, text: str, *, limit: int = 10) -> Search:
         """What the hub has, and what of it would fit where."""
         params = {"q": text, "limit": limit}

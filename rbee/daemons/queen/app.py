@@ -70,6 +70,7 @@ def build(queen: Queen) -> ASGIApp:
         ("GET", "/v1/workers", routes.workers),
         ("GET", "/v1/workers/{worker_id}", routes.worker),
         ("GET", "/v1/workers/{worker_id}/logs", routes.worker_logs),
+        ("GET", "/v1/logs", routes.logs),
         *HiveRoutes(queen).table(),
         ("GET", "/v1/queue", jobs.queue),
         *CatalogRoutes(queen.catalog).table(),
@@ -180,6 +181,12 @@ class Routes:
             raise NotFound(f"no worker {worker_id[:80]}", action="rbee worker list shows them.")
         link = self._queen.effects.links[worker.hive]
         return json_response({"lines": await link.log_tail(worker_id, lines)})
+
+    async def logs(self, request: Request) -> Response:
+        """GET /v1/logs?lines=&follow="""
+        lines = number(request, "lines", 100, 1, 2000)
+        follow = flag(request, "follow") is True
+        return EventStream(self._queen.logs.of_queen(lines=lines, follow=follow))
 
     async def events(self, _request: Request) -> Response:
         """GET /v1/events/stream"""

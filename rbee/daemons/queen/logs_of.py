@@ -1,4 +1,4 @@
-"""Logs of hives and workers, wherever they run, as streams of `{"line": …}`.
+"""Logs of the queen, hives and workers, wherever they run, as streams of `{"line": …}`.
 
 Owns where each log is read: here, over a hive's link, or by a command on its machine where the hive
 is down. Never keeps a line.
@@ -39,18 +39,22 @@ class Logs:
         self._machines = machines
         self._links = links
 
+    def of_queen(self, *, lines: int, follow: bool) -> Pieces:
+        """What she writes, and the hive that is part of her. Raises NotFound."""
+        path = self._paths.queen_log
+        if not path.exists():
+            raise NotFound(
+                "the queen keeps no log: she writes to her terminal",
+                action="Start her with `rbee queen start` to have her log kept.",
+            )
+        return logfile.events(path, lines=lines, ended=lambda: not follow)
+
     async def of_hive(self, name: str, *, lines: int, follow: bool) -> Pieces:
         """What a hive has written; the queen's own writes into her log. Raises HiveNotFound,
         HiveOffline, NotFound."""
         link = self._links.get(name)
         if isinstance(link, LocalLink):
-            if not self._paths.queen_log.exists():
-                raise NotFound(
-                    f"{name} is the queen's own hive, and she writes to her terminal",
-                    action="Start her with `rbee queen start` to have her log kept.",
-                )
-            path = self._paths.queen_log
-            return logfile.events(path, lines=lines, ended=lambda: not follow)
+            return self.of_queen(lines=lines, follow=follow)
         if isinstance(link, HttpLink):
             if follow:
                 return whole(link.stream(f"/v1/logs?lines={lines}&follow=1"))

@@ -3,8 +3,8 @@
 Owns the layout of folders and file names; never reads or writes a file's content.
 
     config   config.toml, ui.toml, themes/     what the user wrote
-    data     rbee.db, models/                  what must not be lost
-    state    queen.json, queen.lock, logs/     what runs now, and what it said
+    data     rbee.db, keys.json, tls/, models/ what must not be lost
+    state    queen.json, owner.token, logs/    what runs now, and what it said
     cache    partial downloads                 may be deleted at any time
     runtime  sockets                           gone after a restart of the machine
 """
@@ -100,6 +100,26 @@ class Paths:
     def state_file(self) -> Path:
         """Which queen runs: address, pid, version."""
         return self.state / "queen.json"
+
+    @property
+    def owner_file(self) -> Path:
+        """By what the queen knows her owner's commands; see rbee.access.keys."""
+        return self.state / "owner.token"
+
+    @property
+    def keys_file(self) -> Path:
+        """API keys, as hashes."""
+        return self.data / "keys.json"
+
+    @property
+    def usage_file(self) -> Path:
+        """What was used, by key, app and model."""
+        return self.data / "usage.db"
+
+    @property
+    def tls_dir(self) -> Path:
+        """What `rbee cert create` makes."""
+        return self.data / "tls"
 
     @property
     def lock_file(self) -> Path:

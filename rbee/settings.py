@@ -21,6 +21,8 @@ from rbee.paths import Paths
 from rbee.protocol.machines import Labels
 from rbee.settings_layers import Field, env_layer, file_layer, flag_layer, parse
 
+API_KEY = "RBEE_API_KEY"
+"""Variable that sets `queen.api_key`, by the name that other tools' variables have."""
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Some = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -52,6 +54,27 @@ class QueenSettings(_Section, frozen=True):
         list[str],
         Meta(description="Web pages (`https://host:port`) that may call the queen; no other may."),
     ] = []
+    allowed_networks: Annotated[
+        list[str],
+        Meta(description="Networks whose machines may call (`192.168.1.0/24`); empty: all."),
+    ] = []
+    allowed_hosts: Annotated[
+        list[str],
+        Meta(description="Names, besides this machine's own, under which the queen is reached."),
+    ] = []
+    require_key: Annotated[
+        bool, Meta(description="Whether programs on this machine need a key, too, to ask models.")
+    ] = False
+    tls_cert: Annotated[
+        str, Meta(description="Certificate file for HTTPS; empty: that of `rbee cert create`.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="Its key file.")] = ""
+    request_timeout: Annotated[
+        Some, Meta(description="Seconds within which a request must have come whole.")
+    ] = 30.0
+    usage_days: Annotated[
+        int, Meta(ge=0, le=3650, description="Days that `rbee usage` looks back; 0: nothing kept.")
+    ] = 90
     queue_capacity: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Jobs that may wait; one more gets QUEUE_FULL.")
     ] = 10_000
@@ -75,6 +98,17 @@ class QueenSettings(_Section, frozen=True):
             pattern=r"^(https?://\S+)?$",
             description="Queen to use instead of one here; empty: find or start one.",
         ),
+    ] = ""
+    api_key: Annotated[
+        str,
+        Meta(
+            pattern=r"^[!-~]{0,200}$",
+            description="Key for the queen at `queen.url`; `RBEE_API_KEY` says the same.",
+        ),
+    ] = ""
+    tls_ca: Annotated[
+        str,
+        Meta(description="File of the authority that vouches for the queen at `queen.url`."),
     ] = ""
 
 
@@ -320,6 +354,8 @@ def load(
                 else:
                     values[name] = value
                 origins[name] = origin
+    if text := env.get(API_KEY, ""):
+        env = {**env, known["queen.api_key"].variable: text}
     for name, text, origin in (*env_layer(env, known), *flag_layer(flags or {}, known)):
         values[name] = parse(known[name], text, origin)
         origins[name] = origin

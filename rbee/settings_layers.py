@@ -19,6 +19,10 @@ import msgspec
 from rbee.errors import SettingsError
 
 
+SECRET = frozenset({"queen.api_key"})
+"""Settings whose value is never shown."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One setting as documentation and loading need it."""
@@ -129,8 +133,9 @@ def _convert(field: Field, value: Any, origin: str, *, strict: bool) -> Any:
         return msgspec.convert(value, field.kind, strict=strict)
     except msgspec.ValidationError as exc:
         reason = str(exc).split(" - at ", 1)[0]
+        shown = "…" if field.name in SECRET else repr(value)
         raise SettingsError(
-            f"{origin}: {field.name} = {value!r}: {reason[0].lower()}{reason[1:]}",
+            f"{origin}: {field.name} = {shown}: {reason[0].lower()}{reason[1:]}",
             action=f"{field.description} The default is {field.default!r}.",
             setting=field.name,
         ) from exc

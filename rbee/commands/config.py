@@ -11,6 +11,7 @@ from rbee.errors import Conflict, Forbidden
 from rbee.output import print_json, print_table
 from rbee.paths import Paths
 from rbee.settings import default_toml, fields, load, toml_value
+from rbee.settings_layers import SECRET
 
 
 def show(*, as_json: bool) -> int:
@@ -20,6 +21,7 @@ def show(*, as_json: bool) -> int:
         field.name: getattr(getattr(loaded.settings, field.section), field.key)
         for field in fields()
     }
+    values |= {name: "(hidden)" for name in SECRET if values[name]}
     values |= {f"keys.{action}": key for action, key in loaded.settings.keys.items()}
     if as_json:
         shown = {

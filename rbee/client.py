@@ -20,8 +20,10 @@ from rbee.errors import (
     BadGateway,
     ConnectionTimeout,
     InvalidRequest,
+    NotFound,
     QueenUnreachable,
     RbeeError,
+    ValidationFailed,
 )
 from rbee.protocol.base import Wire, convert, decode, encode
 from rbee.protocol.colony import EVENTS, Health, Info
@@ -38,6 +40,7 @@ from rbee.protocol.models import (
     HeldModel,
     ImportBody,
     Search,
+    Spot,
 )
 from rbee.protocol.operations import Operation
 from rbee.protocol.queue import QueueInfo
@@ -67,6 +70,10 @@ class QueenStatus:
     message: str
     """One sentence for the screen: `attached to …`, `restarted after signal 9 (2nd time)`, …"""
     restarts: int = 0
+    error: RbeeError | None = None
+    """Why she is not up, where an error says so."""
+    retry_s: float | None = None
+    """Seconds until she is looked for or started again."""
 
 
 class QueenKeeper(Protocol):
@@ -76,6 +83,10 @@ class QueenKeeper(Protocol):
 
     async def keep(self, report: Callable[[QueenStatus], None]) -> None:
         """Until cancelled: find or start the queen, watch her, bring her back; report changes."""
+        ...
+
+    def hurry(self) -> None:
+        """Do not wait any longer with the next try."""
         ...
 
     async def stop(self) -> None:
@@ -118,8 +129,13 @@ class QueenClient:
         return await self._get("/health", Health)
 
     async def info(self) -> Info:
-        """GET /v1/info"""
-        return await self._get("/v1/info", Info)
+        """GET /v1/info. Raises BadGateway when what answers is no queen."""
+        try:
+            return await self._get("/v1/info", Info)
+        except (ValidationFailed, NotFound) as exc:
+            raise self._stranger() from exc
+        except BadGateway as exc:
+            raise self._stranger(exc.message) from exc
 
     async def submit(self, operation: Operation) -> JobAccepted:
         """Submit an operation; when this returns the job is on the queen's disk."""
@@ -186,6 +202,10 @@ class QueenClient:
         reply = await self._call("GET", "/v1/hives/nearby", params=params, timeout=_FAR)
         return decode(reply, Around)
 
+    def queen_logs(self, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """The last lines of the queen's own log, and with `follow` those that come."""
+        return self._lines("/v1/logs", lines=lines, follow=follow)
+
     def hive_logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
         """The last lines of a hive's log, and with `follow` those that come."""
         return self._lines(f"/v1/hives/{_part(name)}/logs", lines=lines, follow=follow)
@@ -202,10 +222,6 @@ class QueenClient:
         """One of them, by id, reference or alias. Raises ModelNotFound."""
         return await self._get(f"/v1/catalog/models/{_part(name)}", HeldModel)
 
-    def queen_logs(self, *, lines: int, follow: bool) -> AsyncIterator[str]:
-        """The last lines of the queen's own log, and with `follow` those that come."""
-        return self._lines("/v1/logs", lines=lines, follow=follow)
-
     async def search(self, text: str, *, limit: int = 10) -> Search:
         """What the hub has, and what of it would fit where."""
         params = {"q": text, "limit": limit}
@@ -217,6 +233,10 @@ class QueenClient:
         params = {"model": model}
         reply = await self._call("GET", "/v1/catalog/look", params=params, timeout=_HUB)
         return decode(reply, FoundModel)
+
+    async def fits(self, model: str) -> list[Spot]:
+        """Where a model of the colony would run, and why not elsewhere."""
+        return await self._list("/v1/catalog/fits", "spots", Spot, params={"model": model})
 
     async def transfers(self) -> list[DownloadInfo]:
         """Models that are on their way to a hive."""
@@ -296,6 +316,12 @@ class QueenClient:
                     if event.data:
                         yield decode(event.data, LogLine).line
         raise BadGateway("the stream of a log broke off", action="Ask for it again.")
+
+    def _stranger(self, told: str = "") -> BadGateway:
+        return BadGateway(
+            f"what answers at {self.url} is no queen{f': {told}' if told else ''}",
+            action="Stop that program, or give the queen another port: RBEE_QUEEN_PORT=8600 rbee.",
+        )
 
     async def _get(self, path: str, kind: type[T]) -> T:
         return decode(await self._call("GET", path), kind)

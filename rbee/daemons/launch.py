@@ -194,24 +194,30 @@ class Keeper:
     _mine: Owned | None = None
     _found: Found | None = None
     _ending: bool = field(default=False)
+    _hurry: anyio.Event = field(default_factory=anyio.Event)
 
     async def keep(self, report: Callable[[QueenStatus], None]) -> None:
         """Until cancelled: a queen is there, or is being brought back."""
         restarts, pause = 0, BACKOFF_FIRST
         while not self._ending:
             began = anyio.current_time()
+            error: RbeeError | None = None
             try:
                 how = await self._up(report, restarts)
             except RbeeError as exc:
-                how = f"she did not start: {exc.message}"
+                how, error = exc.message, exc
             if self._ending:
                 return
             lived = anyio.current_time() - began
             pause = BACKOFF_FIRST if lived >= STABLE else pause
             restarts += 1
-            text = f"{how}; starting her again in {pause:g} s"
-            report(QueenStatus(up=False, url=None, message=text, restarts=restarts))
-            await anyio.sleep(pause)
+            status = QueenStatus(
+                up=False, url=None, message=how, restarts=restarts, error=error, retry_s=pause
+            )
+            self._hurry = anyio.Event()
+            report(status)
+            with anyio.move_on_after(pause):
+                await self._hurry.wait()
             pause = min(BACKOFF_MAX, pause * 2) if lived < STABLE else BACKOFF_FIRST
 
     async def _up(self, report: Callable[[QueenStatus], None], restarts: int) -> str:
@@ -230,6 +236,10 @@ class Keeper:
         code = await self._mine.wait()
         how = f"signal {-code}" if code < 0 else f"code {code}"
         return f"the queen ended with {how}"
+
+    def hurry(self) -> None:
+        """See QueenKeeper."""
+        self._hurry.set()
 
     async def stop(self) -> None:
         """See QueenKeeper."""

@@ -8,16 +8,18 @@ keeper's work. `run()` returns the line to print after the screen is gone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from textual.app import App
 from textual.binding import BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.theme import BUILTIN_THEMES
 from textual.widget import Widget
 
+from rbee import __version__
 from rbee.client import QueenKeeper
 from rbee.errors import InternalError, RbeeError, SettingsError
 from rbee.protocol.base import Wire
@@ -25,6 +27,7 @@ from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import Operation, WorkerSpawn, WorkerStop
 from rbee.tui import keymap
 from rbee.tui.glyphs import ASCII, UNICODE
+from rbee.tui.guard import Guard
 from rbee.tui.keymap import MODES, Action
 from rbee.tui.link import QueenLink
 from rbee.tui.palette import Commands
@@ -73,8 +76,12 @@ class RbeeApp(App[str]):
         model: str | None = None,
         clock: Callable[[], float] = time.time,
         themes_folder: Path | None = None,
+        version: str = __version__,
     ) -> None:
-        """`clock`: UTC seconds. Raises SettingsError for an unknown theme or key id."""
+        """`clock`: UTC seconds; `version`: what the queen has to be.
+
+        Raises SettingsError for an unknown theme or key id.
+        """
         self._default_variables: dict[str, str] = {}
         super().__init__()
         self.keeper = keeper
@@ -82,7 +89,8 @@ class RbeeApp(App[str]):
         self.first_model = model
         self.overrides = keymap.check_overrides(keys or {})
         self.store = ColonyStore(clock=clock)
-        self.link = QueenLink(keeper, self.store, self._colony_changed)
+        self.link = QueenLink(keeper, self.store, self._colony_changed, version=version)
+        self._guard = Guard()
         self._own_jobs: set[str] = set()
         self._preloaded = model is None
         self._leaving = False
@@ -99,6 +107,10 @@ class RbeeApp(App[str]):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """rbee's own variables, for themes that do not know them."""
         return variable_defaults(self.current_theme)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's, and last of all the guard of the terminal."""
+        return [*super().get_line_filters(), self._guard]
 
     def on_mount(self) -> None:
         self.set_interval(TICK_SECONDS, self.store.tick)
@@ -183,6 +195,10 @@ class RbeeApp(App[str]):
         """The keys of the current screen, and all the others below."""
         if isinstance(self.screen, ColonyScreen):
             self.push_screen(Help(self.screen.HELP_SCOPES, self.overrides))
+
+    def action_try_again(self) -> None:
+        """Look for the queen now, instead of at the end of the countdown."""
+        self.link.hurry()
 
     def action_step_back(self) -> None:
         """Un-maximise, leave a filter, otherwise nothing."""

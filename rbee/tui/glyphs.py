@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rbee.tui import cells
+
 GIB = 1 << 30
 
 
@@ -57,10 +59,8 @@ class Glyphs:
         )
 
     def clip(self, text: str, width: int) -> str:
-        """`text` in at most `width` cells, with a mark where something was left out."""
-        if len(text) <= width:
-            return text
-        return text[: max(0, width - len(self.more))] + self.more[:width]
+        """`text`, made safe, in at most `width` cells; a mark where something was left out."""
+        return cells.clip(cells.safe(text), width, self.more)
 
 
 UNICODE = Glyphs(

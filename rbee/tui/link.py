@@ -10,12 +10,16 @@ from collections.abc import Callable
 
 import anyio
 
+from rbee import __version__
 from rbee.client import QueenClient, QueenKeeper, QueenStatus
-from rbee.errors import QueenUnreachable, RbeeError
+from rbee.errors import QueenUnreachable, RbeeError, VersionMismatch
 from rbee.protocol.base import Wire
+from rbee.protocol.colony import Info
 from rbee.tui.store import ColonyStore, Link
+from rbee.tui.trouble import link_for
 
-RETRY_SECONDS = 0.5
+RETRY_FIRST, RETRY_MOST = 0.5, 16.0
+"""Seconds until she is asked again, doubling until she answers."""
 
 
 class QueenLink:
@@ -26,7 +30,11 @@ class QueenLink:
         keeper: QueenKeeper,
         store: ColonyStore,
         changed: Callable[[str, Wire | None], None],
+        *,
+        version: str = __version__,
     ) -> None:
+        """`version`: the rbee of these screens, which has to be the queen's too."""
+        self.version = version
         self.keeper = keeper
         self.store = store
         self.client: QueenClient | None = None
@@ -34,8 +42,10 @@ class QueenLink:
         self._changed = changed
         self._url: str | None = None
         self._moved = anyio.Event()
+        self._pause = RETRY_FIRST
         self._reading: anyio.CancelScope | None = None
         self._stopping = False
+        self._told = ""
 
     async def run(self) -> None:
         """Keep and follow the queen, side by side."""
@@ -51,6 +61,12 @@ class QueenLink:
                 action="Wait for `● queen` in the first line.",
             )
         return self.client
+
+    def hurry(self) -> None:
+        """Try again now."""
+        self._pause = RETRY_FIRST
+        self._moved.set()
+        self.keeper.hurry()
 
     async def stop_queen(self) -> None:
         """Take the queen down; from now on nothing reconnects."""
@@ -68,19 +84,24 @@ class QueenLink:
             await self.keeper.keep(self._report)
         except RbeeError as exc:
             self.failure = exc
-            self._set(Link.FAILED, exc.message)
+            self._set(Link.FAILED, exc.message, error=exc)
             self.store.say("queen", f"{exc.message} · {exc.action}", level="error")
             self._changed("link", None)
 
     def _report(self, status: QueenStatus) -> None:
         if self._stopping:
             return
-        self.store.say("queen", status.message, level="info" if status.up else "error")
+        if status.message != self._told:
+            self._told = status.message
+            self.store.say("queen", status.message, level="info" if status.up else "error")
         self._url = status.url if status.up else None
+        self._pause = RETRY_FIRST
         if status.up:
             self.store.link_changed(self.store.link, message=status.message, url=status.url)
         else:
-            self._set(Link.LOST, status.message)
+            self._set(
+                link_for(status.error), status.message, error=status.error, wait=status.retry_s
+            )
         self._moved.set()
         if self._reading is not None:
             self._reading.cancel()
@@ -92,29 +113,50 @@ class QueenLink:
                 self._moved = anyio.Event()
                 await self._moved.wait()
             with anyio.CancelScope() as self._reading:
-                await self._read(self._url)
                 self._moved = anyio.Event()
-                with anyio.move_on_after(RETRY_SECONDS):
+                await self._read(self._url)
+                with anyio.move_on_after(self._pause):
                     await self._moved.wait()
+                self._pause = min(RETRY_MOST, self._pause * 2)
 
     async def _read(self, url: str) -> None:
         try:
             async with QueenClient(url) as client:
                 info = await client.info()
+                self._check(info)
                 self.store.address, self.store.version = info.base_url, info.version
                 self.client = client
                 async for name, payload in client.events():
                     self.store.apply(name, payload)
                     if name == "snapshot":
+                        self._pause, self._told = RETRY_FIRST, ""
                         self._set(Link.UP, self.store.message)
                     self._changed(name, payload)
         except RbeeError as exc:
-            if not self._stopping and self.store.link is Link.UP:
-                self.store.say("queen", exc.message, level="error")
-                self._set(Link.LOST, exc.message)
+            if not self._stopping:
+                if exc.message != self._told:
+                    self._told = exc.message
+                    self.store.say("queen", exc.message, level="error")
+                self._set(link_for(exc), exc.message, error=exc, wait=self._pause)
         finally:
             self.client = None
 
-    def _set(self, link: Link, message: str) -> None:
-        self.store.link_changed(link, message=message)
+    def _check(self, info: Info) -> None:
+        if info.version != self.version:
+            raise VersionMismatch(
+                f"the queen at {info.base_url} is rbee {info.version}, "
+                f"this screen is rbee {self.version}",
+                action="rbee queen stop ends her; a queen of this version is then started here.",
+            )
+
+    def _set(
+        self,
+        link: Link,
+        message: str,
+        *,
+        error: RbeeError | None = None,
+        wait: float | None = None,
+    ) -> None:
+        at = None if wait is None else self.store.clock() + wait
+        self.store.link_changed(link, message=message, error=error, retry_at=at)
         self._changed("link", None)

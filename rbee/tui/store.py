@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from rbee.errors import RbeeError
 from rbee.protocol.base import Wire
 from rbee.protocol.colony import (
     HiveGone,
@@ -41,12 +42,14 @@ DEAD_WORKERS = frozenset({WorkerState.FAILED, WorkerState.STOPPED})
 
 
 class Link(StrEnum):
-    """The way to the queen. `lost`: she was there; `failed`: she cannot be started."""
+    """The way to the queen. `lost`: she was there; `failed`: she cannot be started; `refused`:
+    what answers cannot be used: no valid key, another version, no queen at all."""
 
     STARTING = "starting"
     UP = "up"
     LOST = "lost"
     FAILED = "failed"
+    REFUSED = "refused"
     STOPPING = "stopping"
 
 
@@ -91,6 +94,10 @@ class ColonyStore:
     clock: Callable[[], float] = time.time
     link: Link = Link.STARTING
     message: str = ""
+    error: RbeeError | None = None
+    """Why there is no way to her."""
+    retry_at: float | None = None
+    """When the next try is due, by `clock`; None: nobody tries, or none is needed."""
     url: str | None = None
     address: str | None = None
     """What the queen calls herself (`/v1/info` base_url); for people."""
@@ -150,9 +157,18 @@ class ColonyStore:
             case _:
                 pass
 
-    def link_changed(self, link: Link, *, message: str = "", url: str | None = None) -> None:
+    def link_changed(
+        self,
+        link: Link,
+        *,
+        message: str = "",
+        url: str | None = None,
+        error: RbeeError | None = None,
+        retry_at: float | None = None,
+    ) -> None:
         """The way to the queen changed; what she last said stays readable."""
         self.link, self.message = link, message
+        self.error, self.retry_at = error, retry_at
         if url is not None:
             self.url = url
         if link is not Link.UP:

@@ -294,6 +294,7 @@ class KeeperDouble:
         self.url = url
         self.stopped = False
         self.left = False
+        self.hurried = 0
         self.stop_gate: threading.Event | None = None
         self.fail: RbeeError | None = None
         self._report: Callable[[QueenStatus], None] | None = None
@@ -310,6 +311,9 @@ class KeeperDouble:
         """Report a change, from the app's own thread."""
         assert self._report is not None
         self._report(status)
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
     async def stop(self) -> None:
         if self.stop_gate is not None:

@@ -26,6 +26,8 @@ def app_for(double: ColonyDouble | None, **kwargs: Any) -> RbeeApp:
     """An app whose keeper reports the double's address."""
     keeper = kwargs.pop("keeper", None) or KeeperDouble(None if double is None else double.url)
     kwargs.setdefault("clock", Clock())
+    if double is not None:
+        kwargs.setdefault("version", double.version)
     return RbeeApp(keeper=keeper, **kwargs)
 
 

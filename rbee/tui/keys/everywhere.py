@@ -109,6 +109,15 @@ def _everywhere() -> list[Action]:
             "app.maximise",
             palette=True,
         ),
+        Action(
+            "queen.retry",
+            "ctrl+t",
+            "try again",
+            "Look for the queen now",
+            "everywhere",
+            "app.try_again",
+            palette=True,
+        ),
         Action("app.quit", "ctrl+q", "quit", "Quit rbee", "everywhere", "app.quit", palette=True),
     ]
 

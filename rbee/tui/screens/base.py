@@ -17,6 +17,7 @@ from textual.widget import Widget
 from rbee.protocol.jobs import JobInfo
 from rbee.tui import keymap
 from rbee.tui.widgets.bars import SMALLEST, FooterBar, NavBar, TooSmall, TopBar
+from rbee.tui.widgets.trouble_bar import TroubleBar
 
 if TYPE_CHECKING:
     from rbee.tui.app import RbeeApp
@@ -45,6 +46,7 @@ class ColonyScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield TopBar()
         yield NavBar(self.MODE)
+        yield TroubleBar()
         yield from self.body()
         yield FooterBar()
         yield TooSmall()
@@ -84,4 +86,7 @@ class ColonyScreen(Screen[None]):
         if not self.is_mounted:
             return
         self.query_one(TopBar).repaint()
+        self.query_one(TroubleBar).repaint()
+        store = self.rbee.store
+        self.set_class(store.heard_at is not None and not store.connected, "-stale")
         self.show()

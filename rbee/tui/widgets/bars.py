@@ -19,6 +19,7 @@ from rbee.tui import keymap
 from rbee.tui.glyphs import Glyphs, duration
 from rbee.tui.keymap import MODES
 from rbee.tui.store import ColonyStore, Link
+from rbee.tui.trouble import trouble
 
 if TYPE_CHECKING:
     from rbee.tui.app import RbeeApp
@@ -50,10 +51,11 @@ def top_parts(store: ColonyStore, glyphs: Glyphs, width: int) -> Content:
             left += [(f"{glyphs.loading} queen starting{glyphs.queued}", "$warning")]
         case Link.STOPPING:
             left += [(f"{glyphs.loading} queen stopping{glyphs.queued}", "$warning")]
-        case Link.LOST | Link.FAILED:
-            word = "restarting" if store.link is Link.LOST else "not running"
-            head = f"{glyphs.failed} queen {word}{glyphs.queued if word == 'restarting' else ''}"
-            left += [(head, "$error bold")]
+        case Link.LOST | Link.FAILED | Link.REFUSED:
+            told = trouble(store)
+            head = "" if told is None else told.head
+            tail = glyphs.queued if store.link is Link.LOST else ""
+            left += [(f"{glyphs.failed} {head}{tail}", "$error bold")]
             room = width - sum(len(text) for text, _ in left) - 3
             left += [(f"  {glyphs.clip(store.message, room)}", "$muted")]
             return Content.assemble(*left)

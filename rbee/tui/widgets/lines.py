@@ -14,6 +14,8 @@ from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from rbee.tui import cells
+
 Span: TypeAlias = tuple[str, str]
 Line: TypeAlias = tuple[Span, ...]
 
@@ -35,8 +37,8 @@ ROLES = (
 
 
 def width_of(line: Line) -> int:
-    """Cells of a line (every glyph is one cell)."""
-    return sum(len(text) for text, _ in line)
+    """Cells of a line."""
+    return sum(cells.width(cells.safe(text)) for text, _ in line)
 
 
 class Lines(ScrollView, can_focus=True):
@@ -104,9 +106,13 @@ class Lines(ScrollView, can_focus=True):
         base = self.role_style(whole or "text")
         if whole == "shadow":
             background = Style(bgcolor=base.bgcolor)
-            segments = [Segment(text, self.role_style(role) + background) for text, role in line]
+            styles = [self.role_style(role) + background for _, role in line]
         elif whole is not None:
-            segments = [Segment(text, base) for text, _ in line]
+            styles = [base] * len(line)
         else:
-            segments = [Segment(text, self.role_style(role)) for text, role in line]
+            styles = [self.role_style(role) for _, role in line]
+        # Whatever made the line: what reaches the terminal is safe.
+        segments = [
+            Segment(cells.safe(text), style) for (text, _), style in zip(line, styles, strict=True)
+        ]
         return Strip(segments).adjust_cell_length(width, base)

@@ -15,7 +15,7 @@ from textual import events
 from textual.binding import BindingType
 from textual.message import Message
 
-from rbee.tui import keymap
+from rbee.tui import cells, keymap
 from rbee.tui.glyphs import UNICODE, Glyphs
 from rbee.tui.widgets.lines import Line, Lines, Span
 
@@ -268,7 +268,7 @@ class RowTable(Lines):
         for column in columns:
             text, role = row.cells.get(column.key, ("", "text"))
             width = widths[column.key]
-            spans.append((self.glyphs.clip(text, width - 1).ljust(width), role))
+            spans.append((cells.pad(self.glyphs.clip(text, width - 1), width), role))
         return tuple(spans)
 
     def _fitting(self) -> tuple[list[Column], dict[str, int]]:
@@ -285,7 +285,10 @@ class RowTable(Lines):
                 spare += cut
             elif spare > 0 and column.grow:
                 longest = max(
-                    (len(row.cells.get(column.key, ("", ""))[0]) + 1 for row in self._all),
+                    (
+                        cells.width(cells.safe(row.cells.get(column.key, ("", ""))[0])) + 1
+                        for row in self._all
+                    ),
                     default=0,
                 )
                 more = max(0, min(spare, longest - column.width))

@@ -1,0 +1,36 @@
+"""Guard: the last look at every line before the terminal gets it.
+
+Owns one rule: no character that steers a terminal leaves the screens, whatever widget made the
+line and wherever its text came from. It changes no width.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
+
+
+class Guard(LineFilter):
+    """Takes control and format characters out of every segment."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """As Textual asks for it; Textual keeps what comes back."""
+        if all(segment.text.isprintable() for segment in segments):
+            return segments
+        return [
+            segment
+            if segment.control or segment.text.isprintable()
+            else Segment(harmless(segment.text), segment.style)
+            for segment in segments
+        ]
+
+
+@lru_cache(maxsize=1024)
+def harmless(text: str) -> str:
+    """The text without what steers a terminal, and as many cells wide."""
+    kept = "".join(c if c.isprintable() else " " * cell_len(c) for c in text)
+    return kept + " " * max(0, cell_len(text) - cell_len(kept))

@@ -175,7 +175,7 @@ def setup_logging(settings: Settings) -> None:
     """Log to stderr, as text for people or one JSON object a line."""
     dates = "%H:%M:%S" if sys.stderr.isatty() else "%Y-%m-%d %H:%M:%S"
     handler = handler_of(
-        settings.log.format, "%(asctime)s %(levelname)-7s %(message)s", dates="%H:%M:%S"
+        settings.log.format, "%(asctime)s %(levelname)-7s %(message)s", dates=dates
     )
     root = logging.getLogger("rbee")
     root.handlers[:] = [handler]

@@ -64,6 +64,17 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def amounts(done: float, total: float) -> str:
+    """`412 of 986 MB`, in the unit of the whole."""
+    whole = size(total)
+    unit = whole.partition(" ")[2]
+    part = done / _UNITS[unit]
+    return f"{part:.{0 if unit in ('B', 'kB', 'MB') else 1}f} of {whole}"
+
+
+_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: `4.2 s`, `12 min`, `3 h 05 min`."""
     if seconds < 60:

@@ -2,11 +2,13 @@
 
 Owns the choice of the hive and the steps of those jobs up to the queue, where they go on like all
 others. Never fetches anything and shares no transfer, that is the daemons' business. Functions over
-a Colony; called by nobody else, but for `where_to_fetch` and `fits`, which change nothing.
+a Colony; called by nobody else, but for `where_to_fetch`, `fits` and `everywhere`, which change
+nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ from rbee.core.jobs import Job
 from rbee.core.policy import Policy, View
 from rbee.core.refusing import choose_error
 from rbee.errors import InsufficientDisk, InsufficientRam, InsufficientVram, RbeeError
-from rbee.protocol.hives import ModelInfo
+from rbee.protocol.hives import Device, ModelInfo
 from rbee.protocol.jobs import EventType, QueuedData, StatusData
 from rbee.protocol.operations import (
     ModelDownload,
@@ -84,18 +86,29 @@ def fits(model: ModelInfo, policy: Policy, view: View) -> tuple[list[str], list[
     `hive device` each; places that could not run it at all are in neither."""
     good: list[str] = []
     too_big: list[str] = []
-    wish = _wish(model, None, policy, view)
-    room = _room(model, view)
-    for site in sites(wish, view.fleet):
-        if isinstance(site, RbeeError):
+    for hive, device, found in everywhere(model, policy, view):
+        if device is None:
             continue
-        found = fit(wish, view.fleet, site, room)
-        name = f"{site[0].name} {site[1].name}"
+        name = f"{hive.name} {device.name}"
         if isinstance(found, Place):
             good.append(name)
         elif isinstance(found, _MEMORY):
             too_big.append(name)
     return good, too_big
+
+
+def everywhere(
+    model: ModelInfo, policy: Policy, view: View
+) -> Iterator[tuple[HiveState, Device | None, Place | RbeeError]]:
+    """Every device of every hive, or why it is none; whether a hive has the model does not count.
+    Without a device it is said of the whole hive, or of one that no backend can use."""
+    wish, room = _wish(model, None, policy, view), _room(model, view)
+    for hive in view.fleet.hives.values():
+        for site in sites(wish, view.fleet, (hive,)):
+            if isinstance(site, RbeeError):
+                yield hive, None, site
+            else:
+                yield hive, site[1], fit(wish, view.fleet, site, room)
 
 
 def short_of_disk(model: ModelInfo, hive: HiveState) -> InsufficientDisk | None:

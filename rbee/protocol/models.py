@@ -80,6 +80,8 @@ class DownloadInfo(Wire, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None
     """The `error` object of an RbeeError body when it has failed."""
     hive: str = ""
+    jobs: list[str] = []
+    """Ids of the queen's jobs that wait for it; it goes on until the last of them is cancelled."""
 
 
 class CatalogueFile(Wire, frozen=True, kw_only=True):
@@ -129,6 +131,26 @@ class HeldModel(Wire, frozen=True, kw_only=True):
     """How many have it loaded now."""
     entry: CatalogueEntry | None = None
     """As the first of the hives keeps it; None for one that is not in a catalogue."""
+
+
+class Spot(Wire, frozen=True, kw_only=True):
+    """A place where a model could run, or why it could not: GET /v1/catalog/fits."""
+
+    hive: str
+    device: str = ""
+    """Empty: it is about the whole machine."""
+    memory_total: int = 0
+    """Bytes, of the device."""
+    fits: bool
+    """It would run there, now or after others have gone."""
+    here: bool
+    """The hive has the model."""
+    words: str
+    """One sentence, as the scheduler says it."""
+    action: str = ""
+    """What to do about it."""
+    disk: str = ""
+    """Why its files would find no room on that hive's disk; empty: they would, or are there."""
 
 
 class Choice(Wire, frozen=True, kw_only=True):

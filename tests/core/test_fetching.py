@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from rbee.core import fetching
+from rbee.core import fetching, forecast
 from rbee.core.events import (
     AbortFetch,
     Append,
@@ -289,6 +289,30 @@ def test_what_fits_where_names_hives_and_devices() -> None:
     scene.hive("other", device("metal:0"))
     found = fetching.fits(at_hub(gib=6.0), POLICY, scene.view())
     assert found == (["home cpu"], ["home cuda:0"])
+
+
+def test_every_place_says_why_in_the_words_of_the_scheduler() -> None:
+    scene = Scene(home=[device(free_gib=16.0), device("cuda:0", free_gib=4.0)])
+    scene.hive("full", device(free_gib=1.0))
+    scene.worker("w-01", "large", gib=8.0, hive="full")
+    scene.fleet.hives["full"].capabilities = capabilities(device(free_gib=1.0), disk_gib=1.0)
+    scene.hive("gone", device())
+    scene.fleet.hives["gone"].online = False
+    told = {
+        f"{spot.hive} {spot.device}": spot
+        for spot in forecast.spots(at_hub(gib=6.0), ["home"], POLICY, scene.view())
+    }
+    assert told["home cpu"].fits
+    assert "16.0 GiB is free" in told["home cpu"].words
+    assert (told["home cpu"].here, told["home cpu"].disk) == (True, "")
+    small = told["home cuda:0"]
+    assert (small.fits, "4.0 GiB is free" in small.words) == (False, True)
+    assert small.action
+    room = told["full cpu"]
+    assert (room.fits, room.here) == (True, False)
+    assert "w-01, idle, would be stopped for it" in room.words
+    assert "on the disk of full" in room.disk
+    assert told["gone "].words == "hive gone is offline"
 
 
 # ---- who has it ---------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ def test_a_job_has_its_model_fetched_and_answers(colony: Colony, hub: StandIn) -
     assert held["workers"] == 1
     assert held["entry"]["provider"] == "hf"
     assert held["model"]["size"] == len(tiny())
+    (spot,) = colony.home.get(f"/v1/catalog/fits?model={held['model']['id']}")["spots"]
+    assert (spot["hive"], spot["device"], spot["fits"], spot["here"]) == ("home", "cpu", True, True)
     again = hub.log()
     assert ended(colony, colony.post(ask())).end == "end"
     assert len(hub.log()) == len(again), "the hub is asked only when no hive has it"
@@ -125,6 +127,7 @@ def test_two_jobs_share_one_transfer(colony: Colony, hub: StandIn) -> None:
     (running,) = colony.home.get("/v1/catalog/transfers")["transfers"]
     assert running["state"] == "running"
     assert running["hive"] == "home"
+    assert running["jobs"] == [first, second]
     assert colony.metric("rbee_downloads_running") == 1
     assert {job["job_id"] for job in colony.home.get("/v1/queue")["jobs"]} == {first, second}
     why = colony.home.rbee("why", second)

@@ -4,6 +4,7 @@
     GET  /v1/catalog/models/{id}          HeldModel, by id, reference or alias
     GET  /v1/catalog/search?q=&limit=     Search
     GET  /v1/catalog/look?model=          FoundModel, one repository
+    GET  /v1/catalog/fits?model=          {"spots": [Spot]}, of a model that is held
     GET  /v1/catalog/transfers            {"transfers": [DownloadInfo]}
     GET  /v1/catalog/foreign?hive=        {"models": [ForeignModel]}
     POST /v1/catalog/import               {hive, path, name, copy} → CatalogueEntry
@@ -68,6 +69,7 @@ class CatalogRoutes:
             ("GET", "/v1/catalog/models/{model:path}", self.model),
             ("GET", "/v1/catalog/search", self.search),
             ("GET", "/v1/catalog/look", self.look),
+            ("GET", "/v1/catalog/fits", self.fits),
             ("GET", "/v1/catalog/transfers", self.transfers),
             ("GET", "/v1/catalog/foreign", self.foreign),
             ("POST", "/v1/catalog/import", self.import_),
@@ -93,6 +95,11 @@ class CatalogRoutes:
         """GET /v1/catalog/look?model="""
         name = _checked(request.query_params.get("model", ""), "model")
         return json_response(await self._catalog.look(name))
+
+    async def fits(self, request: Request) -> Response:
+        """GET /v1/catalog/fits?model="""
+        name = _checked(request.query_params.get("model", ""), "model")
+        return json_response({"spots": await self._catalog.spots(name)})
 
     async def transfers(self, _request: Request) -> Response:
         """GET /v1/catalog/transfers"""

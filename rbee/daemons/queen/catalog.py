@@ -21,7 +21,7 @@ from rbee.daemons.queen.provision import Provision
 from rbee.daemons.queen.transfers import Transfers
 from rbee.errors import HiveNotFound, HiveOffline, InvalidRequest, ModelNotFound, RbeeError
 from rbee.models import refs
-from rbee.protocol.models import Choice, FoundModel, HeldModel, Search
+from rbee.protocol.models import Choice, FoundModel, HeldModel, Search, Spot
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -161,6 +161,18 @@ class Catalog:
             except RbeeError as exc:
                 log.debug("%s does not say what it has of %s: %s", hive, held.model.id, exc)
         return None
+
+    async def spots(self, name: str) -> list[Spot]:
+        """Where a model of the colony would run, and why not elsewhere. Raises ModelNotFound."""
+        held = next(
+            ((model, hives) for model, hives, _ in self._colony.fleet.held_models()
+             if name == model.id),
+            None,
+        )  # fmt: skip
+        if held is None:
+            found = await self.one(name)
+            held = found.model, found.hives
+        return self.provision.spots(*held)
 
     def link(self, hive: str | None) -> ModelLink:
         """The models of a hive, of the only one when none is named; raises why not."""

@@ -26,7 +26,7 @@ from rbee.core.events import (
     PerformProgress,
 )
 from rbee.daemons.queen import copying
-from rbee.daemons.queen.transfers import TOLD_EVERY, Transfers, amounts, progress, sentence
+from rbee.daemons.queen.transfers import TOLD_EVERY, Transfers, progress, sentence
 from rbee.errors import (
     Conflict,
     HiveNotFound,
@@ -35,6 +35,7 @@ from rbee.errors import (
     ModelNotFound,
     RbeeError,
 )
+from rbee.output import amounts
 from rbee.protocol.models import DownloadInfo, TransferState
 from rbee.protocol.operations import (
     HiveTask,
@@ -168,7 +169,7 @@ class Performing:
             stage = "verifying" if info.state is TransferState.VERIFYING else "downloading"
             self._post(PerformProgress(job_id, stage, sentence(info), progress(info)))
 
-        model = await self._provision.bring(request.model, hive, heard)
+        model = await self._provision.bring(request.model, hive, heard, job_id)
         return {"model": model.id, "hive": hive, "bytes": model.size, "already": False}
 
     async def _delete(self, job_id: str, request: ModelDelete) -> Result:
@@ -217,7 +218,6 @@ class Performing:
         entry = await self._ready(job_id, link, await link.models.entry(model))
         rate, shown = _Rate(), _Rate(1.0)
         self._say(job_id, "copying", f"copying {entry.id} from {source} to {target}")
-
         there = 0
 
         def copied(done: int, total: int) -> None:
@@ -396,4 +396,5 @@ def _info(
         eta_seconds=left / rate if rate > 0 else None,
         message=f"copied from {source}",
         hive=target,
+        jobs=[job_id],
     )

@@ -7,21 +7,21 @@ the core, and the jobs that wait for a transfer. Never fetches: hives do, see `t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import anyio.abc
 import msgspec
 
-from rbee.core import fetching
+from rbee.core import fetching, forecast
 from rbee.core.events import AbortFetch, Event, Fetched, FetchFailed, FetchModel, FetchProgress
 from rbee.daemons.queen.hubdesk import HubDesk, Plan
 from rbee.daemons.queen.transfers import Transfers, progress, sentence
 from rbee.errors import Insufficient, InternalError, ModelNotFound, RbeeError
 from rbee.models import refs
 from rbee.output import size
-from rbee.protocol.models import Choice
+from rbee.protocol.models import Choice, Spot
 from rbee.protocol.operations import ModelDownload, ModelPreload, ModelWork, WorkerSpawn
 
 if TYPE_CHECKING:
@@ -170,6 +170,11 @@ class Provision:
             choice, need_bytes=need, need_at_least=plan is None, fits=fits, too_big=too_big
         )
 
+    def spots(self, model: ModelInfo, holders: Container[str]) -> list[Spot]:
+        """Every place of the colony, and whether the model would run there."""
+        colony = self._colony
+        return forecast.spots(model, holders, colony.policy, colony.view(now=self._now()))
+
     # ---- jobs that wait ------------------------------------------------------------------------
 
     def fetch(self, effect: FetchModel) -> None:
@@ -191,7 +196,7 @@ class Provision:
 
         with scope:
             try:
-                model = await self.bring(text, hive, heard)
+                model = await self.bring(text, hive, heard, job_id)
                 self._post(Fetched(job_id, hive, model))
             except RbeeError as exc:
                 self._post(FetchFailed(job_id, exc))
@@ -201,7 +206,9 @@ class Provision:
         if self._waiting.get(job_id) is scope:
             del self._waiting[job_id]
 
-    async def bring(self, text: str, hive: str, heard: Callable[[DownloadInfo], None]) -> ModelInfo:
+    async def bring(
+        self, text: str, hive: str, heard: Callable[[DownloadInfo], None], job_id: str
+    ) -> ModelInfo:
         """Have the hive fetch what the reference means; it shares with all who want the same."""
         ref = self.hub_ref(text)
 
@@ -210,7 +217,7 @@ class Provision:
 
         plan = await self.desk.plan(ref)
         try:
-            return await self._transfers.fetch(hive, plan.order, renew, heard)
+            return await self._transfers.fetch(hive, plan.order, renew, heard, job_id)
         except RbeeError:
             self.desk.forget(ref)  # whoever asks next is told what the hub then says
             raise

@@ -17,7 +17,7 @@ import anyio.abc
 import msgspec
 
 from rbee.errors import Cancelled, HiveOffline, InternalError, RbeeError
-from rbee.output import duration, size
+from rbee.output import amounts, duration, size
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.models import DownloadInfo, DownloadOrder, TransferState
 
@@ -48,6 +48,8 @@ class Transfer:
         self.over = anyio.Event()
         self.scope = anyio.CancelScope()
         self.watchers: list[Watch] = []
+        self.jobs: list[str] = []
+        """Of those who watch."""
         self.model: ModelInfo | None = None
         self.error: RbeeError | None = None
         self.heard = time.monotonic()
@@ -86,8 +88,10 @@ class Transfers:
         self._came = anyio.Event()
         """A hive has joined; a new one each time."""
 
-    async def fetch(self, hive: str, order: DownloadOrder, renew: Renew, watch: Watch) -> ModelInfo:
-        """Have the hive fetch the model, or wait for whoever has begun that.
+    async def fetch(
+        self, hive: str, order: DownloadOrder, renew: Renew, watch: Watch, job_id: str
+    ) -> ModelInfo:
+        """Have the hive fetch the model for a job, or wait for whoever has begun that.
 
         Cancelling it leaves; the last to leave ends the transfer, whose partial files are kept.
         """
@@ -97,6 +101,7 @@ class Transfers:
             transfer = self._running[key] = Transfer(hive, order)
             self.tasks.start_soon(self._run, transfer, renew)
         transfer.watchers.append(watch)
+        self._count_in(transfer, [*transfer.jobs, job_id])
         watch(transfer.info)
         try:
             await transfer.over.wait()
@@ -104,9 +109,16 @@ class Transfers:
             transfer.watchers.remove(watch)
             if not transfer.watchers:
                 transfer.scope.cancel()
+            elif not transfer.over.is_set():
+                self._count_in(transfer, [job for job in transfer.jobs if job != job_id])
         if transfer.model is None:
             raise transfer.error or Cancelled(f"the transfer to {hive} was cancelled")
         return transfer.model
+
+    def _count_in(self, transfer: Transfer, jobs: list[str]) -> None:
+        transfer.jobs = jobs
+        transfer.info = msgspec.structs.replace(transfer.info, jobs=jobs)
+        self._board.publish("download", transfer.info)
 
     def infos(self) -> list[DownloadInfo]:
         """Those that run, copies included, the oldest first."""
@@ -182,7 +194,7 @@ class Transfers:
         def heard(info: DownloadInfo) -> None:
             nonlocal told, published, counted
             now = transfer.heard = time.monotonic()
-            info = msgspec.structs.replace(info, hive=transfer.hive)
+            info = msgspec.structs.replace(info, hive=transfer.hive, jobs=transfer.jobs)
             changed = info.state is not transfer.info.state
             if counted is not None and info.bytes_done > counted:
                 self._metrics.count("download_bytes", info.bytes_done - counted, {})
@@ -247,14 +259,3 @@ def sentence(info: DownloadInfo) -> str:
 def progress(info: DownloadInfo) -> float | None:
     """0..1"""
     return info.bytes_done / info.bytes_total if info.bytes_total else None
-
-
-def amounts(done: int, total: int) -> str:
-    """`412 of 986 MB`, in the unit of the whole."""
-    whole = size(total)
-    unit = whole.partition(" ")[2]
-    part = done / _UNITS[unit]
-    return f"{part:.{0 if unit in ('B', 'kB', 'MB') else 1}f} of {whole}"
-
-
-_UNITS = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}

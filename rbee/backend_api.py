@@ -83,6 +83,11 @@ class Generation:
     messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions in OpenAI's form; only with `messages`."""
+    must_call: tuple[str, ...] = ()
+    """Names of tools: the answer is a call of one of them, in the form the model was trained to say
+    it in. With `tools` alone it says what it likes, and `json_schema` binds only what is no call."""
+    several_calls: bool = True
+    """Whether that may be several calls, for a model that makes several."""
     max_tokens: int | None = None
     """None: until the model stops or the context is full."""
     temperature: float = 0.7

@@ -178,8 +178,8 @@ class Script:
 
 
 def _refuse_shapes(request: Generation) -> None:
-    for name in ("grammar", "json_schema"):
-        if getattr(request, name) is not None:
+    for name in ("grammar", "json_schema", "must_call"):
+        if getattr(request, name) not in (None, ()):
             raise ValidationFailed(
                 f"{name}: echo says its words in no other shape", field=name, constraint="none"
             )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
 from rbee.errors import ContextLengthExceeded, ModelIncompatible, ValidationFailed
 
-from . import emitted, grammar
+from . import calling, emitted, grammar
 from .context import Context
 from .engine import Engine
 from .model import Model, give_back
@@ -38,6 +38,9 @@ class TextModel:
         self._context = context
         self._template = template
         self._bos = model.vocab.name(model.vocab.bos)
+        if template.supports_tools:
+            for marker in calling.MARKERS:
+                model.vocab.show(marker)
         self._engine = Engine(
             context,
             max_gap_ms=load.max_gap_ms,
@@ -56,7 +59,7 @@ class TextModel:
                 f"{self._name} writes text and makes no vectors",
                 action="Use an embedding model.",
             )
-        source = grammar.source_of(request)
+        source = grammar.source_of(request, self._template.family)
         prompt = self._tokens(request)
         said = emitted.tokens_of(request, self._model.vocab)
         check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")

@@ -12,18 +12,30 @@ import json
 from rbee.backend_api import Generation
 from rbee.errors import ValidationFailed
 
-from . import gbnf, schema
+from . import calling, gbnf, schema
+from .calling import Family
 
 MAX_SCHEMA = 256 << 10
 """Characters of a schema's JSON text."""
 
 
-def source_of(request: Generation) -> str | None:
+def source_of(request: Generation, family: Family = calling.JSON) -> str | None:
     """GBNF for llama_sampler_init_grammar, root `root`; None where anything may be written.
 
-    Raises ValidationFailed naming `grammar` or `json_schema` and the place. Takes some milliseconds
-    for one that was not seen lately.
+    `family`: how the model calls. Raises ValidationFailed naming `grammar`, `json_schema` or
+    `tools`, and the place. Takes some milliseconds for one that was not seen lately.
     """
+    several = request.several_calls
+    if request.must_call:
+        return calling.calls(request.tools, request.must_call, family, several=several)
+    shape = _shape_of(request)
+    if shape is None or not request.tools or request.grammar is not None:
+        return shape
+    names = [tool["function"]["name"] for tool in request.tools]
+    return calling.either(shape, calling.calls(request.tools, names, family, several=several))
+
+
+def _shape_of(request: Generation) -> str | None:
     if request.json_schema is None:
         return None if request.grammar is None else _checked(request.grammar)
     if request.grammar is not None:

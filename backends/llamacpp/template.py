@@ -17,6 +17,7 @@ from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from rbee.errors import ModelIncompatible, ValidationFailed
 
+from .calling import Family, family_of
 from .template_budget import TooCostly
 from .template_fallback import choose
 from .template_guard import SECONDS, GuardedEnvironment, render
@@ -69,6 +70,9 @@ class ChatTemplate:
             except (TemplateError, RecursionError) as exc:
                 log.warning("the model's template for tools is not used: %s", _reason(exc))
         self.supports_tools = self._tools[1].tools
+        self.family: Family = family_of(source if tool_source is None else tool_source)
+        """How the model says that it calls a function."""
+        self._name = name
         self.supports_system = self._plain[1].system
         """Otherwise what the system says goes in front of the user's next words."""
         self._told = False
@@ -83,7 +87,8 @@ class ChatTemplate:
         """
         if tools and not self.supports_tools:
             raise ValidationFailed(
-                "tools: the model's chat template has no place for tools",
+                f"tools: {self._name or 'the model'} has none: its chat template has no place for"
+                " them",
                 field="tools",
                 constraint="supported by the model",
                 action="Choose a model that was trained to call tools, or send no tools.",

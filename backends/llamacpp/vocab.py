@@ -79,6 +79,12 @@ class Vocab:
             known = self._known[token] = self._piece(token, special=False)
         return known
 
+    def show(self, marker: str) -> None:
+        """Let the control token of this name, if there is one, be part of answers as text."""
+        tokens = self.tokenize(marker, special=False)
+        if len(tokens) == 1 and not self.token_bytes(token := int(tokens[0])):
+            self._known[token] = marker.encode()
+
     def name(self, token: int) -> str:
         """A control token as text (`<|im_end|>`); empty where the model has none."""
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""

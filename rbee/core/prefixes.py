@@ -35,7 +35,7 @@ def canonical(request: Operation) -> str:
     parts = [
         f"{t.function.name}\x1f{t.function.description or ''}\x1f"
         f"{json.dumps(t.function.parameters, sort_keys=True)}\x1e"
-        for t in request.tools
+        for t in request.offered()
     ]
     if request.messages is None:
         parts.append(f"user\x1f{request.prompt or ''}")

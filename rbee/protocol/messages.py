@@ -91,6 +91,22 @@ class Tool(Request, frozen=True, kw_only=True):
     function: Function
 
 
+class FunctionChoice(Request, frozen=True, kw_only=True):
+    """Which function."""
+
+    name: FunctionName
+
+
+class NamedTool(Request, frozen=True, kw_only=True):
+    """This function must be called."""
+
+    type: Literal["function"] = "function"
+    function: FunctionChoice
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | NamedTool
+
+
 class AnyText(Request, frozen=True, kw_only=True, tag_field="type", tag="text"):
     """The answer is free."""
 

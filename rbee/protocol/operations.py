@@ -10,7 +10,15 @@ import msgspec
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import Request, convert, decode
 from rbee.protocol.machines import Forward, LabelName, Labels, RemotePath, Target
-from rbee.protocol.messages import Message, ResponseFormat, Text, Tool, schema_of
+from rbee.protocol.messages import (
+    Message,
+    NamedTool,
+    ResponseFormat,
+    Text,
+    Tool,
+    ToolChoice,
+    schema_of,
+)
 
 # Patterns end in \Z: `$` would let a newline pass at the end.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")]
@@ -58,7 +66,12 @@ class Infer(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="in
     raw: bool = False
     """True: `prompt` is completed as it stands, without a chat template."""
     tools: Annotated[list[Tool], msgspec.Meta(max_length=128)] = []
-    """Told to the model by its template; what it answers is not taken apart."""
+    """Told to the model by its template. The job's stream has what it answers as it says it; the
+    routes for other programs take calls out of that."""
+    tool_choice: ToolChoice = "auto"
+    """`none`: the model is not told of them. `required`, or one by name: the answer is a call."""
+    parallel_tool_calls: bool = True
+    """False: an answer that must call does so once."""
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     temperature: Temperature = 0.7
     top_p: Fraction = 0.95
@@ -74,12 +87,25 @@ class Infer(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="in
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     """So many of the likeliest tokens are told with each token; 0: its own probability only."""
     response_format: ResponseFormat | None = None
+    """With tools that may be called, the answer has this shape or is a call."""
     grammar: Annotated[str, msgspec.Meta(min_length=1, max_length=GRAMMAR_BYTES)] | None = None
     """GBNF; the answer is a sentence of its rule `root`."""
     cache: bool = True
     """False: the prompt is computed anew although a part of it is known."""
     deterministic: bool = False
     """True: computed apart from everything else, so that nothing can change its numbers."""
+
+    def offered(self) -> list[Tool]:
+        """The tools that the model is told of."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    def must_call(self) -> list[str]:
+        """The functions of which the answer must call one; none: it need not."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [self.tool_choice.function.name]
+        if self.tool_choice == "required":
+            return [tool.function.name for tool in self.tools]
+        return []
 
 
 class Embed(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="embed"):
@@ -339,6 +365,16 @@ def check_infer(op: Infer) -> None:
         message.text()
     if op.raw and op.tools:
         raise _bad("tools", "a raw prompt has no place for tools", "not with raw")
+    names = {tool.function.name for tool in op.tools}
+    if op.tool_choice == "required" and not names:
+        raise _bad("tool_choice", "there are no tools to call", "only with tools")
+    if isinstance(op.tool_choice, NamedTool) and op.tool_choice.function.name not in names:
+        wanted = op.tool_choice.function.name
+        raise _bad("tool_choice", f"{wanted!r} is none of the tools", "one of the tools")
+    if len(names) < len(op.tools):
+        raise _bad("tools", "two functions have the same name", "each name once")
+    if op.grammar is not None and op.must_call():
+        raise _bad("grammar", "a call has a shape of its own", "not where a call is required")
     if any(int(token) >= 1 << 31 for token in op.logit_bias):
         raise _bad("logit_bias", "no model has such a token", "ids below 2147483648")
     if op.grammar is not None and schema_of(op.response_format) is not None:

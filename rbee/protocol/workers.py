@@ -98,6 +98,8 @@ class Execute(Wire, frozen=True, kw_only=True, omit_defaults=True):
     messages: list[dict[str, Any]] | None = None
     """Each with a role; what else a message holds is the model's template's business."""
     tools: list[dict[str, Any]] = []
+    must_call: list[str] = []
+    several_calls: bool = True
     max_tokens: int | None = None
     temperature: float = 0.7
     top_p: float = 0.95

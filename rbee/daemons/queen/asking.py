@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from rbee.core.events import Dispatch
 from rbee.daemons.queen.streams import JobStream
+from rbee.errors import RbeeError
 from rbee.protocol.base import builtins
 from rbee.protocol.messages import schema_of
 from rbee.protocol.operations import Embed, Infer
 from rbee.protocol.workers import Execute
+
+_GIVEN_AS = {"json_schema": "response_format", "must_call": "tool_choice"}
+
+
+def as_given(error: RbeeError) -> None:
+    """Let a worker's error name the field that the user gave, where it has another name here."""
+    field = error.details.get("field")
+    given = _GIVEN_AS.get(field) if isinstance(field, str) else None
+    if given is not None:
+        error.details["field"] = given
 
 
 def execute_of(
@@ -35,7 +46,9 @@ def execute_of(
         emitted_tokens=so_far.tokens,
         prompt=request.prompt if request.raw else None,
         messages=messages or None,
-        tools=builtins(request.tools),
+        tools=builtins(request.offered()),
+        must_call=request.must_call(),
+        several_calls=request.parallel_tool_calls,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,

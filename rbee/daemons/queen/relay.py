@@ -26,7 +26,7 @@ from rbee.core.events import (
     RunFailed,
     RunStarted,
 )
-from rbee.daemons.queen.asking import execute_of
+from rbee.daemons.queen.asking import as_given, execute_of
 from rbee.daemons.queen.streams import JobStream, Streams
 from rbee.daemons.queen.upstream import (
     Prepared,
@@ -270,8 +270,7 @@ class Relay:
     def _replied(self, run: _Run, reply: Reply) -> Event:
         if reply.status != 200:
             error = RbeeError.from_body(_json(reply.body), reply.status)
-            if error.details.get("field") == "json_schema":
-                error.details["field"] = "response_format"  # where the user gave it
+            as_given(error)
             busy = isinstance(error, AllSlotsBusy | WorkerNotReady)
             return self._failed(run, error, Loss.BUSY if busy else None)
         if isinstance(run.dispatch.job.request, Embed):

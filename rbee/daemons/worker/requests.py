@@ -64,6 +64,8 @@ def request_of(request: Execute) -> Request:
         prompt=request.prompt,
         messages=tuple(request.messages or ()),
         tools=tuple(request.tools),
+        must_call=tuple(request.must_call),
+        several_calls=request.several_calls,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
@@ -148,6 +150,12 @@ def _check_tools(request: Execute) -> None:
         raise _bad("tools", "only with messages")
     if len(request.tools) > _MAX_TOOLS:
         raise _bad("tools", f"at most {_MAX_TOOLS}")
+    known = [tool.get("function") for tool in request.tools]
+    names = {one.get("name") for one in known if isinstance(one, Mapping)}
+    if not names.issuperset(request.must_call):
+        raise _bad("must_call", "names of tools")
+    if request.must_call and request.grammar is not None:
+        raise _bad("grammar", "not where a call is required")
     if _depth(request.tools) > _MAX_DEPTH:
         raise _bad("tools", f"at most {_MAX_DEPTH} levels deep")
 

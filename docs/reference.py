@@ -13,7 +13,8 @@ from typing import Any
 import typer.main
 
 from rbee.cli import app
-from rbee.settings import SECTIONS, fields, toml_value
+from rbee.settings import SECTIONS, fields
+from rbee.settings_text import toml_value
 
 NOTE = "<!-- Written by `make reference` from the code; change it there. -->"
 STREAMS = """\
@@ -22,9 +23,14 @@ happened, and what to do next."""
 LAYERS = """\
 `rbee config init` writes a `config.toml` with every default, `rbee config paths` says where it
 lies, and `rbee config show` prints each value in force and where it came from. A flag wins over a
-variable, a variable over the file, and the user's file over the machine's
-(`rbee config init --system`). A key or variable that is not known is an error that names the
-nearest known one."""
+variable, a variable over the files, your `ui.toml` over your `config.toml`, and that over the
+machine's (`rbee config init --system`).
+
+`config.toml` is yours: once it is there rbee does not write to it. The Settings screen and
+`rbee config set NAME VALUE` write `ui.toml` beside it; `rbee config unset NAME` takes a value out
+again. A `ui.toml` that is broken is left out with a warning, and the screen renames it to
+`ui.toml.broken`. Elsewhere a key or variable that is not known is an error that names the nearest
+known one."""
 VARIABLES = """\
 In a variable a list is written `a,b` and a table `name=value,other=value`. `RBEE_HOME` is no
 setting: it puts every folder under the one it names."""

@@ -1,8 +1,9 @@
-"""Settings: what there is to set, its bounds, and where each value came from.
+"""Settings: their values, and where each came from.
 
-Owns reading and checking (flag > environment > file > default); never writes a file and never
-decides anything. A key nobody knows is an error that names the nearest known one, so that a typing
-mistake cannot pass for a setting.
+Owns reading and checking (flag > environment > ui.toml > config.toml > default); never writes a
+file and never decides anything. What there is to set is in rbee.settings_sections. A key nobody
+knows is an error that names the nearest known one, so that a typing mistake cannot pass for a
+setting.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Meta
@@ -18,271 +19,22 @@ from msgspec import Meta
 from rbee import naming
 from rbee.errors import SettingsError
 from rbee.paths import Paths
-from rbee.protocol.machines import Labels
 from rbee.settings_layers import Field, env_layer, file_layer, flag_layer, parse
+from rbee.settings_sections import (
+    HiveSettings,
+    JobSettings,
+    LogSettings,
+    ModelSettings,
+    QueenSettings,
+    Section,
+    TuiSettings,
+    WorkerSettings,
+)
+
+__all__ = ["API_KEY", "SECTIONS", "Loaded", "ModelSettings", "Settings", "fields", "load"]
 
 API_KEY = "RBEE_API_KEY"
 """Variable that sets `queen.api_key`, by the name that other tools' variables have."""
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
-Some = Annotated[float, Meta(gt=0, le=31_536_000)]
-Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
-KeepAlive = Seconds | Literal["forever"]
-Workers = Annotated[int, Meta(ge=0, le=1000)]
-HiveName = Annotated[str, Meta(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
-
-
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One table of the file; a field's description is its documentation."""
-
-
-class QueenSettings(_Section, frozen=True):
-    """The brain of the colony, and where commands look for it."""
-
-    host: Annotated[Host, Meta(description="Address the queen listens on.")] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="Port the queen listens on; 0 takes any free one.")] = (
-        8500
-    )
-    linger: Annotated[
-        Seconds,
-        Meta(description="Seconds without use until a queen leaves that a command had to start."),
-    ] = 300.0
-    local_hive: Annotated[
-        bool, Meta(description="Whether the queen runs the hive of its own machine itself.")
-    ] = True
-    allowed_origins: Annotated[
-        list[str],
-        Meta(description="Web pages (`https://host:port`) that may call the queen; no other may."),
-    ] = []
-    allowed_networks: Annotated[
-        list[str],
-        Meta(description="Networks whose machines may call (`192.168.1.0/24`); empty: all."),
-    ] = []
-    allowed_hosts: Annotated[
-        list[str],
-        Meta(description="Names, besides this machine's own, under which the queen is reached."),
-    ] = []
-    require_key: Annotated[
-        bool, Meta(description="Whether programs on this machine need a key, too, to ask models.")
-    ] = False
-    tls_cert: Annotated[
-        str, Meta(description="Certificate file for HTTPS; empty: that of `rbee cert create`.")
-    ] = ""
-    tls_key: Annotated[str, Meta(description="Its key file.")] = ""
-    request_timeout: Annotated[
-        Some, Meta(description="Seconds within which a request must have come whole.")
-    ] = 30.0
-    usage_days: Annotated[
-        int, Meta(ge=0, le=3650, description="Days that `rbee usage` looks back; 0: nothing kept.")
-    ] = 90
-    queue_capacity: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="Jobs that may wait; one more gets QUEUE_FULL.")
-    ] = 10_000
-    swap_patience: Annotated[
-        Seconds,
-        Meta(description="Seconds a job waits at most so that others keep a model it displaces."),
-    ] = 30.0
-    preempt_after: Annotated[
-        Some,
-        Meta(description="Seconds an interactive job waits until a batch job is put back for it."),
-    ] = 10.0
-    announce: Annotated[
-        bool,
-        Meta(
-            description="Whether the local network is told of this machine: name, version, SSH key."
-        ),
-    ] = False
-    url: Annotated[
-        str,
-        Meta(
-            pattern=r"^(https?://\S+)?$",
-            description="Queen to use instead of one here; empty: find or start one.",
-        ),
-    ] = ""
-    api_key: Annotated[
-        str,
-        Meta(
-            pattern=r"^[!-~]{0,200}$",
-            description="Key for the queen at `queen.url`; `RBEE_API_KEY` says the same.",
-        ),
-    ] = ""
-    tls_ca: Annotated[
-        str,
-        Meta(description="File of the authority that vouches for the queen at `queen.url`."),
-    ] = ""
-
-
-class HiveSettings(_Section, frozen=True):
-    """The part that runs workers on one machine."""
-
-    name: Annotated[
-        HiveName,
-        Meta(description="Name of this machine's hive; empty: the machine's short host name."),
-    ] = msgspec.field(default_factory=naming.hive_name)
-    host: Annotated[
-        Host, Meta(description="Address a hive with a process of its own listens on.")
-    ] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="Port of a hive with a process of its own.")] = 9000
-    worker_port_base: Annotated[
-        int,
-        Meta(ge=1024, le=65000, description="First port for workers; a taken one is skipped."),
-    ] = 9300
-    lease: Annotated[
-        Some,
-        Meta(
-            description="Seconds without its queen after which a hive stops its workers and itself."
-        ),
-    ] = 60.0
-    labels: Annotated[
-        Labels,
-        Meta(
-            description='What is known of this machine: `region = "eu"`, `tier`, `cost_per_hour`, '
-            "`watts` or any other name, as text."
-        ),
-    ] = {}
-
-
-class WorkerSettings(_Section, frozen=True):
-    """One process with one model."""
-
-    load_timeout: Annotated[
-        Some, Meta(description="Seconds a model may take to load before LOADING_TIMEOUT.")
-    ] = 300.0
-    keep_alive: Annotated[
-        Seconds, Meta(description="Seconds an idle worker is kept; its memory is then given back.")
-    ] = 300.0
-    heartbeat: Annotated[Some, Meta(description="Seconds between a worker's heartbeats.")] = 2.0
-    stale_after: Annotated[
-        Some, Meta(description="Seconds without a heartbeat after which a worker gets no new job.")
-    ] = 6.0
-    remove_after: Annotated[
-        Some, Meta(description="Seconds without a heartbeat after which a worker is removed.")
-    ] = 30.0
-    stop_timeout: Annotated[
-        Some, Meta(description="Seconds a worker gets to stop by itself before it is killed.")
-    ] = 5.0
-    stall_timeout: Annotated[
-        Some,
-        Meta(description="Seconds a running job may go without any progress before it is ended."),
-    ] = 60.0
-    slots: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=256,
-            description="Requests a worker runs at a time; 0: as many as memory allows, up to 8.",
-        ),
-    ] = 0
-    ctx: Annotated[
-        int, Meta(ge=64, le=10_000_000, description="Context of each slot, in tokens.")
-    ] = 4096
-    kv_type: Annotated[
-        Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"],
-        Meta(description="How a context is kept; `q8_0` takes half the memory of `f16`."),
-    ] = "f16"
-    flash_attention: Annotated[
-        Literal["auto", "on", "off"],
-        Meta(description="`off` is slower, but on a CPU no answer then depends on what else runs."),
-    ] = "auto"
-    max_gap_ms: Annotated[
-        float,
-        Meta(
-            gt=0,
-            le=600_000,
-            description="Milliseconds that running answers may be held up by a long new prompt.",
-        ),
-    ] = 200.0
-    prompt_cache_mb: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_048_576,
-            description="MiB of memory a worker keeps computed prompts in for later; 0: none.",
-        ),
-    ] = 256
-
-
-class JobSettings(_Section, frozen=True):
-    """How often jobs are tried, and what is remembered of those that have ended."""
-
-    attempts: Annotated[
-        int,
-        Meta(ge=1, le=100, description="Times a job is tried at most when workers are lost."),
-    ] = 5
-    retention: Annotated[
-        Seconds,
-        Meta(
-            description="Seconds a finished job and its stream can be read; 0: gone when finished."
-        ),
-    ] = 86400.0
-    finished_kept: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Finished jobs kept at most.")
-    ] = 1000
-
-
-class ModelSettings(_Section, frozen=True):
-    """Names for models, where they are kept, and how their workers are."""
-
-    aliases: Annotated[
-        dict[str, str],
-        Meta(description='Short names of your own: `name = "file:/models/some.gguf"`.'),
-    ] = {}
-    keep_alive: Annotated[
-        dict[str, KeepAlive],
-        Meta(description='Seconds, or "forever", in place of worker.keep_alive: `name = 60`.'),
-    ] = {}
-    min_workers: Annotated[
-        dict[str, Workers],
-        Meta(description="Workers of a model that are always kept up: `name = 1`."),
-    ] = {}
-    max_workers: Annotated[
-        dict[str, Workers], Meta(description="Workers of a model at most: `name = 2`.")
-    ] = {}
-    dir: Annotated[
-        str,
-        Meta(
-            pattern=r"^(/[^\x00-\x1f]*)?$",
-            description="Folder for models; empty: `models` in the data folder.",
-        ),
-    ] = ""
-    quota_gb: Annotated[
-        float,
-        Meta(
-            ge=0,
-            le=1_000_000,
-            description="GB the models folder may hold: the least recently used go first; 0: any.",
-        ),
-    ] = 0.0
-    bandwidth_mb: Annotated[
-        float,
-        Meta(ge=0, le=100_000, description="MB a second that downloads may take; 0: all there is."),
-    ] = 0.0
-    transfers: Annotated[
-        int, Meta(ge=1, le=16, description="Files of a model that are fetched at a time.")
-    ] = 4
-    stall_timeout: Annotated[
-        Some, Meta(description="Seconds a download may bring nothing before it is begun anew.")
-    ] = 60.0
-
-
-class TuiSettings(_Section, frozen=True):
-    """The screen."""
-
-    theme: Annotated[str, Meta(description="Colour theme.")] = "honey-dark"
-    ascii: Annotated[
-        bool, Meta(description="Draw with plain ASCII, for terminals without line characters.")
-    ] = False
-
-
-class LogSettings(_Section, frozen=True):
-    """What daemons write about themselves."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least weight logged.")
-    ] = "info"
-    format: Annotated[
-        Literal["text", "json"], Meta(description="`text` for people, `json` for machines.")
-    ] = "text"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -308,9 +60,11 @@ class Loaded:
 
     settings: Settings
     origins: dict[str, str]
+    problem: SettingsError | None = None
+    """What is wrong with `ui.toml`, of which then nothing counts."""
 
 
-SECTIONS: dict[str, type[_Section]] = {
+SECTIONS: dict[str, type[Section]] = {
     "queen": QueenSettings,
     "hive": HiveSettings,
     "worker": WorkerSettings,
@@ -340,13 +94,24 @@ def load(
     """Read all layers. `flags` maps `queen.port` → text.
 
     Raises SettingsError with the place (file:line, variable or flag) for an unknown key, a bad
-    value, or a file that is no TOML.
+    value, or a file that is no TOML. What is wrong with `ui.toml`, which programs write, ends
+    nothing: it is left out, and told as `problem`.
     """
+    try:
+        return _read(paths, env, flags or {}, ui=True)
+    except SettingsError as exc:
+        if not paths.ui_file.exists():
+            raise
+        found = _read(paths, env, flags or {}, ui=False)
+        return Loaded(found.settings, found.origins, exc)
+
+
+def _read(paths: Paths, env: Mapping[str, str], flags: Mapping[str, str], *, ui: bool) -> Loaded:
     known = {field.name: field for field in fields()}
     values: dict[str, Any] = {}
     origins = dict.fromkeys(known, "default")
     keys: dict[str, str] = {}
-    for file in (paths.machine_config, paths.config_file):
+    for file in (paths.machine_config, paths.config_file, paths.ui_file if ui else None):
         if file is not None:
             for name, value, origin in file_layer(file, known):
                 if name.startswith("keys."):
@@ -356,7 +121,7 @@ def load(
                 origins[name] = origin
     if text := env.get(API_KEY, ""):
         env = {**env, known["queen.api_key"].variable: text}
-    for name, text, origin in (*env_layer(env, known), *flag_layer(flags or {}, known)):
+    for name, text, origin in (*env_layer(env, known), *flag_layer(flags, known)):
         values[name] = parse(known[name], text, origin)
         origins[name] = origin
     if values.get("hive.name") == "":
@@ -382,37 +147,3 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
                 f"{low} = {getattr(worker, smaller)} ({origins[low]})",
                 action=f"Raise worker.{larger} or lower worker.{smaller}.",
             )
-
-
-def default_toml() -> str:
-    """A settings file with every default, commented out, and what each means."""
-    out = [
-        "# Settings of rbee. A setting behind a # shows its default; take the # away to change it.",
-        "# A flag on the command line and a variable RBEE_<SECTION>_<KEY> come before this file.",
-    ]
-    section = ""
-    for field in fields():
-        if field.section != section:
-            section = field.section
-            doc = (SECTIONS[section].__doc__ or "").strip()
-            out += ["", f"# {doc}", f"[{section}]"]
-        out.append(f"# {field.description}")
-        if isinstance(field.default, dict):
-            out.append(f"# [{field.name}]")
-        else:
-            out.append(f"# {field.key} = {toml_value(field.default)}")
-    out += ["", '# Keys of the screen: action = "key".', "[keys]"]
-    return "\n".join(out) + "\n"
-
-
-def toml_value(value: Any) -> str:
-    """A setting's value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return msgspec.json.encode(value).decode()
-    if isinstance(value, list):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{toml_value(k)} = {toml_value(v)}" for k, v in value.items()) + "}"
-    return repr(value)

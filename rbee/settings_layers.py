@@ -18,7 +18,6 @@ import msgspec
 
 from rbee.errors import SettingsError
 
-
 SECRET = frozenset({"queen.api_key"})
 """Settings whose value is never shown."""
 
@@ -75,7 +74,7 @@ def file_layer(path: Path, known: Mapping[str, Field]) -> Iterator[tuple[str, An
     for section, body in table.items():
         here = f"{path}:{lines.get(section, _first_under(lines, section))}"
         if section not in sections:
-            raise _unknown(section, sections, here)
+            raise unknown_setting(section, sections, here)
         if not isinstance(body, dict):
             raise SettingsError(f"{here}: {section} is a table: write it as [{section}]")
         for key, value in body.items():
@@ -87,7 +86,7 @@ def file_layer(path: Path, known: Mapping[str, Field]) -> Iterator[tuple[str, An
                 yield name, value, origin
                 continue
             if name not in known:
-                raise _unknown(name, tuple(known), origin)
+                raise unknown_setting(name, tuple(known), origin)
             yield name, _convert(known[name], value, origin, strict=True), origin
 
 
@@ -104,7 +103,7 @@ def env_layer(env: Mapping[str, str], known: Mapping[str, Field]) -> Iterator[tu
         elif variable.startswith("RBEE_KEYS_"):
             raise SettingsError(f"{variable}: keys are set in the file only, under [keys]")
         elif variable.startswith(prefixes):
-            raise _unknown(variable, tuple(by_variable), "the environment")
+            raise unknown_setting(variable, tuple(by_variable), "the environment")
 
 
 def flag_layer(
@@ -113,7 +112,7 @@ def flag_layer(
     """(name, text, flag) of each setting given as a flag. Raises SettingsError for unknown ones."""
     for name, text in flags.items():
         if name not in known:
-            raise _unknown(name, tuple(known), "the command line")
+            raise unknown_setting(name, tuple(known), "the command line")
         yield name, text, known[name].flag
 
 
@@ -145,7 +144,8 @@ def _sections(known: Mapping[str, Field]) -> tuple[str, ...]:
     return (*dict.fromkeys(field.section for field in known.values()), "keys")
 
 
-def _unknown(name: str, known: tuple[str, ...], origin: str) -> SettingsError:
+def unknown_setting(name: str, known: tuple[str, ...], origin: str) -> SettingsError:
+    """The error for a name that none of `known` is, with the nearest."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     return SettingsError(
         f"{origin}: unknown setting {name}",

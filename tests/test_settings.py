@@ -9,7 +9,9 @@ import pytest
 
 from rbee.errors import SettingsError
 from rbee.paths import Paths
-from rbee.settings import Settings, default_toml, fields, load
+from rbee.settings import Settings, fields, load
+from rbee.settings_file import set_aside, write_entries, write_value
+from rbee.settings_text import default_toml
 
 
 def paths(tmp_path: Path, text: str = "") -> Paths:
@@ -99,3 +101,72 @@ def test_folders_are_private(tmp_path: Path) -> None:
     where.ensure()
     assert where.state.stat().st_mode & 0o777 == 0o700
     assert where.logs_dir.is_dir()
+
+
+def test_what_the_screen_wrote_is_between_the_users_file_and_the_environment(
+    tmp_path: Path,
+) -> None:
+    where = paths(tmp_path, "[queen]\nport = 1001\nlinger = 7\n[keys]\n'worker.stop' = 'k'\n")
+    kept = where.config_file.read_text("utf-8")
+    assert write_value(where, "queen.port", "1002") == 1002
+    write_value(where, "worker.ctx", "512")
+    write_value(where, "queen.allowed_origins", "https://a:1,https://b:2")
+    write_entries(where, {"keys.worker.stop": "x,delete"})
+    loaded = load(paths=where, env={"RBEE_WORKER_CTX": "1024"})
+    assert loaded.problem is None
+    assert (loaded.settings.queen.port, loaded.settings.queen.linger) == (1002, 7)
+    assert loaded.origins["queen.port"] == f"{where.ui_file}:4"
+    assert loaded.settings.worker.ctx == 1024
+    assert loaded.settings.keys == {"worker.stop": "x,delete"}
+    assert loaded.settings.queen.allowed_origins == ["https://a:1", "https://b:2"]
+    assert where.ui_file.stat().st_mode & 0o777 == 0o600
+    assert where.config_file.read_text("utf-8") == kept
+    write_value(where, "queen.port", None)
+    assert load(paths=where, env={}).settings.queen.port == 1001
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("queen.prot", "1", "queen.port"),
+        ("queen.port", "70000", "<= 65535"),
+        ("tui.refresh", "0", "0.2"),
+        ("tui.graphs", "dots", "graphs"),
+    ],
+)
+def test_nothing_wrong_is_written(tmp_path: Path, name: str, text: str, told: str) -> None:
+    where = paths(tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        write_value(where, name, text)
+    assert told in f"{caught.value.message} {caught.value.action}"
+    assert not where.ui_file.exists()
+
+
+def test_a_value_that_does_not_go_with_the_others_is_not_kept(tmp_path: Path) -> None:
+    where = paths(tmp_path)
+    write_value(where, "worker.heartbeat", "3")
+    with pytest.raises(SettingsError, match=r"worker\.stale_after"):
+        write_value(where, "worker.heartbeat", "60")
+    assert load(paths=where, env={}).settings.worker.heartbeat == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[queen", "[queen]\nprot = 1", "[queen]\nport = 'x'", "[worker]\nheartbeat = 60", "\xff"],
+)
+def test_a_broken_file_of_the_screens_is_left_out_and_told(tmp_path: Path, text: str) -> None:
+    where = paths(tmp_path, "[queen]\nlinger = 7\n")
+    where.ui_file.write_bytes(text.encode("latin-1"))
+    loaded = load(paths=where, env={})
+    assert loaded.settings.queen.linger == 7
+    assert loaded.problem is not None
+    assert "ui.toml" in loaded.problem.message
+    assert set_aside(where).read_bytes() == text.encode("latin-1")
+    assert load(paths=where, env={}).problem is None
+
+
+def test_a_broken_file_of_the_users_is_still_an_error(tmp_path: Path) -> None:
+    where = paths(tmp_path, "[queen]\nprot = 7\n")
+    where.ui_file.write_text("[queen]\nport = 1\n", "utf-8")
+    with pytest.raises(SettingsError, match=r"config\.toml:2"):
+        load(paths=where, env={})

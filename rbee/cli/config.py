@@ -19,6 +19,37 @@ def config_show(as_json: AsJson = False) -> None:
     run(lambda: command.show(as_json=as_json), as_json=as_json)
 
 
+Name = Annotated[str, typer.Argument(help="`section.key`, as `rbee config show` prints it.")]
+
+
+@config.command("get")
+def config_get(name: Name, as_json: AsJson = False) -> None:
+    """One setting's value."""
+    from rbee.commands import config as command
+
+    run(lambda: command.get(name, as_json=as_json), as_json=as_json)
+
+
+@config.command("set")
+def config_set(
+    name: Name,
+    value: Annotated[str, typer.Argument(help="As in a variable: a list is `a,b`, a table `a=b`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Set one in ui.toml, which counts more than config.toml; that is never written."""
+    from rbee.commands import config as command
+
+    run(lambda: command.put(name, value, as_json=as_json), as_json=as_json)
+
+
+@config.command("unset")
+def config_unset(name: Name, as_json: AsJson = False) -> None:
+    """Take one out of ui.toml again."""
+    from rbee.commands import config as command
+
+    run(lambda: command.put(name, None, as_json=as_json), as_json=as_json)
+
+
 @config.command("paths")
 def config_paths(
     system: Annotated[bool, typer.Option("--system", help="Those of the whole machine.")] = False,

@@ -1,4 +1,4 @@
-"""`rbee config show|paths|init`."""
+"""`rbee config show|get|set|unset|paths|init`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 from rbee.errors import Conflict, Forbidden
 from rbee.output import print_json, print_table
 from rbee.paths import Paths
-from rbee.settings import default_toml, fields, load, toml_value
+from rbee.settings import Loaded, fields, load
+from rbee.settings_file import known_field, write_value
 from rbee.settings_layers import SECRET
+from rbee.settings_text import default_toml, toml_value
 
 
 def show(*, as_json: bool) -> int:
     """Every setting with its origin."""
-    loaded = load(paths=Paths.user())
+    loaded = _loaded()
     values: dict[str, Any] = {
         field.name: getattr(getattr(loaded.settings, field.section), field.key)
         for field in fields()
@@ -34,6 +36,48 @@ def show(*, as_json: bool) -> int:
     return 0
 
 
+def get(name: str, *, as_json: bool) -> int:
+    """One setting's value. Raises SettingsError for an unknown name."""
+    loaded, field = _loaded(), known_field(name)
+    value: Any = getattr(getattr(loaded.settings, field.section), field.key)
+    if name in SECRET and value:
+        value = "(hidden)"
+    if as_json:
+        print_json({"name": name, "value": value, "origin": loaded.origins[name]})
+    else:
+        sys.stdout.write(f"{value if isinstance(value, str) else toml_value(value)}\n")
+    return 0
+
+
+def put(name: str, text: str | None, *, as_json: bool) -> int:
+    """Set one in `ui.toml`, or take it out of there. Raises SettingsError for what cannot be."""
+    where = Paths.user()
+    _loaded()
+    write_value(where, name, text)
+    loaded = load(paths=where)
+    origin = loaded.origins[name]
+    if as_json:
+        print_json({"name": name, "origin": origin, "written": str(where.ui_file)})
+        return 0
+    did = "out of" if text is None else "in"
+    sys.stderr.write(f"rbee: {name} is now {did} {where.ui_file}\n")
+    if text is not None and not origin.startswith(str(where.ui_file)):
+        sys.stderr.write(f"rbee: {origin} comes before it, so this value does not count\n")
+    if text is None and origin != "default":
+        sys.stderr.write(f"rbee: its value comes from {origin}\n")
+    if not name.startswith("tui."):
+        sys.stderr.write("rbee: a queen that runs takes it over when she is started anew\n")
+    return 0
+
+
+def _loaded() -> Loaded:
+    loaded = load(paths=Paths.user())
+    if loaded.problem is not None:
+        error = loaded.problem
+        sys.stderr.write(f"rbee: ui.toml is left out: {error.message}\n  → {error.action}\n")
+    return loaded
+
+
 def paths(*, system: bool, as_json: bool) -> int:
     """Folders and files."""
     where = Paths.system() if system else Paths.user()
@@ -42,7 +86,15 @@ def paths(*, system: bool, as_json: bool) -> int:
         for field in dataclasses.fields(where)
         if getattr(where, field.name) is not None
     }
-    for name in ("config_file", "themes_dir", "database", "models_dir", "queen_log", "state_file"):
+    for name in (
+        "config_file",
+        "ui_file",
+        "themes_dir",
+        "database",
+        "models_dir",
+        "queen_log",
+        "state_file",
+    ):
         known[name] = str(getattr(where, name))
     if as_json:
         print_json(known)

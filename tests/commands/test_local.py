@@ -113,3 +113,18 @@ def write_log(home: Home, text: str) -> Path:
     os.makedirs(log.parent)
     log.write_text(text, "utf-8")
     return log
+
+
+def test_settings_are_set_beside_the_users_file(home: Home) -> None:
+    write_settings(home, "[tui]\ntheme = 'honey-light'\n")
+    written = home.rbee("config", "set", "tui.theme", "clover")
+    assert written.returncode == 0, written.stderr
+    assert "ui.toml" in written.stderr
+    assert home.rbee("config", "get", "tui.theme").stdout == "clover\n"
+    shown = json.loads(home.rbee("config", "get", "tui.theme", "--json").stdout)
+    assert shown["origin"] == f"{home.path / 'config' / 'ui.toml'}:4"
+    beaten = home.rbee("config", "set", "queen.port", "1234")
+    assert "RBEE_QUEEN_PORT comes before it" in beaten.stderr
+    assert home.rbee("config", "set", "tui.them", "x").returncode == 2
+    assert "config.toml:2" in home.rbee("config", "unset", "tui.theme").stderr
+    assert home.rbee("config", "get", "tui.theme").stdout == "honey-light\n"

@@ -17,10 +17,11 @@ from rbee.commands.common import ask
 from rbee.commands.fetching import result_of
 from rbee.commands.following import Manner
 from rbee.commands.following import run as run_job
-from rbee.commands.models import PROVIDERS, check_model
+from rbee.commands.models import check_model
 from rbee.commands.places import check_hive, hive_of
 from rbee.commands.tables import room, table
 from rbee.errors import HiveNotFound, InvalidRequest, RbeeError
+from rbee.model_words import PROVIDERS
 from rbee.narration import Narrator, printable
 from rbee.output import print_error, print_json, size
 from rbee.protocol.base import convert

@@ -18,6 +18,7 @@ from rbee.commands.common import ask, settings_and_paths
 from rbee.commands.places import check_hive, named
 from rbee.commands.tables import clip, room, table
 from rbee.errors import InvalidRequest, ModelNotFound
+from rbee.model_words import PROVIDERS, count
 from rbee.models import refs
 from rbee.models.aliases import TABLE
 from rbee.narration import printable
@@ -28,15 +29,6 @@ from rbee.protocol.models import CatalogueEntry, FoundModel, HeldModel
 from rbee.protocol.operations import ModelName
 from rbee.settings import Settings
 
-PROVIDERS = {
-    "hf": "the hub",
-    "file": "a file of yours",
-    "pkg": "an installed package",
-    "ollama": "Ollama",
-    "lmstudio": "LM Studio",
-    "hf-cache": "the hub cache",
-    "copy": "another hive",
-}
 _LABEL = 14
 _INDENT = "  "
 
@@ -237,7 +229,7 @@ def _of_the_hub(name: str, settings: Settings) -> bool:
 
 
 def _what(model: ModelInfo, entry: CatalogueEntry | None) -> list[tuple[str, str]]:
-    parameters = f", {searching.count(model.parameters)} parameters" if model.parameters else ""
+    parameters = f", {count(model.parameters)} parameters" if model.parameters else ""
     quant = f", {model.quant}" if model.quant else ""
     template = ", with a chat template" if entry is not None and entry.template else ""
     out = [

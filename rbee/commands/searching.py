@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from rbee.commands.common import ask
 from rbee.commands.tables import clip, names, room, table
 from rbee.errors import InvalidRequest
+from rbee.model_words import count, need, recommended, split, usual_place
 from rbee.narration import printable
 from rbee.output import print_json, size
 from rbee.protocol.models import Choice, FoundModel, Search
 
-USUAL = ("Q4_K_M", "Q5_K_M", "Q4_0", "Q5_0", "Q8_0", "F16")
-"""The order in which a quantisation is chosen where none is named."""
 SHOWN = 6
 """Choices of a repository in a search; `rbee model show` has all."""
 LONGEST = 200
@@ -73,24 +72,6 @@ def repository(found: FoundModel, *, width: int | None, shown: int | None = None
     return out
 
 
-def recommended(choices: Sequence[Choice]) -> Choice | None:
-    """What is there already, else the usual one that fits, else None."""
-    able = [c for c in choices if c.here or (not _split(c) and c.fits)]
-    return min(able, key=lambda c: (not c.here, _place(c), c.size), default=None)
-
-
-def count(number: int) -> str:
-    """A count for people: `950`, `12 k`, `1.2 M`."""
-    value, unit = float(number), ""
-    for larger in ("k", "M", "B", "T"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    if not unit:
-        return str(number)
-    return f"{value:.0f} {unit}" if value >= 9.95 else f"{value:.1f} {unit}"
-
-
 def _about(found: FoundModel) -> str:
     parts = [
         found.task or "task not told",
@@ -103,7 +84,7 @@ def _about(found: FoundModel) -> str:
 
 
 def _choices(choices: Sequence[Choice], width: int | None) -> list[str]:
-    left = [[_named(c, width), size(c.size), _need(c)] for c in choices]
+    left = [[_named(c, width), size(c.size), need(c)] for c in choices]
     used = sum(
         max(len(row[i]) for row in [["quant", "size", "needs"], *left]) + 2 for i in range(3)
     )
@@ -115,7 +96,7 @@ def _choices(choices: Sequence[Choice], width: int | None) -> list[str]:
 def _where(choice: Choice, width: int | None) -> str:
     if choice.here:
         return f"here: {names(choice.here, None if width is None else width - 6)}"
-    if _split(choice):
+    if split(choice):
         return f"nowhere: in {choice.files} files, and rbee loads GGUF from one"
     if choice.fits:
         return names(choice.fits, width)
@@ -130,23 +111,7 @@ def _named(choice: Choice, width: int | None) -> str:
     return choice.quant or (clip(file, None if width is None else width // 2) or "·")
 
 
-def _split(choice: Choice) -> bool:
-    """A GGUF in several files; what has no quantisation is a folder of safetensors."""
-    return choice.quant is not None and choice.files > 1
-
-
-def _need(choice: Choice) -> str:
-    if not choice.need_bytes:
-        return "·"
-    return f"{'≥ ' if choice.need_at_least else ''}{size(choice.need_bytes)}"
-
-
 def _first(choices: Sequence[Choice], shown: int | None) -> list[Choice]:
     """So many of the most usual, the smallest first."""
-    picked = sorted(choices, key=lambda c: (_place(c), c.size))[:shown]
+    picked = sorted(choices, key=lambda c: (usual_place(c), c.size))[:shown]
     return sorted(picked, key=lambda c: c.size)
-
-
-def _place(choice: Choice) -> int:
-    quant = (choice.quant or "").upper()
-    return USUAL.index(quant) if quant in USUAL else len(USUAL)

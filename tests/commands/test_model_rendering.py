@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rbee import model_words
 from rbee.commands import fetching, keeping, models, searching, tables
 from rbee.protocol.hives import Device, HiveInfo, ModelInfo
 from rbee.protocol.models import (
@@ -167,16 +168,16 @@ def test_a_file_in_parts_is_listed_and_not_offered() -> None:
     assert "in 3 files" in lines[3]
     assert lines[-1] == f"  rbee model download hf:{REPO}:Q8_0"
     folder = choice(None, 9, files=3, fits=["a cpu"])
-    assert searching.recommended([folder]) is folder
-    assert searching.recommended([parts]) is None
+    assert model_words.recommended([folder]) is folder
+    assert model_words.recommended([parts]) is None
 
 
 def test_a_search_shows_the_usual_choices_and_where_the_others_are() -> None:
     odd = [choice(f"IQ{n}_XS", n) for n in range(1, 10)]
-    usual = [choice(quant, 100 + n) for n, quant in enumerate(searching.USUAL)]
+    usual = [choice(quant, 100 + n) for n, quant in enumerate(model_words.USUAL)]
     lines = searching.repository(repository(*odd, *usual), width=80, shown=searching.SHOWN)
     told = [line.split()[0] for line in lines[3 : 3 + searching.SHOWN]]
-    assert told == list(searching.USUAL)
+    assert told == list(model_words.USUAL)
     assert f"  … and 9 more: rbee model show hf:{REPO}" in lines
     every = searching.repository(repository(*odd, *usual), width=80)
     assert len(every) == 3 + len(odd) + len(usual) + 1
@@ -305,7 +306,7 @@ def test_control_characters_from_a_hub_never_reach_the_terminal() -> None:
      (999_500, "1.0 M"), (8_030_000_000, "8.0 B"), (10**15, "1000 T")],
 )  # fmt: skip
 def test_counts(number: int, told: str) -> None:
-    assert searching.count(number) == told
+    assert model_words.count(number) == told
 
 
 def test_names_are_counted_where_they_do_not_fit() -> None:

@@ -33,6 +33,10 @@ _TITLES = {
     "removing": "take rbee off",
     "waking": "wake it",
     "going back": "go back to the version before",
+    "downloading": "fetch the model",
+    "verifying": "check what came",
+    "loading": "load the model",
+    "waiting": "wait for room",
 }
 _AHEAD = {
     "hive_install": ("looking", "preparing", "installing", "starting"),
@@ -51,6 +55,8 @@ _VERBS = {
     "hive_remove": ("removing", "removed"),
     "hive_wake": ("waking", "awake"),
     "hive_check": ("checking", "checked"),
+    "model_download": ("fetching", "fetched"),
+    "worker_spawn": ("starting", "started"),
 }
 
 
@@ -139,6 +145,11 @@ class Errand:
                 self._end(Stand.CANCELLED, now)
             case _:
                 pass
+
+    def refused(self, error: RbeeError, now: float) -> None:
+        """The queen did not take it."""
+        self.error = error
+        self._end(Stand.FAILED, now)
 
     def closed(self, job: JobInfo, now: float) -> None:
         """The queen's last word where its stream is gone."""

@@ -83,7 +83,8 @@ class ColonyScreen(Screen[None]):
 
     def repaint(self) -> None:
         """Everything that has changed since last time, and nothing else."""
-        if not self.is_mounted:
+        # On its way out its parts are gone before what reads streams for it is.
+        if not self.is_mounted or not self.children:
             return
         self.query_one(TopBar).repaint()
         self.query_one(TroubleBar).repaint()

@@ -16,16 +16,16 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from rbee.protocol.workers import WorkerInfo, WorkerState
-from rbee.tui import keymap
+from rbee.tui import cells, keymap
 from rbee.tui.glyphs import duration, gib, wall_time
-from rbee.tui.looking import look_around
 from rbee.tui.rows import WORKER_COLUMNS, worker_row
-from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
+from rbee.tui.screens.first_steps import FirstSteps
+from rbee.tui.screens.listing import set_subtitle
 from rbee.tui.store import Link
 from rbee.tui.widgets.panels import Devices, Jobs, NarrationPanel
 from rbee.tui.widgets.table import RowTable
-from rbee.tui.widgets.welcome import Welcome, demo_model
+from rbee.tui.widgets.welcome import Welcome
 
 _MAINS = ("workers", "empty", "welcome")
 _NEEDS_WORKERS = frozenset({"stop_worker", "show_worker", "open_row", "filter"})
@@ -35,7 +35,7 @@ class EmptyWorkers(Middle, can_focus=True):
     """In the place of the table while there is no worker."""
 
 
-class Dashboard(ColonyScreen):
+class Dashboard(FirstSteps):
     """Mode 1."""
 
     MODE = "dashboard"
@@ -62,12 +62,15 @@ class Dashboard(ColonyScreen):
         ]
 
     def on_mount(self) -> None:
-        self._looked = False
-        self._offered: tuple[str | None, bool, bool] = ("workers", True, True)
+        self._offered: tuple[object, ...] = ("workers",)
         super().on_mount()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that have nothing to act on are not offered."""
+        if not self.is_mounted:
+            return False
+        if (may := self.may_step(action)) is not None:
+            return may
         store = self.rbee.store
         if action in _NEEDS_WORKERS:
             return bool(store.workers) or (action == "open_row" and bool(store.jobs))
@@ -79,15 +82,15 @@ class Dashboard(ColonyScreen):
         """Bring every panel up to date."""
         store = self.rbee.store
         welcome, panels = self.query_one(Welcome), self.query_one("#dashboard")
-        lonely = not store.hives and not store.workers
+        lonely = self.first.welcomes
         if panels.display == lonely:
             panels.display, welcome.display = not lonely, lonely
         table, empty = self.query_one("#workers", RowTable), self.query_one("#empty")
         table.display, empty.display = bool(store.workers), not store.workers
         self._refocus(welcome if lonely else table if store.workers else empty)
         if lonely:
-            welcome.show(store)
-            self._look_around()
+            welcome.show(store, self.first)
+            self.look_around_once()
             return
         now = store.clock()
         table.set_rows([worker_row(worker, table.glyphs, now) for worker in store.worker_list()])
@@ -158,18 +161,10 @@ class Dashboard(ColonyScreen):
         """Follow the narration, or stand still."""
         self.query_one(NarrationPanel).toggle_follow()
 
-    def action_add_machine(self) -> None:
-        """What the Hives screen does with this key."""
-        self.rbee.perform(keymap.BY_ID["hive.add"])
-
-    def action_demo(self) -> None:
-        """Start the demo model when the colony has it."""
-        model = demo_model(self.rbee.store)
-        if model is not None:
-            self._start(model)
-
     def back(self) -> bool:
-        """Leave the filter; True when there was something to leave."""
+        """Leave what the welcome tells of, or the filter; True when there was one of them."""
+        if self.leave_errand():
+            return True
         search = self.query_one("#filter", Input)
         if not search.display:
             return False
@@ -198,12 +193,6 @@ class Dashboard(ColonyScreen):
         if model is not None:
             self.rbee.start_worker(model)
 
-    def _look_around(self) -> None:
-        """Once: the machines that the first run names."""
-        if self.rbee.store.connected and not self._looked:
-            self._looked = True
-            self.run_worker(look_around(self.rbee, lan=False), group="nearby", exit_on_error=True)
-
     def _selected(self) -> WorkerInfo | None:
         row = self.query_one("#workers", RowTable).current
         return None if row is None else self.rbee.store.workers.get(row.key)
@@ -218,14 +207,16 @@ class Dashboard(ColonyScreen):
             words.insert(0, f"/{table.needle}: {len(table.rows)} shown")
         if store.link is not Link.UP and store.heard_at is not None:
             words.append(f"as of {wall_time(store.heard_at)}")
-        subtitle = f" {dot} ".join(words)
+        subtitle = Content(cells.safe(f" {dot} ".join(words)))
         for panel in (table, self.query_one("#empty")):
-            if panel.border_subtitle != subtitle:
-                panel.border_subtitle = subtitle
+            set_subtitle(panel, subtitle)
 
     def _refocus(self, main: Widget) -> None:
         """Focus never stays on something that is not shown."""
-        state = (main.id, bool(self.rbee.store.workers), bool(self.rbee.store.models))
+        store, errand = self.rbee.store, self.first.errand
+        ended = errand and (errand.stand, errand.error)
+        state = (main.id, store.connected, bool(store.workers), bool(store.models),
+                 len(store.hives), ended)  # fmt: skip
         if state == self._offered:
             return
         before, self._offered = self._offered[0], state

@@ -16,15 +16,20 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from rbee import __version__
+from rbee.access.presented import authority, for_url
 from rbee.errors import (
     BadGateway,
     ConnectionTimeout,
     InvalidRequest,
+    MissingApiKey,
     NotFound,
     QueenUnreachable,
     RbeeError,
+    SettingsError,
     ValidationFailed,
 )
+from rbee.protocol.access import KeyInfo, MadeKey, NewKey, UsageReport
 from rbee.protocol.base import Wire, convert, decode, encode
 from rbee.protocol.colony import EVENTS, Health, Info
 from rbee.protocol.decisions import Why
@@ -98,9 +103,20 @@ class QueenKeeper(Protocol):
         ...
 
 
-def _tls(url: str) -> ssl.SSLContext | bool:
+def _tls(url: str, ca: str) -> ssl.SSLContext:
     """Reading the machine's certificates takes 50 ms, which nobody needs without TLS."""
-    return True if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not url.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.create_default_context()
+    if (file := authority(ca)) is not None:
+        try:
+            context.load_verify_locations(file)
+        except (OSError, ssl.SSLError) as exc:
+            raise SettingsError(
+                f"{file} is no certificate of an authority",
+                action="Set `queen.tls_ca` to the ca.pem that `rbee cert create` has made there.",
+            ) from exc
+    return context
 
 
 class QueenClient:
@@ -113,9 +129,18 @@ class QueenClient:
     def __init__(self, url: str, *, name: str | None = None) -> None:
         """`name`: whose jobs these are when clients take turns; None: the queen's usual."""
         self.url = url
-        headers = {"X-Rbee-Client": name} if name is not None else None
+        self._shown = shown = for_url(url)
+        headers = {"User-Agent": f"rbee/{__version__}"}
+        if name is not None:
+            headers["X-Rbee-Client"] = name
+        if shown.key:
+            headers["Authorization"] = f"Bearer {shown.key}"
         self._http = httpx.AsyncClient(
-            base_url=url, timeout=_CONTROL, trust_env=False, headers=headers, verify=_tls(url)
+            base_url=url,
+            timeout=_CONTROL,
+            trust_env=False,
+            headers=headers,
+            verify=_tls(url, shown.ca),
         )
 
     async def __aenter__(self) -> Self:
@@ -261,6 +286,27 @@ class QueenClient:
         path = "/v1/catalog/gc"
         return decode(await self._call("POST", path, content=content, timeout=_DISK), GarbageReport)
 
+    async def keys(self) -> list[KeyInfo]:
+        """All keys, by name."""
+        return await self._list("/v1/keys", "keys", KeyInfo)
+
+    async def create_key(self, new: NewKey) -> MadeKey:
+        """A new key; this is the only time that it can be read."""
+        return decode(await self._call("POST", "/v1/keys", content=encode(new)), MadeKey)
+
+    async def revoke_key(self, name: str) -> KeyInfo:
+        """A key that opens nothing from now on."""
+        return decode(await self._call("DELETE", f"/v1/keys/{_part(name)}"), KeyInfo)
+
+    async def rotate_key(self, name: str) -> MadeKey:
+        """A new secret under the same name; the old one opens nothing from now on."""
+        return decode(await self._call("POST", f"/v1/keys/{_part(name)}/rotate"), MadeKey)
+
+    async def usage(self, *, days: int) -> UsageReport:
+        """What was used on the last so many days, today included."""
+        reply = await self._call("GET", "/v1/usage", params={"days": days})
+        return decode(reply, UsageReport)
+
     async def stay(self) -> None:
         """Have a queen that would leave when unused stay until she is stopped."""
         await self._call("POST", "/v1/stay")
@@ -303,7 +349,7 @@ class QueenClient:
         with self._translated():
             async with self._http.stream("GET", path, timeout=_STREAM, params=params) as reply:
                 if reply.status_code >= 400:
-                    raise _error(reply.status_code, await reply.aread())
+                    raise self._error(reply.status_code, await reply.aread())
                 if reply.headers.get("content-type", "").startswith("application/json"):
                     for line in decode(await reply.aread(), dict[str, list[str]])["lines"]:
                         yield line
@@ -334,7 +380,7 @@ class QueenClient:
         with self._translated():
             reply = await self._http.request(method, path, **kwargs)
         if reply.status_code >= 400:
-            raise _error(reply.status_code, reply.content)
+            raise self._error(reply.status_code, reply.content)
         return reply.content
 
     @asynccontextmanager
@@ -342,8 +388,19 @@ class QueenClient:
         with self._translated():
             async with self._http.stream("GET", path, timeout=_STREAM, **kwargs) as reply:
                 if reply.status_code >= 400:
-                    raise _error(reply.status_code, await reply.aread())
+                    raise self._error(reply.status_code, await reply.aread())
                 yield _decode(reply)
+
+    def _error(self, status: int, content: bytes) -> RbeeError:
+        """What the queen said; of a key that is not right, where this side has it from."""
+        error = _error(status, content)
+        if isinstance(error, MissingApiKey) and "scope" not in error.details:
+            if self._shown.key:
+                action = f"It comes from {self._shown.origin}: set the right one there."
+            else:
+                action = "Set `queen.api_key`, or RBEE_API_KEY, to a key of that queen."
+            error.details["suggested_action"] = action
+        return error
 
     def _translated(self) -> _Translate:
         return _Translate(self.url)
@@ -359,6 +416,12 @@ class _Translate:
         return None
 
     def __exit__(self, kind: object, exc: BaseException | None, tb: object) -> None:
+        if isinstance(exc, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(exc):
+            raise QueenUnreachable(
+                f"the certificate of {self._url} is not vouched for by anybody known here",
+                action="Copy the ca.pem of `rbee cert create` from there, and name the copy in"
+                " `queen.tls_ca`.",
+            ) from exc
         if isinstance(
             exc, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError
         ):

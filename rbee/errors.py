@@ -53,7 +53,7 @@ This module imports nothing but the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -306,6 +306,8 @@ class RateLimited(RbeeError):
     code = "RATE_LIMITED"
     status = 429
     hint = "Wait and try again."
+    headers: Mapping[str, str] = {}
+    """Of the reply, which tell of the limits; no part of the body."""
 
 
 class Cancelled(RbeeError):
@@ -531,7 +533,7 @@ class BindRefused(Local):
     """An address beyond loopback was asked for, with nothing to protect it."""
 
     code = "BIND_REFUSED"
-    hint = "Listen on 127.0.0.1 and reach it from elsewhere with ssh -L."
+    hint = "Listen on 127.0.0.1 and reach it from elsewhere with ssh -L, or make a key."
 
 
 class PortTaken(Local):

@@ -1,8 +1,8 @@
 """Callers that present wrong keys, by address: after a few they wait, longer each time.
 
-Pure: the time is handed in. Nobody guesses 256 bits; this keeps whoever tries from filling the log and
-the machine's time, and makes it visible. Memory is bounded: the addresses that were wrong longest ago
-are forgotten first.
+Pure: the time is handed in. Nobody guesses 256 bits; this keeps whoever tries from filling the log
+and the machine's time, and makes it visible. Memory is bounded: the addresses that were wrong
+longest ago are forgotten first.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Owns `keys.json` in the data folder (mode 0600). A key is 256 random bits, so its plain SHA-256 is
 kept: a slow, salted hash protects what people can guess, and would only make each request slow. The
-key itself is in no file and in no log; a person is shown it once. The file has one writer at a time:
-the running queen, or a command that holds her lock.
+key itself is in no file and in no log; a person is shown it once. The file has one writer at a
+time: the running queen, or a command that holds her lock.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Keys:
     """All keys of one colony. Every change is on disk when the method returns."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InternalError for a file that cannot be read: keys are never silently forgotten."""
+        """Raises InternalError for a file that cannot be read: no key is silently forgotten."""
         self._path = path
         self._keys = {key.digest: key for key in _read(path)}
 
@@ -90,7 +90,7 @@ class Keys:
     def find(self, presented: str) -> Key | None:
         """The key that a caller presents, expired or not.
 
-        The table is asked for a digest, of which nobody can choose the beginning, and what it has is
+        The table is asked for a digest, whose beginning nobody can choose, and what it has is
         compared in constant time; so the time taken tells nothing of a key.
         """
         digest = digest_of(presented)

@@ -1,8 +1,8 @@
 """How much a key may ask for: a bucket that fills evenly, of requests and of tokens.
 
-Pure: the time is handed in. Token bucket: it holds what a minute allows, is refilled by a sixtieth of
-that each second, and a request is refused while there is less than one in it. Tokens are only known
-when an answer has ended and are taken then, so its level may fall below nothing and is made up for.
+Pure: the time is handed in. Token bucket: it holds what a minute allows, is refilled by a sixtieth
+of that each second, and a request is refused while there is less than one in it. Tokens are only
+known when an answer has ended and are taken then, so its level may fall below nothing.
 """
 
 from __future__ import annotations

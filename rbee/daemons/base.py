@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import anyio
 import uvicorn
@@ -23,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee import naming
-from rbee.daemons.direct import WireProtocol
+from rbee.daemons.direct import patient
 from rbee.daemons.logs import correlation as current
 from rbee.errors import (
     BindRefused,
@@ -48,12 +49,15 @@ RETRY_AFTER = 1
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def listen(host: str, port: int, *, name_holder: bool = True) -> socket.socket:
-    """A listening TCP socket. Raises PortTaken naming the holder, BindRefused off loopback."""
-    if not is_loopback(host):
-        raise BindRefused(
-            f"{host} is not a loopback address, and this version has no API keys to protect it"
-        )
+def listen(
+    host: str, port: int, *, name_holder: bool = True, public: bool = False
+) -> socket.socket:
+    """A listening TCP socket. Raises PortTaken naming the holder, BindRefused off loopback.
+
+    `public`: whoever calls has seen to it that callers need a key.
+    """
+    if not public and not is_loopback(host):
+        raise BindRefused(f"{host} is not a loopback address, and nothing asks for a key there")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,6 +94,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _holder(port: int) -> str:
@@ -137,12 +150,19 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-def make_server(app: ASGIApp) -> Server:
-    """A server for the app; log lines go through the `rbee` logger only."""
+def make_server(
+    app: ASGIApp, *, patience: float | None = None, tls: tuple[Path, Path] | None = None
+) -> Server:
+    """A server for the app; log lines go through the `rbee` logger only.
+
+    `patience`: seconds within which a request must have come whole. `tls`: certificate and key.
+    """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app,
-        http=WireProtocol,
+        http=patient(patience),
+        ssl_certfile=tls[0] if tls is not None else None,
+        ssl_keyfile=tls[1] if tls is not None else None,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -180,11 +200,15 @@ class Door:
         app: ASGIApp,
         *,
         hosts: Iterable[str] = (),
+        addresses: bool = False,
         origins: Iterable[str] = (),
         limit: int = BODY_LIMIT,
         on_error: Callable[[RbeeError], None] | None = None,
     ) -> None:
-        """`on_error` hears of every error that is answered here."""
+        """`hosts`: names that may be asked for besides loopback's. `addresses`: so may any address,
+        which no name server can turn into another. `on_error` hears of every error answered here.
+        """
+        self._addresses = addresses
         self._app = app
         self._on_error = on_error
         self._hosts = frozenset(hosts)
@@ -243,10 +267,14 @@ class Door:
         host = (_text(headers.get(b"host")) or "").strip()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         name = name.strip("[]")
-        if name not in self._hosts and not is_loopback(name):
+        if not (
+            is_loopback(name)
+            or name.lower().rstrip(".") in self._hosts
+            or (self._addresses and is_address(name))
+        ):
             raise Forbidden(
                 f"requests for host {name[:80]!r} are refused here",
-                action="Use 127.0.0.1 or localhost as the address.",
+                action="Use 127.0.0.1 or localhost, or name it in `queen.allowed_hosts`.",
             )
         origin = _text(headers.get(b"origin"))
         if origin is not None and origin not in self._origins and not _same_host(origin, host):
@@ -298,9 +326,12 @@ def error_headers(error: RbeeError) -> dict[str, str]:
     """Retry-After where trying again makes sense, WWW-Authenticate where a key is missing."""
     if isinstance(error, Unavailable | QueueFull | RateLimited):
         wait = int(error.details.get("retry_after", RETRY_AFTER))
-        return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000)}
+        told = error.headers if isinstance(error, RateLimited) else {}
+        return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000), **told}
+    if isinstance(error, InvalidApiKey):  # RFC 6750, section 3
+        return {"WWW-Authenticate": 'Bearer realm="rbee", error="invalid_token"'}
     if isinstance(error, MissingApiKey):
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": 'Bearer realm="rbee"'}
     return {}
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _NAME = "rbee.wire"
+HEAD_LIMIT = 64 << 10
+"""Bytes that a request's line and headers may have."""
 
 
 class Gathering:
@@ -131,8 +133,14 @@ class WireProtocol(HttpToolsProtocol):
     """
 
     # In the object's dict, a 31st attribute would make that three times as large.
-    __slots__ = ("gathering", "lost", "watchers")
+    __slots__ = ("gathering", "head", "hurry", "lost", "watchers")
 
+    patience: ClassVar[float | None] = None
+    """Seconds within which a request must have come whole."""
+    head: int
+    """Bytes, about, that came of a request whose headers are not all there; 0: they are."""
+    hurry: asyncio.TimerHandle | None
+    """Runs while a request is awaited or has come in part."""
     gathering: Gathering
     lost: bool
     """Whether the connection is gone."""
@@ -144,20 +152,73 @@ class WireProtocol(HttpToolsProtocol):
         self.pipeline = Line()  # type: ignore[assignment]
         self.lost = False
         self.watchers = ()
+        self.head = 0
+        self.hurry = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         self.gathering = Gathering(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", self.gathering))
         self.flow = Flow(cast("asyncio.Transport", self.gathering))
+        self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Some of a request, or of several."""
+        super().data_received(data)
+        if self.head:
+            self.head += len(data)
+            if self.head > HEAD_LIMIT:
+                self._cut(b"431 Request Header Fields Too Large")
+                return
+        elif not self._lacks_body():
+            return
+        self._await_request()
+
+    def on_message_complete(self) -> None:
+        """All of a request has come."""
+        super().on_message_complete()
+        self._at_ease()
+
+    def _await_request(self) -> None:
+        if self.patience is not None and self.hurry is None:
+            self.hurry = self.loop.call_later(self.patience, self._late)
+
+    def _at_ease(self) -> None:
+        if self.hurry is not None:
+            self.hurry.cancel()
+            self.hurry = None
+
+    def _late(self) -> None:
+        """It has not come whole in time; nobody waits for the rest."""
+        self.hurry = None
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if self._lacks_body():
+            self._cut(b"408 Request Timeout" if cycle and not cycle.response_started else None)
+        elif cycle is None or cycle.response_complete:
+            self._cut(b"408 Request Timeout")
+
+    def _lacks_body(self) -> bool:
+        """Whether a request's headers have come, and its body has not all."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and cycle.more_body and not cycle.response_complete
+
+    def _cut(self, status: bytes | None) -> None:
+        if not self.gathering.is_closing():
+            if status is not None:
+                self.gathering.write(
+                    b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status
+                )
+            self.gathering.close()
 
     def on_message_begin(self) -> None:
         """A request begins on this connection."""
         super().on_message_begin()
+        self.head = 1
         self.scope["extensions"] = {_NAME: Wire(self)}  # pyright: ignore[reportGeneralTypeIssues]
 
     def on_headers_complete(self) -> None:
         """Its head has come: it is handled from the loop's next round on."""
+        self.head = 0
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
@@ -166,6 +227,7 @@ class WireProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, by whomever."""
         self.lost = True
+        self._at_ease()
         super().connection_lost(exc)
         for left in self.watchers:
             left()
@@ -208,6 +270,16 @@ class Wire:
     def settle(self) -> None:
         """The reply has begun and will take long: nobody asks for the request's head any more."""
         self._protocol.scope["headers"] = self._protocol.headers = []
+
+
+def patient(patience: float | None) -> type[WireProtocol]:
+    """The protocol with that patience."""
+
+    class Patient(WireProtocol):
+        __slots__ = ()
+
+    Patient.patience = patience
+    return Patient
 
 
 def wire_of(scope: Scope) -> Wire | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from rbee import __version__
+from rbee.access.presented import learn
 from rbee.client import QueenClient, QueenStatus
 from rbee.daemons.detached import DetachedProcess, alive, gone, send
 from rbee.daemons.process import NETWORK, clean_environment, open_log, python_module, tail
@@ -69,9 +70,11 @@ async def find(settings: Settings, paths: Paths) -> Found | None:
     Raises QueenUnreachable when `queen.url` is set and nobody answers there.
     """
     if settings.queen.url:
+        learn(settings.queen.url, settings, paths)
         return await _ask(settings.queen.url, here=None)
     state = read_state(paths)
     if state is not None and alive(state.pid):
+        learn(state.url, settings, paths)
         with contextlib.suppress(QueenUnreachable):
             return await _ask(state.url, here=state.pid)
     return None
@@ -294,15 +297,20 @@ def hub_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in HUB or k.upper() in NETWORK}
 
 
+def secret(variable: str) -> bool:
+    """Whether a variable of rbee's holds what a queen does not need to know."""
+    return "TOKEN" in variable or "API_KEY" in variable
+
+
 def _spawn(settings: Settings, paths: Paths, *, lifetime: str, lifeline: bool) -> DetachedProcess:
     paths.ensure()
     with contextlib.suppress(OSError):
         if paths.queen_log.stat().st_size > LOG_LIMIT:
             paths.queen_log.replace(paths.queen_log.with_suffix(".log.1"))
     args = ["--lifetime", lifetime, *(["--lifeline"] if lifeline else [])]
-    for key in ("host", "port"):
+    for key in ("host", "port", "tls_cert", "tls_key"):
         args += ["--set", f"queen.{key}={getattr(settings.queen, key)}"]
-    rbee_env = {k: v for k, v in os.environ.items() if k.startswith("RBEE_") and "TOKEN" not in k}
+    rbee_env = {k: v for k, v in os.environ.items() if k.startswith("RBEE_") and not secret(k)}
     with open_log(paths.queen_log) as out:
         return DetachedProcess(
             python_module("rbee.daemons.queen.main", *args),
@@ -328,6 +336,7 @@ async def _await_up(process: DetachedProcess, settings: Settings, paths: Paths) 
             while True:
                 state = read_state(paths)
                 if state is not None and state.pid == process.pid:
+                    learn(state.url, settings, paths)
                     with contextlib.suppress(RbeeError):
                         result = await _ask(state.url, here=state.pid)
                         tasks.cancel_scope.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from rbee.protocol.base import Request, Wire
 
@@ -29,7 +29,7 @@ class NewKey(Request, frozen=True, kw_only=True):
     """POST /v1/keys"""
 
     name: Name
-    scopes: Scopes = [Scope.INFER]
+    scopes: Scopes = field(default_factory=lambda: [Scope.INFER])
     expires_in: Annotated[float, Meta(gt=0, le=YEARS)] | None = None
     """Seconds; None: it does not expire."""
     requests_per_minute: PerMinute | None = None

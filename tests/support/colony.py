@@ -165,7 +165,7 @@ class Colony:
 
     def post(self, body: dict[str, Any], client: str | None = None) -> str:
         """Submit an operation; the job's id."""
-        headers = {"X-Rbee-Client": client} if client else {}
+        headers = self.home.owner | ({"X-Rbee-Client": client} if client else {})
         reply = httpx.post(
             f"{self.url}/v1/jobs", json=body, headers=headers, timeout=30, trust_env=False
         )

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from rbee.access.keys import owner_token
+from rbee.access.presented import Presented, present
+
 T = TypeVar("T")
 _PAUSE = threading.Event()
 
@@ -113,15 +116,29 @@ class Home:
     @property
     def url(self) -> str:
         """The running queen's address; waits for it."""
-        return wait_for(lambda: self.state, what="a queen's state file")["url"]
+        url = wait_for(lambda: self.state, what="a queen's state file")["url"]
+        present(url, Presented(self.token))
+        return url
+
+    @property
+    def token(self) -> str:
+        """By which the queen knows this user; empty before she was ever started."""
+        return owner_token(self.path / "state" / "owner.token") or ""
+
+    @property
+    def owner(self) -> dict[str, str]:
+        """Headers of this user's own requests."""
+        return {"Authorization": f"Bearer {self.token}"}
 
     def get(self, path: str) -> Any:
         """JSON of a GET on the queen."""
-        return httpx.get(self.url + path, timeout=10.0, trust_env=False).json()
+        return httpx.get(self.url + path, headers=self.owner, timeout=10.0, trust_env=False).json()
 
     def post(self, path: str, body: Any) -> httpx.Response:
         """A POST on the queen."""
-        return httpx.post(self.url + path, json=body, timeout=60.0, trust_env=False)
+        return httpx.post(
+            self.url + path, json=body, headers=self.owner, timeout=60.0, trust_env=False
+        )
 
     def workers(self) -> list[dict[str, Any]]:
         """The queen's list of workers."""

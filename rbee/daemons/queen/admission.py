@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rbee.clock import Clock
     from rbee.daemons.queen.brain import Brain
     from rbee.daemons.queen.catalog import Catalog
+    from rbee.daemons.queen.ledger import Ledger
     from rbee.daemons.queen.store import Store
     from rbee.daemons.queen.streams import Streams
     from rbee.protocol.hives import ModelInfo
@@ -58,6 +59,8 @@ class Admission:
         self._store = store
         self.homeless: Callable[[], int] = int
         """How many accepted jobs the brain does not know yet."""
+        self.ledger: Ledger | None = None
+        """Hears of each job, and who asked for it."""
         self.arrived: Callable[[str | None], Awaitable[None]] = _at_once
         """Returns when the hive that is meant has come, see Machines."""
 
@@ -106,12 +109,16 @@ class Admission:
         )
         if durable:
             await self._store.accept(job.info(), encode(operation))
+        if self.ledger is not None:
+            self.ledger.opened(job)
         self._streams.create(job.job_id, durable=durable)
         job.queued_mono = self._clock.monotonic()
         job.overhead = job.queued_mono - began
         try:
             await self._brain.call(JobSubmitted(job))
         except ShuttingDown:
+            if self.ledger is not None:
+                self.ledger.withdrawn(job)
             self._store.withdraw(job.job_id)
             self._streams.drop(job.job_id)
             raise

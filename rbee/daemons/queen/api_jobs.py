@@ -20,6 +20,7 @@ from rbee.daemons.base import json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen.params import client_of, correlation_of, flag, is_number, number
 from rbee.daemons.queen.recovery import CANCELLING
+from rbee.daemons.queen.scopes import check_operation
 from rbee.errors import Conflict, JobFinished, NotFound, RbeeError, ValidationFailed
 from rbee.protocol.base import decode, encode
 from rbee.protocol.decisions import Decision, Why
@@ -54,6 +55,7 @@ class JobRoutes:
         """POST /v1/jobs"""
         client = client_of(request, ANYBODY)
         operation = parse_operation(await request.body())
+        check_operation(operation)
         began = anyio.current_time()
         job = await self._queen.admission.submit(
             operation, client=client, correlation_id=correlation_of(request)
@@ -91,6 +93,7 @@ class JobRoutes:
                 f"the request of job {job_id} is none that this version understands",
                 action="Ask anew.",
             ) from exc
+        check_operation(operation)
         job = await self._queen.admission.submit(
             operation,
             client=info.client,

@@ -12,12 +12,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbee import __version__
 from rbee.daemons.base import Door, Exact, check_token, json_response
+from rbee.daemons.cors import Cors
 from rbee.daemons.events import EventStream
-from rbee.daemons.queen import metrics
+from rbee.daemons.queen import api_openai, metrics
+from rbee.daemons.queen.api_access import AccessRoutes
 from rbee.daemons.queen.api_catalog import CatalogRoutes
 from rbee.daemons.queen.api_hives import HiveRoutes
 from rbee.daemons.queen.api_jobs import JobRoutes
-from rbee.daemons.queen.api_openai import OpenAI
+from rbee.daemons.queen.doors import hosts_of, networks_of
+from rbee.daemons.queen.neighbours import Neighbours
 from rbee.daemons.queen.params import flag, number
 from rbee.errors import NotFound
 from rbee.protocol import PROTOCOL
@@ -41,10 +44,14 @@ FEATURES = [
     "metrics",
     "events",
     "openai.chat",
+    "openai.completions",
+    "openai.tools",
     "openai.embeddings",
     "openai.models",
     "models.hub",
     "models.copy",
+    "keys",
+    "usage",
     "local_hive",
     "http_hive",
     "ssh_hive",
@@ -53,9 +60,10 @@ FEATURES = [
 
 def build(queen: Queen) -> ASGIApp:
     """The queen's ASGI app."""
+    settings = queen.settings.queen
     routes, jobs = Routes(queen), JobRoutes(queen)
     queen.metrics.bind(queen)
-    openai = OpenAI(queen)
+    access = AccessRoutes(queen.access.keys, queen.access.usage, queen.clock)
     table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/health", routes.health),
         ("GET", "/metrics", metrics.handler(queen.metrics)),
@@ -78,25 +86,30 @@ def build(queen: Queen) -> ASGIApp:
         ("POST", "/v1/hives/ready", routes.hive_ready),
         ("POST", "/v1/workers/ready", routes.worker_ready),
         ("POST", "/v1/worker-heartbeat", routes.heartbeat),
+        *access.table(),
         ("POST", "/v1/stay", routes.stay),
         ("POST", "/v1/shutdown", routes.shutdown),
+        *api_openai.table(queen),
     ]
-    for prefix in ("/v1", "/openai/v1"):
-        table += [
-            ("POST", f"{prefix}/chat/completions", openai.chat),
-            ("POST", f"{prefix}/embeddings", openai.embeddings),
-            ("GET", f"{prefix}/models", openai.models),
-            ("GET", f"{prefix}/models/{{model:path}}", openai.model),
-        ]
+    table = [
+        (way, path, queen.access.gate.guarded(way, path, handler)) for way, path, handler in table
+    ]
     entries = [Route(path, handler, methods=[method]) for method, path, handler in table]
     router = Router(entries, redirect_slashes=False)
     plain = {(method, path): handler for method, path, handler in table if "{" not in path}
     door = Door(
         Exact(router, plain),
-        origins=queen.settings.queen.allowed_origins,
+        hosts=hosts_of(settings, queen.doors),
+        addresses=queen.doors.outer is not None,
+        origins=settings.allowed_origins,
         on_error=queen.metrics.refused,
     )
-    return _Used(door, queen)
+    app: ASGIApp = _Used(door, queen)
+    if settings.allowed_origins:
+        app = Cors(app, settings.allowed_origins)
+    if networks := networks_of(settings):
+        app = Neighbours(app, networks)
+    return app
 
 
 class _Used:

@@ -42,6 +42,7 @@ from rbee.protocol.hives import HiveInfo
 from rbee.protocol.operations import Embed
 
 if TYPE_CHECKING:
+    from rbee.core.jobs import Job
     from rbee.daemons.queen.board import Board
     from rbee.daemons.queen.links import HiveLink
     from rbee.daemons.queen.metrics import Metrics
@@ -57,8 +58,8 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ER
 
 
 class Effects:
-    """Executes effects. `relay`, `provision`, `performing`, `dress` and `tasks` are set before the
-    first event is handled."""
+    """Executes effects. `relay`, `provision`, `performing`, `dress`, `closed` and `tasks` are set
+    before the first event is handled."""
 
     relay: Relay
     provision: Provision
@@ -66,6 +67,8 @@ class Effects:
     dress: Callable[[HiveInfo], HiveInfo]
     """What is published of a hive, with what is known of its machine."""
     tasks: anyio.abc.TaskGroup
+    closed: Callable[[Job], None]
+    """Hears of each job that has ended."""
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ class Effects:
             else:
                 self._store.save_changed(job.job_id, lambda: (job.info(), encode(job.request)))
             return
+        self.closed(job)
         # Vectors are large, and a caller who waited for them on its connection has them.
         results = job.durable or not isinstance(job.request, Embed)
         events = self._streams.retire(job.job_id, results=results)

@@ -22,8 +22,9 @@ import anyio.abc
 
 from rbee import __version__
 from rbee.clock import SystemClock
-from rbee.daemons.base import first_error, listen, url_of
+from rbee.daemons.base import first_error, url_of
 from rbee.daemons.logs import handler_of
+from rbee.daemons.queen.doors import Doors, opened
 from rbee.daemons.state import (
     DETACH,
     QueenState,
@@ -65,10 +66,10 @@ def serve(
     with locked(paths.lock_file) as mine:
         if not mine:
             raise _already(paths)
-        with listen(settings.queen.host, settings.queen.port) as sock:
+        with opened(settings, paths, now=SystemClock().utc()) as doors:
             try:
                 return anyio.run(
-                    _main, settings, paths, sock, reload, lifetime, lifeline,
+                    _main, settings, paths, doors, reload, lifetime, lifeline,
                     backend_options={"use_uvloop": _has_uvloop()},
                 )  # fmt: skip
             except BaseExceptionGroup as group:
@@ -78,7 +79,7 @@ def serve(
 async def _main(
     settings: Settings,
     paths: Paths,
-    sock: socket.socket,
+    doors: Doors,
     reload: Reload,
     lifetime: str,
     lifeline: bool,
@@ -91,12 +92,12 @@ async def _main(
         settings=settings,
         paths=paths,
         clock=SystemClock(),
-        sock=sock,
+        doors=doors,
         lifetime=lifetime,
         token=before.token if before is not None else None,
     )
     state = QueenState(
-        url=url_of(sock),
+        url=url_of(doors.inner),
         pid=os.getpid(),
         version=__version__,
         lifetime=lifetime,

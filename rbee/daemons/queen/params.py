@@ -6,6 +6,7 @@ import re
 
 from starlette.requests import Request
 
+from rbee.daemons.queen.callers import present
 from rbee.errors import ValidationFailed
 
 CLIENT_HEADER = "X-Rbee-Client"
@@ -44,7 +45,10 @@ def is_number(text: str) -> bool:
 
 
 def client_of(request: Request, default: str) -> str:
-    """Who the caller says it is, for turns. Raises ValidationFailed."""
+    """Who the caller says it is, for turns, or whose key it has. Raises ValidationFailed."""
+    caller = present.get()
+    if caller is not None and caller.client is not None:
+        return caller.client
     given = request.headers.get(CLIENT_HEADER)
     if given is None:
         return default

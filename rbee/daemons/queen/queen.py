@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -22,15 +21,18 @@ from rbee.core.colony import Colony
 from rbee.core.events import HiveJoined, HiveSaid, SettingsChanged, ShutdownAsked
 from rbee.core.fleet import Fleet
 from rbee.core.jobs import Job
-from rbee.daemons.base import make_server, serve, url_of
+from rbee.daemons.base import url_of
 from rbee.daemons.hive.hive import Hive
+from rbee.daemons.queen.access import Access
 from rbee.daemons.queen.admission import Admission
 from rbee.daemons.queen.announcing import announce
 from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.catalog import Catalog
 from rbee.daemons.queen.deciding import decide_by
+from rbee.daemons.queen.doors import Doors, posture
 from rbee.daemons.queen.effects import Effects
+from rbee.daemons.queen.front import Front
 from rbee.daemons.queen.journal import Journal
 from rbee.daemons.queen.links import HttpLink, LocalLink
 from rbee.daemons.queen.logs_of import Logs
@@ -64,7 +66,7 @@ LAST_REPLIES = 2.0
 
 
 class Queen:
-    """One queen on one listening socket. `lifetime` is persistent, linger or owned."""
+    """One queen on her listening sockets. `lifetime` is persistent, linger or owned."""
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class Queen:
         settings: Settings,
         paths: Paths,
         clock: Clock,
-        sock: socket.socket,
+        doors: Doors,
         lifetime: str,
         token: str | None = None,
     ) -> None:
@@ -80,12 +82,12 @@ class Queen:
         self.paths = paths
         self.clock = clock
         self.lifetime = lifetime
-        self.url = url_of(sock)
+        self.url = url_of(doors.inner)
         self.pid = os.getpid()
         self.started_at = clock.utc()
         self.token = token or secrets.token_urlsafe(32)
         self.use = Use(clock)
-        self._sock = sock
+        self.doors = doors
         self._started_mono = clock.monotonic()
         self._stop = anyio.Event()
         self._stop_reason = ""
@@ -119,6 +121,14 @@ class Queen:
             retention=settings.job.retention,
         )
         self.brain = Brain(self.colony, clock, self.effects.execute)
+        self.access = Access(
+            paths=paths,
+            clock=clock,
+            settings=lambda: self.settings.queen,
+            colony=lambda: self.colony,
+            store=self.store,
+        )
+        self.effects.closed = self.access.ledger.closed
         self.catalog = Catalog(
             settings=lambda: self.settings,
             clock=clock,
@@ -139,6 +149,7 @@ class Queen:
             streams=self.streams,
             store=self.store,
         )
+        self.admission.ledger = self.access.ledger
         self.recovery = Recovery(
             store=self.store,
             streams=self.streams,
@@ -257,6 +268,7 @@ class Queen:
     def reload(self, settings: Settings) -> None:
         """Take over what may change while she runs: policy and limits, for what starts from now."""
         self.settings = settings
+        self.access.usage.days = settings.queen.usage_days
         self.admission.settings = settings
         self.effects.retention = settings.job.retention
         self.journal.erases = settings.job.retention <= 0
@@ -276,7 +288,7 @@ class Queen:
         """Live until asked to stop, then take everything down. Started when HTTP answers."""
         from rbee.daemons.queen.app import build  # the app needs this module's Queen
 
-        server = make_server(build(self))
+        front = Front(build(self), self.doors, patience=self.settings.queen.request_timeout)
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -290,21 +302,16 @@ class Queen:
                     stall_timeout=self.settings.worker.stall_timeout,
                 )
                 tasks.start_soon(self.brain.run)
-                served = anyio.Event()
-
-                async def serve_http() -> None:
-                    await serve(server, self._sock)
-                    served.set()
-
                 if self.settings.queen.local_hive:
                     await self._start_hive(tasks)
                 self.machines.begin(tasks)
                 await self.recovery.run()
-                tasks.start_soon(serve_http)
+                tasks.start_soon(front.run)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
                 tasks.start_soon(self._purge)
                 tasks.start_soon(self.recovery.wait_for_hives)
                 tasks.start_soon(self.journal.run)
+                tasks.start_soon(self.access.ledger.run)
                 if self.lifetime == "linger":
                     tasks.start_soon(self._linger)
                 if self.settings.queen.announce:
@@ -317,6 +324,8 @@ class Queen:
                     what = f"what hives.db says of {name} cannot be read: add it again"
                     self.effects.narrate("queen", what, "error")
                 self.effects.narrate("queen", f"listening on {self.url}")
+                for what in posture(self.settings.queen, self.doors, self.access.usable()):
+                    self.effects.narrate("queen", what, "warning")
                 task_status.started(self.url)
                 await self._stop.wait()
                 with anyio.move_on_after(CASCADE_LIMIT):
@@ -325,15 +334,16 @@ class Queen:
                 await self._stop_hives()
                 self.streams.close()
                 self.board.close()
-                server.stop()
+                front.stop()
                 with anyio.move_on_after(LAST_REPLIES):
-                    await served.wait()
+                    await front.ended.wait()
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await self.effects.relay.close()
                 await self.streams.settle()
                 self.journal.close()
+                await anyio.to_thread.run_sync(self.access.ledger.close)
                 self._numbers.close(self.colony.fleet.next_worker)
                 self.machines.close()
                 await anyio.to_thread.run_sync(self.store.close)

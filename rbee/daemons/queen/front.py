@@ -1,0 +1,37 @@
+"""HTTP on every socket the queen answers on, by one app. Owns when they begin and end to serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from rbee.daemons.base import make_server, serve
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from rbee.daemons.queen.doors import Doors
+
+
+class Front:
+    """`patience`: seconds within which a request must have come whole."""
+
+    def __init__(self, app: ASGIApp, doors: Doors, *, patience: float) -> None:
+        tls = (doors.tls.cert, doors.tls.key) if doors.tls is not None else None
+        self._served = [(make_server(app, patience=patience), doors.inner)]
+        if doors.outer is not None:
+            self._served.append((make_server(app, patience=patience, tls=tls), doors.outer))
+        self.ended = anyio.Event()
+
+    async def run(self) -> None:
+        """Until stopped; `ended` when the last replies are out."""
+        async with anyio.create_task_group() as each:
+            for server, sock in self._served:
+                each.start_soon(serve, server, sock)
+        self.ended.set()
+
+    def stop(self) -> None:
+        """Finish the running replies (at most a second), take no more."""
+        for server, _ in self._served:
+            server.stop()

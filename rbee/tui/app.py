@@ -26,6 +26,7 @@ from rbee.protocol.base import Wire
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import Operation, WorkerSpawn, WorkerStop
 from rbee.tui import keymap
+from rbee.tui.error_story import Mishap
 from rbee.tui.glyphs import ASCII, UNICODE
 from rbee.tui.guard import Guard
 from rbee.tui.keymap import MODES, Action
@@ -37,6 +38,7 @@ from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
+from rbee.tui.screens.report import Report
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
@@ -94,6 +96,7 @@ class RbeeApp(App[str]):
         self._own_jobs: set[str] = set()
         self._preloaded = model is None
         self._leaving = False
+        self._mishap: Mishap | None = None
         self._theme_errors: list[SettingsError] = []
         self._add_themes(themes_folder)
         if theme not in self.available_themes:
@@ -126,10 +129,12 @@ class RbeeApp(App[str]):
         """Switch colours at once."""
         self.theme = name
 
-    def toast(self, error: RbeeError) -> None:
-        """An error as a toast: what happened, and what to do."""
+    def toast(self, error: RbeeError, job: JobInfo | None = None) -> None:
+        """An error as a toast: what happened, and what to do. `job`: what it ended."""
+        self._mishap = Mishap(error, self.store.clock(), job)
+        key = keymap.key_text(self.overrides.get("error.story", keymap.BY_ID["error.story"].keys))
         self.notify(
-            f"{error.message}\n{self.glyphs.arrow} {error.action}",
+            f"{error.message}\n{self.glyphs.arrow} {error.action} {self.glyphs.dot} {key} details",
             title=error.code.replace("_", " ").capitalize(),
             severity="error",
             timeout=10,
@@ -195,6 +200,17 @@ class RbeeApp(App[str]):
         """The keys of the current screen, and all the others below."""
         if isinstance(self.screen, ColonyScreen):
             self.push_screen(Help(self.screen.HELP_SCOPES, self.overrides))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing can be told of an error before there was one."""
+        if action == "error_story":
+            return self._mishap is not None
+        return super().check_action(action, parameters)
+
+    def action_error_story(self) -> None:
+        """The last error in full, with what came before it."""
+        if self._mishap is not None and isinstance(self.screen, ColonyScreen):
+            self.push_screen(Report(self._mishap, self.store, __version__))
 
     def action_try_again(self) -> None:
         """Look for the queen now, instead of at the end of the countdown."""
@@ -265,7 +281,8 @@ class RbeeApp(App[str]):
                     {"error": {"code": job.error_code, "message": job.error_message, "details": {}}}
                 )
                 if job.error_code
-                else InternalError(f"{job.operation} failed")
+                else InternalError(f"{job.operation} failed"),
+                job,
             )
         if job.state in (JobState.FAILED, JobState.COMPLETED, JobState.CANCELLED):
             self._own_jobs.discard(job.job_id)

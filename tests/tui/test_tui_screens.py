@@ -21,6 +21,7 @@ from rbee.protocol.jobs import JobInfo, JobState
 from rbee.tui.app import RbeeApp
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.dialogs import Confirm, Details, Notice, Picker
+from rbee.tui.screens.report import Report
 from rbee.tui.store import Link
 from rbee.tui.widgets.panels import NarrationPanel
 from rbee.tui.widgets.table import RowTable
@@ -149,6 +150,13 @@ async def test_a_refused_job_is_a_toast_with_cause_and_remedy() -> None:
             assert shows(app, "No workers")
             assert shows(app, "no device fits 19.8G")
             assert shows(app, "rbee worker list")
+            assert shows(app, "e details")
+            await pilot.press("e")
+            await dialog(pilot, Report)
+            assert shows(app, "no device fits 19.8G")
+            await pilot.press("y")
+            assert "error     NO_WORKERS" in app.clipboard
+            assert app.clipboard.startswith("rbee ")
 
 
 async def test_a_job_of_ours_that_fails_later_is_a_toast() -> None:
@@ -167,6 +175,11 @@ async def test_a_job_of_ours_that_fails_later_is_a_toast() -> None:
             )
             double.push("job", job)
             await until(pilot, lambda: shows(app, "bad magic in the file"), "a toast")
+            app.store.say("queen", "job j-201 \u2192 mule: bad \x1b[31m file")
+            await pilot.press("e")
+            await dialog(pilot, Report)
+            assert shows(app, "j-201 worker_spawn")
+            assert shows(app, "queen  job j-201 \u2192 mule: bad [31m file"), "what came before"
 
 
 async def test_details_hold_state_memory_and_log() -> None:

@@ -110,6 +110,15 @@ def _everywhere() -> list[Action]:
             palette=True,
         ),
         Action(
+            "error.story",
+            "e",
+            "details",
+            "The last error in full",
+            "everywhere",
+            "app.error_story",
+            palette=True,
+        ),
+        Action(
             "queen.retry",
             "ctrl+t",
             "try again",

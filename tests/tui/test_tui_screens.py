@@ -179,7 +179,8 @@ async def test_a_job_of_ours_that_fails_later_is_a_toast() -> None:
             await pilot.press("e")
             await dialog(pilot, Report)
             assert shows(app, "j-201 worker_spawn")
-            assert shows(app, "queen  job j-201 \u2192 mule: bad [31m file"), "what came before"
+            words = "\n".join(str(each.content) for each in app.screen.query(Static))
+            assert "queen  job j-201 \u2192 mule: bad [31m file" in words, "what came before"
 
 
 async def test_details_hold_state_memory_and_log() -> None:

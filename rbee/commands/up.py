@@ -26,15 +26,18 @@ def screen(flags: Mapping[str, str], *, model: str | None) -> int:
         )
     from rbee.daemons.launch import Keeper
     from rbee.tui.app import RbeeApp  # 300 ms
+    from rbee.tui.background import background_is_dark
+    from rbee.tui.desk import SettingsDesk
+    from rbee.tui.theme_shelf import AUTO
 
     settings, paths = settings_and_paths(flags)
+    asked = settings.tui.theme == AUTO
     app = RbeeApp(
         keeper=Keeper(settings, paths),
-        theme=settings.tui.theme,
-        ascii_glyphs=settings.tui.ascii,
-        keys=settings.keys,
+        desk=SettingsDesk(paths, check=RbeeApp.check_keys, flags=flags),
         model=model,
         themes_folder=paths.themes_dir,
+        dark=background_is_dark(fd=sys.stdin.fileno()) if asked else None,
     )
     line = app.run()
     if line:

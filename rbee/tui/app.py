@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import anyio.to_thread
+from textual import on
 from textual.app import App
 from textual.binding import BindingType
+from textual.command import Command, CommandPalette
 from textual.filter import LineFilter
 from textual.screen import Screen
-from textual.theme import BUILTIN_THEMES
 from textual.widget import Widget
 
 from rbee import __version__
 from rbee.client import QueenKeeper
 from rbee.errors import InternalError, RbeeError, SettingsError
+from rbee.paths import Paths
 from rbee.protocol.base import Wire
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import Operation, WorkerSpawn, WorkerStop
-from rbee.tui import keymap
-from rbee.tui.error_story import Mishap
-from rbee.tui.glyphs import ASCII, UNICODE
+from rbee.settings_sections import TuiSettings
+from rbee.tui import key_choices, keymap
+from rbee.tui.desk import SettingsDesk
+from rbee.tui.glyphs import UNICODE
 from rbee.tui.guard import Guard
 from rbee.tui.keymap import MODES, Action
 from rbee.tui.link import QueenLink
+from rbee.tui.look import put_on
 from rbee.tui.palette import Commands
 from rbee.tui.quitting import leave
 from rbee.tui.screens.base import ColonyScreen
@@ -38,12 +44,12 @@ from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
-from rbee.tui.screens.report import Report
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
-from rbee.tui.themes import bundled_themes, user_themes, variable_defaults
+from rbee.tui.theme_shelf import ThemeShelf
+from rbee.tui.themes import variable_defaults
 from rbee.tui.widgets.conversation import Conversation
 
 TICK_SECONDS = 1.0
@@ -75,37 +81,41 @@ class RbeeApp(App[str]):
         theme: str = "honey-dark",
         ascii_glyphs: bool = False,
         keys: Mapping[str, str] | None = None,
+        desk: SettingsDesk | None = None,
         model: str | None = None,
         clock: Callable[[], float] = time.time,
         themes_folder: Path | None = None,
+        dark: bool | None = None,
         version: str = __version__,
     ) -> None:
-        """`clock`: UTC seconds; `version`: what the queen has to be.
+        """`clock`: UTC seconds; `version`: what the queen has to be; `dark`: whether the terminal's
+        background is. `desk`: the settings, which then come before `theme`, `ascii_glyphs`, `keys`.
 
-        Raises SettingsError for an unknown theme or key id.
+        Raises SettingsError for an unknown theme, key id or key.
         """
         self._default_variables: dict[str, str] = {}
         super().__init__()
         self.keeper = keeper
-        self.glyphs = ASCII if ascii_glyphs else UNICODE
+        self.glyphs = replace(UNICODE)
+        self.refresh_seconds = 1.0
+        self._desk = desk
         self.first_model = model
-        self.overrides = keymap.check_overrides(keys or {})
         self.store = ColonyStore(clock=clock)
         self.link = QueenLink(keeper, self.store, self._colony_changed, version=version)
         self._guard = Guard()
         self._own_jobs: set[str] = set()
         self._preloaded = model is None
         self._leaving = False
-        self._mishap: Mishap | None = None
-        self._theme_errors: list[SettingsError] = []
-        self._add_themes(themes_folder)
-        if theme not in self.available_themes:
-            raise SettingsError(
-                f"theme {theme!r} is not known; there are {', '.join(self.theme_names())}"
-            )
-        self.theme = theme
-        self.set_keymap(self.overrides)
-        self.set_class(ascii_glyphs, "-ascii")
+        self.themes = ThemeShelf(self, themes_folder, dark=dark)
+        tui = TuiSettings(theme=theme, ascii=ascii_glyphs) if desk is None else desk.settings.tui
+        put_on(self, tui)
+        self.use_keys((keys or {}) if desk is None else desk.settings.keys, vim=tui.vim)
+        try:
+            self.themes.choose(tui.theme)
+        except SettingsError as exc:
+            if not self.themes.errors:  # it may be the one that is broken
+                raise
+            self.themes.errors.append(exc)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """rbee's own variables, for themes that do not know them."""
@@ -118,23 +128,76 @@ class RbeeApp(App[str]):
     def on_mount(self) -> None:
         self.set_interval(TICK_SECONDS, self.store.tick)
         self.run_worker(self.link.run(), name="link", exit_on_error=True)
-        for error in self._theme_errors:
+        self.run_worker(self.themes.watch(), name="themes", exit_on_error=True)
+        for error in self.themes.errors:
             self.toast(error)
+        if self._desk is not None and self._desk.problem is not None:
+            self.toast(self._desk.problem)
 
-    def theme_names(self) -> list[str]:
-        """rbee's themes first, then Textual's."""
-        return sorted(self.available_themes, key=lambda name: (name in BUILTIN_THEMES, name))
+    @property
+    def desk(self) -> SettingsDesk:
+        """The settings; this user's, where nobody has handed them in."""
+        if self._desk is None:
+            self._desk = SettingsDesk(Paths.user(), check=self.check_keys)
+        return self._desk
+
+    @classmethod
+    def check_keys(cls, keys: Mapping[str, str]) -> dict[str, str]:
+        """Raises SettingsError for `[keys]` that cannot be."""
+        return key_choices.check(keys, cls.key_groups())
+
+    @classmethod
+    def key_groups(cls) -> list[key_choices.Group]:
+        """Ids whose keys work at the same time, screen by screen."""
+        return key_choices.groups_of(
+            screen for screen in cls.MODES.values() if isinstance(screen, type)
+        )
+
+    def use_keys(self, keys: Mapping[str, str], *, vim: bool) -> None:
+        """Obey these keys from now on. Raises SettingsError when they cannot be."""
+        self.chosen_keys = self.check_keys(keys)
+        self.overrides = key_choices.effective(self.chosen_keys, vim=vim)
+        self.set_keymap(self.overrides)
+
+    def apply_settings(self) -> None:
+        """What the desk has read last is how things look and which keys work."""
+        settings = self.desk.settings
+        put_on(self, settings.tui)
+        self.use_keys(settings.keys, vim=settings.tui.vim)
+        if settings.tui.theme != self.themes.chosen:
+            self.themes.choose(settings.tui.theme)
+        if isinstance(self.screen, ColonyScreen):
+            self.screen.pace()
+            self.screen.repaint()
+            self.screen.refresh(layout=True)
 
     def choose_theme(self, name: str) -> None:
-        """Switch colours at once."""
-        self.theme = name
+        """Switch colours at once, and keep them in `ui.toml`."""
+        self.themes.choose(name)
+        self.run_worker(self._keep_theme(name), exit_on_error=True)
 
-    def toast(self, error: RbeeError, job: JobInfo | None = None) -> None:
-        """An error as a toast: what happened, and what to do. `job`: what it ended."""
-        self._mishap = Mishap(error, self.store.clock(), job)
-        key = keymap.key_text(self.overrides.get("error.story", keymap.BY_ID["error.story"].keys))
+    async def _keep_theme(self, name: str) -> None:
+        try:
+            await anyio.to_thread.run_sync(self.desk.write, "tui.theme", name)
+        except RbeeError as exc:
+            self.toast(exc)
+
+    @on(CommandPalette.OptionHighlighted)
+    def _palette_moved(self, event: CommandPalette.OptionHighlighted) -> None:
+        option = event.highlighted_event.option
+        text = (option.hit.text or "") if isinstance(option, Command) else ""
+        prefix, _, name = text.partition("theme: ")
+        self.themes.preview(name if not prefix and name else None)
+
+    @on(CommandPalette.Closed)
+    def _palette_closed(self, event: CommandPalette.Closed) -> None:
+        if not event.option_selected:
+            self.themes.preview(None)
+
+    def toast(self, error: RbeeError) -> None:
+        """An error as a toast: what happened, and what to do."""
         self.notify(
-            f"{error.message}\n{self.glyphs.arrow} {error.action} {self.glyphs.dot} {key} details",
+            f"{error.message}\n{self.glyphs.arrow} {error.action}",
             title=error.code.replace("_", " ").capitalize(),
             severity="error",
             timeout=10,
@@ -201,17 +264,6 @@ class RbeeApp(App[str]):
         if isinstance(self.screen, ColonyScreen):
             self.push_screen(Help(self.screen.HELP_SCOPES, self.overrides))
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing can be told of an error before there was one."""
-        if action == "error_story":
-            return self._mishap is not None
-        return super().check_action(action, parameters)
-
-    def action_error_story(self) -> None:
-        """The last error in full, with what came before it."""
-        if self._mishap is not None and isinstance(self.screen, ColonyScreen):
-            self.push_screen(Report(self._mishap, self.store, __version__))
-
     def action_try_again(self) -> None:
         """Look for the queen now, instead of at the end of the countdown."""
         self.link.hurry()
@@ -241,14 +293,6 @@ class RbeeApp(App[str]):
             await leave(self)
         finally:
             self._leaving = False
-
-    def _add_themes(self, folder: Path | None) -> None:
-        for theme in bundled_themes():
-            self.register_theme(theme)
-        if folder is not None:
-            themes, self._theme_errors = user_themes(folder)
-            for theme in themes:
-                self.register_theme(theme)
 
     def submit(self, operation: Operation, what: str) -> None:
         """Have a job done; `what` is told once the queen has it, and its failure as a toast."""
@@ -281,8 +325,7 @@ class RbeeApp(App[str]):
                     {"error": {"code": job.error_code, "message": job.error_message, "details": {}}}
                 )
                 if job.error_code
-                else InternalError(f"{job.operation} failed"),
-                job,
+                else InternalError(f"{job.operation} failed")
             )
         if job.state in (JobState.FAILED, JobState.COMPLETED, JobState.CANCELLED):
             self._own_jobs.discard(job.job_id)

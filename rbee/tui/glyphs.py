@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rbee.tui import cells
 
 GIB = 1 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Glyphs:
-    """One character per meaning; `spark` is a ramp from nothing to full."""
+    """One character per meaning; `spark` is a ramp from nothing to full.
+
+    An app has one, which its widgets hold: `become` changes what all of them draw.
+    """
 
     logo: str
     logo_hollow: str
@@ -43,6 +46,14 @@ class Glyphs:
     arrow: str
     times: str
     spinner: str
+    crumb: str
+    plain: bool = False
+    """Whether every character is ASCII."""
+
+    def become(self, other: Glyphs) -> None:
+        """Have the characters of another set."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(other, each.name))
 
     def meter(self, fraction: float | None, width: int) -> tuple[str, str]:
         """A bar of `width` cells as (filled, rest); an unknown value is all rest."""
@@ -89,6 +100,7 @@ UNICODE = Glyphs(
     arrow="→",
     times="×",
     spinner="⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏",
+    crumb="›",
 )
 ASCII = Glyphs(
     logo="#",
@@ -116,6 +128,8 @@ ASCII = Glyphs(
     arrow="->",
     times="x",
     spinner="|/-\\",
+    crumb=">",
+    plain=True,
 )
 
 

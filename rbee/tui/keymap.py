@@ -7,12 +7,10 @@ business (`App.set_keymap`).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from textual.binding import Binding, BindingType
 
-from rbee.errors import SettingsError
 from rbee.tui.actions import Action, Mode
 from rbee.tui.keys import (
     chat,
@@ -38,7 +36,6 @@ __all__ = [
     "Mode",
     "all_keys_text",
     "bindings",
-    "check_overrides",
     "key_text",
 ]
 
@@ -72,15 +69,6 @@ def bindings(
         for action in ACTIONS
         if action.scope == scope and action.method and action.id in wanted
     ]
-
-
-def check_overrides(overrides: Mapping[str, str]) -> dict[str, str]:
-    """The user's `[keys]`. Raises SettingsError for an unknown id, naming the nearest."""
-    for id_ in overrides:
-        if id_ not in BY_ID:
-            near = difflib.get_close_matches(id_, list(BY_ID), n=1, cutoff=0.0)[0]
-            raise SettingsError(f"keys: no action is called {id_!r}; did you mean {near!r}?")
-    return dict(overrides)
 
 
 _KEY_TEXT = {

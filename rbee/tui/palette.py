@@ -11,8 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.theme import BUILTIN_THEMES
 
 from rbee.tui import keymap
+from rbee.tui.theme_shelf import AUTO
 
 if TYPE_CHECKING:
     from rbee.tui.app import RbeeApp
@@ -75,12 +77,12 @@ class Commands(Provider):
                     _help(app, action),
                     partial(app.perform, action),
                 )
-        for name in app.theme_names():
+        for name in (AUTO, *app.themes.names()):
             yield Entry(
                 f"theme: {name}",
                 "Colours",
                 partial(app.choose_theme, name),
-                discover=name.startswith("honey"),
+                discover=name not in BUILTIN_THEMES,
             )
 
 

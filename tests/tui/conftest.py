@@ -14,10 +14,13 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def steady(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     for name in ("NO_COLOR", "TEXTUAL_THEME", "TEXTUAL_COLOR_SYSTEM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TEXTUAL_ANIMATIONS", "none")
+    monkeypatch.setenv("RBEE_HOME", str(tmp_path_factory.getbasetemp() / "nobody"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield

@@ -22,8 +22,6 @@ from rbee.tui.widgets.trouble_bar import TroubleBar
 if TYPE_CHECKING:
     from rbee.tui.app import RbeeApp
 
-REFRESH_SECONDS = 1.0
-
 
 class ColonyScreen(Screen[None]):
     """Base of the nine screens."""
@@ -67,9 +65,18 @@ class ColonyScreen(Screen[None]):
         return False
 
     def on_mount(self) -> None:
-        self._timer = self.set_interval(REFRESH_SECONDS, self.repaint)
+        self._every = self.rbee.refresh_seconds
+        self._timer = self.set_interval(self._every, self.repaint)
+
+    def pace(self) -> None:
+        """Repaint as often as the settings say."""
+        if self._every != self.rbee.refresh_seconds:
+            self._timer.stop()
+            self._every = self.rbee.refresh_seconds
+            self._timer = self.set_interval(self._every, self.repaint)
 
     def on_screen_resume(self) -> None:
+        self.pace()
         self._timer.resume()
         self.repaint()
 

@@ -16,7 +16,6 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from rbee.tui import keymap
-from rbee.tui.glyphs import UNICODE
 from rbee.tui.screens.filtering import FilteredScreen
 from rbee.tui.widgets.facets import Facet, TabbedTable, tab_spans
 
@@ -114,7 +113,7 @@ class ListScreen(FilteredScreen[TabbedTable]):
         """The keys that turn the tabs, as people write them."""
         wanted = [keymap.BY_ID[id_] for id_ in ("tab.previous", "tab.next")]
         keys = " ".join(keymap.key_text(self.rbee.overrides.get(a.id, a.keys)) for a in wanted)
-        return keys if self.table.glyphs is UNICODE else keys.translate(_ASCII_ARROWS)
+        return keys.translate(_ASCII_ARROWS) if self.table.glyphs.plain else keys
 
     def on_mount(self) -> None:
         self._had_rows: bool | None = None

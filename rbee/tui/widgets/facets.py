@@ -45,7 +45,7 @@ def tab_spans(names: Sequence[str], current: str) -> Line:
 class Facet(Lines):
     """One side of a thing. `tabs` is its first row where the others are behind it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("tabs")
+    BINDINGS: ClassVar[list[BindingType]] = [*keymap.bindings("tabs"), *keymap.bindings("texts")]
 
     def __init__(self, name: str) -> None:
         super().__init__(name, id=name.lower())

@@ -176,6 +176,10 @@ class RowTable(Lines):
         """Move by what fits the panel."""
         self.action_cursor(step * max(1, self.size.height - self.offset_rows - 1))
 
+    def action_half_page(self, step: int) -> None:
+        """Move by half of what fits the panel."""
+        self.action_cursor(step * max(1, (self.size.height - self.offset_rows) // 2))
+
     def action_sort(self) -> None:
         """Order by the next column; after the last one, as it came."""
         keys: list[str | None] = [None, *(column.key for column in self._fitting()[0])]

@@ -142,6 +142,11 @@ class Paths:
         return self.data / "rbee.db"
 
     @property
+    def chats_dir(self) -> Path:
+        """Conversations of the chat screen."""
+        return self.data / "chats"
+
+    @property
     def models_dir(self) -> Path:
         """Model files that rbee fetched."""
         return self.data / "models"

@@ -38,6 +38,7 @@ def screen(flags: Mapping[str, str], *, model: str | None) -> int:
         model=model,
         themes_folder=paths.themes_dir,
         dark=background_is_dark(fd=sys.stdin.fileno()) if asked else None,
+        chats_folder=paths.chats_dir,
     )
     line = app.run()
     if line:

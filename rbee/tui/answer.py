@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from rbee.client import ServerEvent
 from rbee.errors import RbeeError
+from rbee.narration import printable
 from rbee.protocol.base import decode
 from rbee.protocol.jobs import (
     CancelledData,
@@ -24,10 +25,11 @@ from rbee.protocol.jobs import (
     TokenData,
 )
 from rbee.tui.glyphs import Glyphs
+from rbee.tui.thinking import Parts, apart, clean
 
 
 class Phase(StrEnum):
-    """sending → waiting → streaming → done | failed | stopped."""
+    """sending → waiting → streaming → done | failed | stopped | interrupted."""
 
     SENDING = "sending"
     WAITING = "waiting"
@@ -35,9 +37,11 @@ class Phase(StrEnum):
     DONE = "done"
     FAILED = "failed"
     STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+    """rbee ended while the answer came."""
 
 
-ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED})
+ENDED = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED, Phase.INTERRUPTED})
 
 
 @dataclass
@@ -63,6 +67,15 @@ class Answer:
     finish_reason: str | None = None
     error: RbeeError | None = None
     wanted_stop: bool = False
+    pinned: str | None = None
+    """The worker that was asked for."""
+    seen: int = 0
+    """Id of the last event that came."""
+    resumes: int = 0
+    """How often another worker went on where one was lost."""
+    away_since: float | None = None
+    """Since when the queen does not answer."""
+    eta_ms: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -70,17 +83,36 @@ class Answer:
         return self.phase in ENDED
 
     def body(self) -> str:
-        """The answer so far."""
+        """All that came so far, thoughts too."""
         return "".join(self.text)
+
+    def parts(self) -> Parts:
+        """What was thought and what was said, so far."""
+        return apart(self.body(), ended=self.ended)
+
+    def said(self) -> str:
+        """The answer without its thoughts."""
+        return self.parts().said
 
     def apply(self, event: ServerEvent, now: float) -> str:
         """Take in one event of the job stream; returns the text it added."""
+        if self.ended:
+            return ""
+        self.away_since = None
+        if event.id is not None and event.id.isdecimal():
+            self.seen = int(event.id)
         match event.event:
             case EventType.QUEUED:
-                self.position, self.phase = decode(event.data, QueuedData).position, Phase.WAITING
+                queued = decode(event.data, QueuedData)
+                self.position, self.eta_ms, self.phase = (
+                    queued.position,
+                    queued.eta_ms,
+                    Phase.WAITING,
+                )
             case EventType.STATUS:
                 status = decode(event.data, StatusData)
-                self.stage, self.progress = status.message or status.stage, status.progress
+                self.stage = printable(status.message or status.stage)
+                self.progress = status.progress
                 self.position = None
                 if self.phase is Phase.SENDING:
                     self.phase = Phase.WAITING
@@ -88,11 +120,13 @@ class Answer:
                 started = decode(event.data, StartedData)
                 self.worker_id, self.hive = started.worker_id, started.hive
                 self.device, self.position, self.stage = started.device, None, ""
+                self.resumes += started.tokens_before > 0
                 self.progress, self.phase = None, Phase.WAITING
             case EventType.TOKEN:
                 return self._token(decode(event.data, TokenData), now)
             case EventType.METRICS:
                 self.metrics = decode(event.data, MetricsData)
+                self.resumes = max(self.resumes, self.metrics.resumed)
             case EventType.END:
                 end = decode(event.data, EndData)
                 self.finish_reason, self.tokens = end.finish_reason, end.tokens_out
@@ -109,8 +143,9 @@ class Answer:
 
     def fail(self, error: RbeeError, now: float) -> None:
         """The answer ends here; what was said of it stays."""
-        self.error = error
-        self._end(Phase.FAILED, now)
+        if not self.ended:
+            self.error = error
+            self._end(Phase.FAILED, now)
 
     def stop(self, now: float) -> None:
         """The user stopped it."""
@@ -136,11 +171,14 @@ class Answer:
             self.first_at = now
         self.phase, self.stage, self.progress, self.position = Phase.STREAMING, "", None, None
         self.tokens = max(self.tokens, token.i + 1)
-        self.text.append(token.t)
-        return token.t
+        added = clean(token.t)
+        self.text.append(added)
+        return added
 
     def _end(self, phase: Phase, now: float) -> None:
-        self.phase, self.ended_at = phase, now
+        if self.ended:
+            return
+        self.phase, self.ended_at, self.away_since = phase, now, None
         self.stage, self.progress, self.position = "", None, None
 
 
@@ -149,21 +187,20 @@ def vars_of(error: ErrorData) -> dict[str, object]:
     return {"code": error.code, "message": error.message, "details": error.details}
 
 
-def usage_line(answer: Answer, glyphs: Glyphs, now: float) -> str:
-    """`⠹ llama-3.2-3b · w-03@mule · ↑12 ↓96 · 81.7 tok/s · ttft 0.14 s`; frozen at its end."""
+def usage_line(answer: Answer, glyphs: Glyphs, now: float, *, waiting_for: str = "") -> str:
+    """`⠹ llama-3.2-3b · w-03@mule · ↑12 ↓96 · 81.7 tok/s · ttft 0.14 s`; frozen at its end.
+
+    `waiting_for`: why the job is not running, as the queen says it.
+    """
     dot = f" {glyphs.dot} "
     parts = [f"{_mark(answer, glyphs, now)} {answer.model}"]
     if answer.worker_id:
         parts.append(f"{answer.worker_id}@{answer.hive}")
-    if answer.position is not None:
-        parts.append(f"{glyphs.queued} queued #{answer.position}")
-    if answer.stage:
-        percent = "" if answer.progress is None else f" {answer.progress:.0%}"
-        parts.append(f"{answer.stage}{percent}")
-    elif answer.phase is Phase.SENDING:
-        parts.append("sending")
-    elif answer.phase is Phase.WAITING and answer.worker_id:
-        parts.append("reading the prompt")
+    if answer.away_since is not None:
+        seconds = max(0.0, now - answer.away_since)
+        parts.append(f"the queen is away, waiting for her {seconds:.0f} s")
+    elif not answer.ended:
+        parts += _waiting(answer, glyphs, waiting_for)
     if answer.tokens:
         prompt = f"{glyphs.up}{answer.metrics.prompt_tokens} " if answer.metrics else ""
         parts.append(f"{prompt}{glyphs.down}{answer.tokens}")
@@ -171,11 +208,31 @@ def usage_line(answer: Answer, glyphs: Glyphs, now: float) -> str:
         parts.append(f"{speed:.1f} tok/s")
     if (ttft := answer.ttft()) is not None:
         parts.append(f"ttft {ttft:.2f} s")
-    if answer.phase is Phase.STOPPED:
-        parts.append("stopped")
+    if answer.resumes:
+        times = "" if answer.resumes == 1 else f" {answer.resumes} times"
+        parts.append(f"resumed{times} after a lost worker")
+    if answer.phase in (Phase.STOPPED, Phase.INTERRUPTED):
+        parts.append(answer.phase.value)
     elif answer.phase is Phase.DONE and answer.finish_reason == "length":
         parts.append("cut at the token limit")
     return dot.join(parts)
+
+
+def _waiting(answer: Answer, glyphs: Glyphs, waiting_for: str) -> list[str]:
+    out: list[str] = []
+    if answer.position is not None:
+        why = f", {printable(waiting_for)}" if waiting_for else ""
+        out.append(f"{glyphs.queued} queued #{answer.position}{why}")
+        if answer.eta_ms is not None:
+            out.append(f"first word in about {max(1, round(answer.eta_ms / 1000))} s")
+    if answer.stage:
+        percent = "" if answer.progress is None else f" {answer.progress:.0%}"
+        out.append(f"{answer.stage}{percent}")
+    elif answer.phase is Phase.SENDING:
+        out.append("sending")
+    elif answer.phase is Phase.WAITING and answer.worker_id:
+        out.append("reading the prompt")
+    return out
 
 
 def _mark(answer: Answer, glyphs: Glyphs, now: float) -> str:
@@ -184,7 +241,7 @@ def _mark(answer: Answer, glyphs: Glyphs, now: float) -> str:
             return glyphs.done
         case Phase.FAILED:
             return glyphs.failed
-        case Phase.STOPPED:
+        case Phase.STOPPED | Phase.INTERRUPTED:
             return glyphs.cancelled
         case _:
             return glyphs.spinner[int(now * 10) % len(glyphs.spinner)]

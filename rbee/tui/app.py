@@ -50,7 +50,7 @@ from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.theme_shelf import ThemeShelf
 from rbee.tui.themes import variable_defaults
-from rbee.tui.widgets.conversation import Conversation
+from rbee.tui.talk_files import Shelf, Summary
 
 TICK_SECONDS = 1.0
 
@@ -89,6 +89,7 @@ class RbeeApp(App[str]):
         version: str = __version__,
     ) -> None:
         """`clock`: UTC seconds; `version`: what the queen has to be; `dark`: whether the terminal's
+        chats_folder: Path | None = None,
         background is. `desk`: the settings, which then come before `theme`, `ascii_glyphs`, `keys`.
 
         Raises SettingsError for an unknown theme, key id or key.
@@ -104,6 +105,7 @@ class RbeeApp(App[str]):
         self.link = QueenLink(keeper, self.store, self._colony_changed, version=version)
         self._guard = Guard()
         self._own_jobs: set[str] = set()
+        self.shelf = None if chats_folder is None else Shelf(chats_folder)
         self._preloaded = model is None
         self._leaving = False
         self.themes = ThemeShelf(self, themes_folder, dark=dark)
@@ -222,16 +224,22 @@ class RbeeApp(App[str]):
         if worker is not None:
             self._then("dashboard", lambda screen: _dashboard(screen).ask_stop(worker))
 
-    def open_chats(self) -> list[Conversation]:
+    def show_logs(self, source: str) -> None:
+        """The log of the queen, a hive or a worker, with what was told about it."""
+        self._then(
+            "logs", lambda screen: screen.choose(source) if isinstance(screen, Logs) else None
+        )
+
+    def open_chats(self) -> list[Summary]:
         """Conversations that are not on screen."""
         chat = self._chat_screen()
         return [] if chat is None else [each for each in chat.chats if each is not chat.chat]
 
-    def open_chat(self, conversation: Conversation) -> None:
+    def open_chat(self, summary: Summary) -> None:
         """Show a conversation."""
         chat = self._chat_screen()
         if chat is not None:
-            self._then("chat", lambda _: chat.open_chat(conversation))
+            self._then("chat", lambda _: chat.open_chat(summary.id))
 
     def perform(self, action: Action) -> None:
         """Do what an action's key would do, on the screen it belongs to."""

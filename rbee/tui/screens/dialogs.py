@@ -5,7 +5,7 @@ The safe choice always comes first and has the cursor; `escape` is the safe choi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -126,11 +126,20 @@ class Picker(ModalScreen[str | None]):
         Binding("up", "move(-1)", show=False, priority=True),
     ]
 
-    def __init__(self, title: str, models: Sequence[ModelInfo], chosen: str | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        models: Sequence[ModelInfo],
+        chosen: str | None = None,
+        *,
+        notes: Mapping[str, str] | None = None,
+    ) -> None:
+        """`notes`: id → where it runs, or whatever else is to be said of it."""
         super().__init__(classes="dialog")
         self._title = title
         self._models = tuple(models)
         self._chosen = chosen
+        self._notes = notes or {}
 
     def compose(self) -> ComposeResult:
         box = Vertical(
@@ -171,17 +180,23 @@ class Picker(ModalScreen[str | None]):
         options.clear_options()
         wanted = needle.strip().lower()
         found = [m for m in self._models if wanted in f"{m.id} {m.quant or ''}".lower()]
-        options.add_options([Option(_model_line(model), id=model.id) for model in found])
+        options.add_options(
+            [
+                Option(_model_line(model, self._notes.get(model.id, "")), id=model.id)
+                for model in found
+            ]
+        )
         ids = [model.id for model in found]
         if ids:
             options.highlighted = ids.index(self._chosen) if self._chosen in ids else 0
 
 
-def _model_line(model: ModelInfo) -> Content:
+def _model_line(model: ModelInfo, note: str) -> Content:
     figures = [model.quant or model.format, f"{gib(model.size)}G"]
     if model.context:
         figures.append(f"{model.context} ctx")
-    return Content.assemble((model.id, "bold"), (f"  {'  '.join(figures)}", "$muted"))
+    told = f"  {'  '.join(figures)}"
+    return Content.assemble((model.id, "bold"), (told, "$muted"), (f"  {note}", "$success"))
 
 
 class Notice(ModalScreen[str | None]):

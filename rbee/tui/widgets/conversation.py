@@ -1,7 +1,7 @@
-"""A conversation on screen: questions, streamed answers, the usage line under each.
+"""A conversation on screen: questions, their answers, and the turn that keys are about.
 
-Owns the turns of one chat and how they are drawn. Talking to the queen is the chat screen's part:
-it feeds events into `TurnView.apply`.
+Owns which turns are drawn and where the reader is. Talking to the queen and to the disk is the
+chat screen's part.
 """
 
 from __future__ import annotations
@@ -12,71 +12,78 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.widgets import Static
 
-from rbee.client import ServerEvent
-from rbee.protocol.messages import Message
 from rbee.tui import keymap
-from rbee.tui.answer import Answer, Phase, usage_line
+from rbee.tui.answer import Answer
 from rbee.tui.glyphs import Glyphs
+from rbee.tui.talk import Dialogue, Exchange
+from rbee.tui.widgets.reply import ReplyView
+
+WINDOW = 20
+"""Turns that are drawn at first; earlier ones when the reader goes there."""
+LONGEST_QUESTION = 2000
+MOST_LINES = 30
 
 
 class TurnView(Vertical):
-    """One question and its answer."""
+    """One question and the answers that are shown of it."""
 
-    def __init__(self, answer: Answer, glyphs: Glyphs) -> None:
+    def __init__(self, exchange: Exchange, glyphs: Glyphs) -> None:
         super().__init__(classes="turn")
-        self.answer = answer
+        self.exchange = exchange
         self._glyphs = glyphs
-        self._usage = Static("", classes="usage", markup=False)
-        self._markdown = Markdown("", classes="answer", open_links=False)
-        self._error = Static("", classes="failure", markup=False)
-        self._stream: MarkdownStream | None = None
+        self._unfolded = False
+        self._replies = Horizontal(classes="replies")
+
+    @property
+    def answer(self) -> Answer:
+        """The answer that counts."""
+        return self.exchange.answer
+
+    @property
+    def replies(self) -> list[ReplyView]:
+        """What is mounted of the answers."""
+        return list(self._replies.query_children(ReplyView))
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="question"):
             yield Static(self._glyphs.prompt, classes="question-mark", markup=False)
-            yield Static(self.answer.prompt, classes="question-text", markup=False)
-        yield self._markdown
-        yield self._error
-        yield self._usage
+            yield Static(shortened(self.exchange.prompt), classes="question-text", markup=False)
+        yield self._replies
 
-    def on_mount(self) -> None:
-        self._error.display = False
-        self._markdown.display = False
+    async def sync(self, now: float) -> None:
+        """Show the answers that are to be shown, each as far as it has come."""
+        shown = self.exchange.shown
+        self.set_class(self.exchange.chosen is None, "-pair")
+        there = {id(view.answer): view for view in self.replies}
+        fresh = [ReplyView(one, self._glyphs) for one in shown if id(one) not in there]
+        if fresh:
+            await self._replies.mount_all(fresh)
+        for at, view in enumerate(self.replies):
+            view.display = any(view.answer is one for one in shown)
+            view.suffix = self._suffix()
+            view.unfold(self._unfolded)
+            view.pulse(now)
+            if at >= len(there) and view.answer.ended:
+                await view.finish(now)
 
-    async def apply(self, event: ServerEvent, now: float) -> None:
-        """Take in one event of the job's stream and draw what it added."""
-        added = self.answer.apply(event, now)
-        if added:
-            if self._stream is None:
-                self._markdown.display = True
-                self._stream = Markdown.get_stream(self._markdown)
-            await self._stream.write(added)
+    def unfold(self) -> None:
+        """Show the thoughts, or fold them."""
+        self._unfolded = not self._unfolded
+        for view in self.replies:
+            view.unfold(self._unfolded)
 
-    async def finish(self, now: float) -> None:
-        """The answer has ended: draw it once more as a whole, with its error if it has one."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
-        body = self.answer.body()
-        if body:
-            await self._markdown.update(body)
-        if (error := self.answer.error) is not None:
-            self._error.update(
-                Content.assemble(
-                    (f"{self._glyphs.failed} {error.code}", "$error bold"),
-                    (f"  {error.message}\n", "$foreground"),
-                    (f"{self._glyphs.arrow} {error.action}", "$muted"),
-                )
-            )
-            self._error.display = True
-        self.pulse(now)
+    def view_of(self, answer: Answer) -> ReplyView | None:
+        """What draws an answer."""
+        return next((view for view in self.replies if view.answer is answer), None)
 
-    def pulse(self, now: float) -> None:
-        """Bring the usage line up to date."""
-        self._usage.update(Content(usage_line(self.answer, self._glyphs, now)))
+    def _suffix(self) -> str:
+        exchange = self.exchange
+        if exchange.chosen is None:
+            return "" if exchange.running else "← or → keeps one"
+        count = len(exchange.answers)
+        return f"answer {exchange.chosen + 1} of {count}" if count > 1 else ""
 
 
 class Conversation(VerticalScroll, can_focus=True):
@@ -84,27 +91,36 @@ class Conversation(VerticalScroll, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("messages")
 
-    def __init__(self, number: int, glyphs: Glyphs) -> None:
+    def __init__(self, dialogue: Dialogue, glyphs: Glyphs, number: int) -> None:
         super().__init__(id=f"chat-{number}", classes="conversation")
+        self.dialogue = dialogue
         self._glyphs = glyphs
         self.turns: list[TurnView] = []
+        self.at: int | None = None
+        """The exchange that keys are about; None: the last one."""
         self._hint = Static(self._hint_words(), classes="hint")
+        self._earlier = Static("", classes="earlier", markup=False)
 
     @property
     def title(self) -> str:
-        """The first question, in one line."""
-        return " ".join(self.turns[0].answer.prompt.split()) if self.turns else "new chat"
+        """What it is called in the list."""
+        return self.dialogue.title
 
     @property
-    def running(self) -> TurnView | None:
-        """The turn whose answer is still coming."""
-        return self.turns[-1] if self.turns and not self.turns[-1].answer.ended else None
+    def here(self) -> Exchange | None:
+        """The exchange that keys are about."""
+        exchanges = self.dialogue.exchanges
+        if not exchanges:
+            return None
+        return exchanges[-1 if self.at is None else min(self.at, len(exchanges) - 1)]
 
     def compose(self) -> ComposeResult:
         yield self._hint
+        yield self._earlier
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         self.watch(self, "virtual_size", self._size_changed, init=False)
+        await self.sync(0.0)
 
     def on_resize(self) -> None:
         """More or less room may change what fits."""
@@ -121,66 +137,145 @@ class Conversation(VerticalScroll, can_focus=True):
             if not overflows:
                 self.scroll_to(y=0, animate=False)
 
-    async def add(self, answer: Answer) -> TurnView:
-        """A new turn at the end; the view follows it."""
-        view = TurnView(answer, self._glyphs)
-        self.turns.append(view)
-        self._hint.display = False
-        await self.mount(view)
-        self._follow()
-        return view
+    async def sync(self, now: float) -> None:
+        """Show the exchanges there are: the last ones, and the earlier ones shown before."""
+        exchanges = self.dialogue.exchanges
+        self._hint.display = not exchanges
+        known = {id(view.exchange): view for view in self.turns}
+        first = min(
+            (at for at, one in enumerate(exchanges) if id(one) in known),
+            default=max(0, len(exchanges) - WINDOW),
+        )
+        await self._show_from(first, now)
 
-    def messages(self) -> list[Message]:
-        """What the model is told: every turn that has an answer, and the last question."""
-        out: list[Message] = []
-        for view in self.turns:
-            answer = view.answer
-            last = view is self.turns[-1]
-            if last or (answer.phase is not Phase.FAILED and answer.body()):
-                out.append(Message(role="user", content=answer.prompt))
-                if not last:
-                    out.append(Message(role="assistant", content=answer.body()))
-        return out
+    async def _show_from(self, first: int, now: float) -> None:
+        wanted = self.dialogue.exchanges[first:]
+        known = {id(view.exchange): view for view in self.turns}
+        gone = [view for view in self.turns if all(view.exchange is not one for one in wanted)]
+        for view in gone:
+            await view.remove()
+        views = [known.get(id(one)) or TurnView(one, self._glyphs) for one in wanted]
+        previous: TurnView | None = None
+        for view in views:
+            if not view.is_attached:
+                await self.mount(view, after=previous or self._earlier)
+            await view.sync(now)
+            previous = view
+        self.turns = views
+        self._earlier.display = first > 0
+        if first:
+            self._earlier.update(Content(f"{first} earlier questions; k or g shows them"))
+        self._mark()
 
-    def action_scroll_up(self) -> None:
+    def follow(self) -> None:
+        """Stay with the newest text, if the reader was there."""
+        if self.is_anchored:
+            self.anchor()
+
+    def view_of(self, answer: Answer) -> ReplyView | None:
+        """What draws an answer, while its turn is shown."""
+        found = (turn.view_of(answer) for turn in self.turns)
+        return next((view for view in found if view is not None), None)
+
+    def turn_here(self) -> TurnView | None:
+        """The turn that keys are about, while it is shown."""
+        here = self.here
+        return next((view for view in self.turns if view.exchange is here), None)
+
+    async def action_previous_turn(self) -> None:
+        """To the question before; shows earlier ones as needed."""
+        count = len(self.dialogue.exchanges)
+        if count:
+            await self._go((count - 1 if self.at is None else self.at) - 1)
+
+    async def action_next_turn(self) -> None:
+        """To the next question; after the last one the view follows again."""
+        if self.at is not None:
+            await self._go(self.at + 1)
+
+    def action_line_up(self) -> None:
         """By a line; stops following."""
         self.release_anchor()
         self.scroll_up(animate=False)
 
-    def action_scroll_down(self) -> None:
+    def action_line_down(self) -> None:
         """By a line."""
         self.scroll_down(animate=False)
 
-    def action_scroll_home(self) -> None:
+    async def action_first(self) -> None:
         """To the first message; stops following."""
+        await self._go(0)
         self.release_anchor()
         self.scroll_home(animate=False)
 
     def action_last(self) -> None:
         """To the end, and follow."""
-        self._follow()
+        self.at = None
+        self._mark()
+        self.scroll_end(animate=False)
+        self.anchor()
+        self._size_changed()
 
-    def _follow(self) -> None:
-        if self.is_anchored:
-            self.anchor()
+    def action_thoughts(self) -> None:
+        """Unfold the thoughts of the answer, or fold them."""
+        turn = self.turn_here()
+        if turn is not None:
+            turn.unfold()
 
-    def action_copy(self) -> None:
-        """The last answer to the clipboard."""
-        if self.turns and self.turns[-1].answer.body():
-            self.app.copy_to_clipboard(self.turns[-1].answer.body())
-            self.notify("answer copied", markup=False)
+    def on_focus(self) -> None:
+        """The turn is marked only while keys go there."""
+        self._mark()
+
+    def on_blur(self) -> None:
+        """The turn is marked only while keys go there."""
+        self._mark()
+
+    async def _go(self, at: int) -> None:
+        exchanges = self.dialogue.exchanges
+        at = max(0, at)
+        if at >= len(exchanges):
+            self.action_last()
+            return
+        self.at = at
+        first = len(exchanges) - len(self.turns)
+        if at < first:
+            await self._show_from(max(0, min(at, first - WINDOW)), 0.0)
+        self._mark()
+        turn = self.turn_here()
+        if turn is not None:
+            self.release_anchor()
+            self.call_after_refresh(
+                self.scroll_to_widget, turn, animate=False, top=True, force=True
+            )
+
+    def _mark(self) -> None:
+        here = self.turn_here()
+        for view in self.turns:
+            view.set_class(self.has_focus and view is here, "-here")
 
     def _hint_words(self) -> Content:
         dot = f" {self._glyphs.dot} "
-        return Content.assemble(
+        parts: list[tuple[str, str]] = [
             (f"{self._glyphs.logo}  ", "$primary"),
             ("Ask something. Your own machines answer, nobody else sees it.\n\n", "$foreground"),
-            ("   f2", "$primary bold"),
-            (" model", "$muted"),
-            (dot, "$muted"),
-            ("^n", "$primary bold"),
-            (" new chat", "$muted"),
-            (dot, "$muted"),
-            ("^r", "$primary bold"),
-            (" ask again", "$muted"),
+            ("  ", ""),
+        ]
+        keys = (
+            ("f2", "model"),
+            ("f3", "parameters"),
+            ("f4", "chats"),
+            ("f5", "compare two models"),
+            ("/", "commands"),
         )
+        for at, (key, words) in enumerate(keys):
+            parts += [(dot if at else " ", "$muted"), (key, "$primary bold")]
+            parts.append((f" {words}", "$muted"))
+        return Content.assemble(*parts)
+
+
+def shortened(question: str) -> str:
+    """A question that is not a screenful long; what is left out is counted."""
+    lines = question.split("\n")
+    text = "\n".join(lines[:MOST_LINES])[:LONGEST_QUESTION]
+    left = len(question) - len(text)
+    return f"{text}\n({left} characters more)" if left else text

@@ -8,14 +8,14 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-from rbee.tui import keymap
+from rbee.tui import keymap, slash
 
 
 class Prompt(TextArea):
     """Posts Prompt.Sent; the text is cleared by whoever takes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(
-        "prompt", priority=("chat.send", "chat.newline", "chat.previous")
+        "prompt", priority=("chat.send", "chat.newline", "chat.previous", "chat.complete")
     )
 
     class Sent(Message):
@@ -38,8 +38,18 @@ class Prompt(TextArea):
     def give_back(self, text: str) -> None:
         """Put a question back, unless something else was begun meanwhile."""
         if not self.text.strip():
-            self.text = text
-            self.move_cursor(self.document.end)
+            self.put(text)
+
+    def put(self, text: str) -> None:
+        """Write this instead of what is written."""
+        self.text = text
+        self.move_cursor(self.document.end)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Tab leads to the next panel while no command is written."""
+        if action == "complete":
+            return bool(slash.fitting(self.text))
+        return super().check_action(action, parameters)
 
     def action_send(self) -> None:
         """Send what is written."""
@@ -49,10 +59,15 @@ class Prompt(TextArea):
         """A new line where the cursor is."""
         self.insert("\n")
 
+    def action_complete(self) -> None:
+        """Write out the name of a command."""
+        whole = slash.completed(self.text)
+        if whole is not None:
+            self.put(whole)
+
     def action_recall(self) -> None:
         """The last question in an empty prompt; otherwise the cursor goes up."""
         if self.text:
             self.action_cursor_up()
         elif self.last:
-            self.text = self.last
-            self.move_cursor(self.document.end)
+            self.put(self.last)

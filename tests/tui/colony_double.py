@@ -61,6 +61,10 @@ class ColonyDouble:
     held: list[HeldModel] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     """Path and query of every request that is not for the event stream."""
+    closed: RbeeError | None = None
+    """Answers everyone who comes with this error."""
+    stranger: str = ""
+    """What a program says that is no queen."""
     url: str = ""
 
     def __enter__(self) -> Self:
@@ -120,6 +124,10 @@ class ColonyDouble:
         )
 
     async def _info(self, _: Request) -> Response:
+        if self.closed is not None:
+            raise self.closed
+        if self.stranger:
+            return Response(self.stranger, media_type="text/html")
         return _json(
             Info(
                 version=self.version,
@@ -135,6 +143,8 @@ class ColonyDouble:
         )
 
     async def _events(self, _: Request) -> Response:
+        if self.closed is not None:
+            raise self.closed
         self._loop = asyncio.get_running_loop()
         queue: asyncio.Queue[tuple[str, Wire] | None] = asyncio.Queue()
         self._readers.append(queue)

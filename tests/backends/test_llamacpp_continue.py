@@ -88,7 +88,7 @@ def check(driver: Driver, options: dict, cuts=None, *, ids: bool = True) -> str:
 )
 def test_the_rest_of_a_deterministic_answer_is_what_it_would_have_been(model, options):
     options = {"messages": STORY, "max_tokens": 40, "deterministic": True} | options
-    check(model, options, (1, 6, 19, 33, 39))
+    check(model, options, (1, 19, 33))
 
 
 def test_a_long_prompt_is_computed_in_the_same_portions_again(model):
@@ -111,7 +111,10 @@ def test_a_long_prompt_is_computed_in_the_same_portions_again(model):
 def test_a_plain_greedy_answer_goes_on_by_tokens_and_by_text(model, ids):
     prompt = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,"
     text = check(
-        model, {"prompt": prompt, "temperature": 0.0, "max_tokens": 24}, range(1, 24), ids=ids
+        model,
+        {"prompt": prompt, "temperature": 0.0, "max_tokens": 24},
+        (1, 2, 3, 9, 16, 23),
+        ids=ids,
     )
     assert text.startswith(" 12, 13, 14, 15")
 
@@ -129,7 +132,7 @@ def test_the_rest_of_a_json_answer_keeps_to_its_schema(model):
         answer, done = whole(model, options | more)
         assert done.finish_reason == "stop"
         assert set(json.loads(answer.text)) == {"name", "age", "tags"}
-        check(model, options | more, (2, len(answer.pieces) // 2, len(answer.pieces) - 1))
+        check(model, options | more, (len(answer.pieces) // 2,))
 
 
 def test_the_rest_of_a_json_answer_by_its_text_alone_is_its_end(model):

@@ -19,16 +19,27 @@ NAMES: list[tuple[str, ...]] = [
     ("stop",), ("restart",), ("refresh",), ("wake",), ("check",), ("show",), ("status",),
     ("set", "--label", "a=b"), ("doctor",),
 ]  # fmt: skip
+WRONG = (b"", b"Gaming_PC", b"a\nb", b"\xff", b"../x", b"\x1b[2J")
+
+
+def refused(home: Home, words: tuple[str, ...], wrong: bytes) -> None:
+    """It is a usage error with this name, told as JSON and nothing else."""
+    command = [*map(os.fsencode, home.command("hive", *words, "--json")), b"--", wrong]
+    done = subprocess.run(command, env=home.env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2, (wrong, done)
+    assert json.loads(done.stdout)["error"]["code"] == "INVALID_REQUEST"
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("words", NAMES, ids=lambda words: str(words[0]))
 def test_names_that_are_none(home: Home, words: tuple[str, ...]) -> None:
-    for wrong in (b"", b"Gaming_PC", b"a\nb", b"\xff", b"../x", b"\x1b[2J"):
-        command = [*map(os.fsencode, home.command("hive", *words, "--json")), b"--", wrong]
-        done = subprocess.run(command, env=home.env, capture_output=True, timeout=60, check=False)
-        assert done.returncode == 2, (wrong, done)
-        assert json.loads(done.stdout)["error"]["code"] == "INVALID_REQUEST"
-        assert done.stderr == b""
+    refused(home, words, WRONG[NAMES.index(words) % len(WRONG)])
+    assert home.state is None
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_whatever_is_wrong_with_the_name(home: Home, wrong: bytes) -> None:
+    refused(home, ("show",), wrong)
     assert home.state is None
 
 

@@ -60,7 +60,7 @@ Feature: Who waits, for how long, and why
     Given workers with 1 slot
     And a queen with the machines attic and cellar
     And a worker with echo on attic
-    When I start rbee infer --model echo "@delay=600 one two three four five six seven eight nine ten" in the background
+    When I start rbee infer --model echo "@delay=1000 one two three four five six seven eight nine ten" in the background
     And it has printed "two"
     And I ask rbee worker health about the worker
     Then the exit code is 0

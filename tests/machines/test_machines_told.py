@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import signal
 
+import pytest
+
 from tests.support.box import Boxes
 from tests.support.home import wait_for
 from tests.support.tiny_gguf import write_llama
 
 
+@pytest.mark.lab
 def test_a_model_that_only_a_machine_has_that_is_off(boxes: Boxes) -> None:
     box = boxes.add("attic")
     box.has_rbee()

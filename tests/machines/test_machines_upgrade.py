@@ -28,6 +28,7 @@ def line_of(boxes: Boxes, name: str) -> str:
     return next(line for line in lines if line.startswith(f"{name} "))
 
 
+@pytest.mark.lab
 def test_other_versions_are_shown_and_all_brought_to_this_one(boxes: Boxes) -> None:
     box = boxes.add("attic")
     box.has_rbee(python=other_rbee(boxes.folder / "other"))

@@ -282,7 +282,7 @@ async def session(server: Sshd, tmp_path: Path) -> AsyncIterator[Session]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("pipless", [False, True])
+@pytest.mark.parametrize("pipless", [pytest.param(False, marks=pytest.mark.lab), True])
 async def test_into_an_empty_home_without_any_index(
     session: Session, server: Sshd, cache: Path, index: Path, pipless: bool
 ):

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from rbee.core.jobs import Job
 from rbee.daemons.base import listen, make_server, serve
 from rbee.daemons.queen import streams
+from rbee.daemons.queen.answer_stream import AnswerStream
 from rbee.daemons.queen.openai_chat import Chunks
 from rbee.daemons.queen.openai_replies import Run
-from rbee.daemons.queen.openai_stream import ChatStream
 from rbee.daemons.queen.streams import JobStream
 from rbee.protocol.jobs import EventType
 from rbee.protocol.operations import Infer
@@ -43,7 +43,7 @@ class Answer:
             job_id="j-1", request=Infer(model="m", prompt="x"), created_at=0.0, queued_mono=0.0
         )
         told = Chunks([Run(job, stream) for stream in self.streams], usage=True)
-        reply = ChatStream(
+        reply = AnswerStream(
             told, headers={"X-Test": "1"}, on_leave=self.left.set, give_up=self.gave_up.set
         )
         await reply(scope, receive, send)

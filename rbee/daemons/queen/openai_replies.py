@@ -5,7 +5,7 @@ Owns no route and starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,14 @@ from rbee.daemons.events import leaving
 from rbee.daemons.queen.readers import Reader
 from rbee.daemons.queen.streams import JobStream
 from rbee.errors import BY_CODE, RbeeError
-from rbee.protocol.jobs import CancelledData, ErrorData, EventType, StartedData
+from rbee.protocol.jobs import (
+    CancelledData,
+    EndData,
+    ErrorData,
+    EventType,
+    MetricsData,
+    StartedData,
+)
 
 if TYPE_CHECKING:
     from rbee.core.jobs import Job
@@ -36,9 +43,20 @@ class Run:
     stream: JobStream
 
 
-def openai_error(error: RbeeError) -> Response:
+KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+"""OpenAI's `type` of an error by its status; of others below 500 invalid_request_error."""
+
+
+def openai_error(error: RbeeError, headers: Mapping[str, str] | None = None) -> Response:
     """The error in OpenAI's form, with our code and suggested action."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    kind = KINDS.get(
+        error.status, "invalid_request_error" if error.status < 500 else "server_error"
+    )
     body = {
         "error": {
             "message": f"{error.message.rstrip('.')}. {error.action}",
@@ -48,7 +66,7 @@ def openai_error(error: RbeeError) -> Response:
             "details": error.details,
         }
     }
-    return json_response(body, error.status, error_headers(error))
+    return json_response(body, error.status, {**(headers or {}), **error_headers(error)})
 
 
 def begun(runs: Sequence[Run]) -> bool:
@@ -133,7 +151,46 @@ def served_by(queen: Queen, runs: Sequence[Run]) -> dict[str, str]:
                 "X-Rbee-Resumed": str(sum(one.job.resumes for one in runs)),
                 "X-Rbee-Overhead-Ms": str(queen.overhead_ms(run.job)),
             }
-    return {"X-Rbee-Job": ",".join(run.job.job_id for run in runs)}
+    found = {"X-Rbee-Job": ",".join(run.job.job_id for run in runs)}
+    if name := model_of(runs):
+        found["X-Rbee-Model"] = _latin(name)
+    return found
+
+
+def counts_of(runs: Sequence[Run], *, each: int | None = None) -> tuple[int, int, int]:
+    """Tokens of the prompts, of those what was known, and of the answers.
+
+    `each` answers have the same prompt, all of them when it is None: it counts once, and as much of
+    it was known as for each of them.
+    """
+    prompt = cached = made = 0
+    each = each or len(runs)
+    for at in range(0, len(runs), each):
+        same = [find(run.stream, EventType.METRICS, MetricsData) for run in runs[at : at + each]]
+        prompt += max((m.prompt_tokens for m in same if m), default=0)
+        cached += min((m.cached_tokens for m in same if m), default=0)
+    for run in runs:
+        end: EndData | None = find(run.stream, EventType.END, EndData)
+        made += end.tokens_out if end is not None else 0
+    return prompt, cached, made
+
+
+def usage_of(runs: Sequence[Run], *, each: int | None = None) -> dict[str, Any]:
+    """Tokens of all choices; see counts_of."""
+    prompt, cached, made = counts_of(runs, each=each)
+    metrics = [find(run.stream, EventType.METRICS, MetricsData) for run in runs]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": made,
+        "total_tokens": prompt + made,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "x_rbee_resumed": sum(m.resumed for m in metrics if m),
+    }
+
+
+def stamp(kind: str, run: Run) -> str:
+    """An id made of the job's."""
+    return f"{kind}-{run.job.job_id.removeprefix('j-')}"
 
 
 def model_of(runs: Sequence[Run]) -> str:

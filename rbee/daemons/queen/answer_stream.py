@@ -1,15 +1,16 @@
-"""A streamed chat completion on its way to the caller's socket.
+"""A streamed answer on its way to the caller's socket.
 
 An answer of one choice takes a short way: what its stream gets is written from where it arrives on
 the event loop, so that a token wakes no task. A caller who is too slow for that waits in a task
 like any other, and answers of several choices are told by one. Owns only how the bytes go, never
-what they are.
+what they are: that is a `Telling`'s, one for each dialect.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 from starlette.responses import Response
@@ -18,25 +19,55 @@ from starlette.types import Receive, Scope, Send
 from rbee.daemons.direct import Wire, wire_of
 from rbee.daemons.events import HEADERS, WRITE_LIMIT, EventStream
 from rbee.daemons.queen import streams
-from rbee.daemons.queen.openai_chat import Chunks, chunks
 from rbee.daemons.queen.openai_replies import FAILED
 from rbee.daemons.queen.readers import EARLY
-from rbee.sse import encode_comment
+from rbee.daemons.queen.streams import read_all
+
+if TYPE_CHECKING:
+    from rbee.daemons.queen.openai_replies import Run
 
 
-class ChatStream(Response):
-    """The reply. `on_leave`: the caller left early; `give_up`: a choice has failed."""
+class Telling(Protocol):
+    """An answer of one or more runs in some dialect, block by block."""
+
+    runs: Sequence[Run]
+
+    def opening(self) -> bytes:
+        """What comes first."""
+        ...
+
+    def told(self, index: int, events: Sequence[tuple[str, bytes]]) -> bytes:
+        """Some events of one run; of an end in failure, that is all there is to tell."""
+        ...
+
+    def failure(self, index: int) -> bytes:
+        """The end, when that run has failed."""
+        ...
+
+    def closing(self) -> bytes:
+        """The end, when none has."""
+        ...
+
+    def silence(self) -> bytes:
+        """What keeps the connection known alive; may be empty."""
+        ...
+
+
+class AnswerStream(Response):
+    """The reply. `on_leave`: the caller left early; `give_up`: a run has failed."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self,
-        told: Chunks,
+        told: Telling,
         *,
         headers: Mapping[str, str],
         on_leave: Callable[[], None],
         give_up: Callable[[], None],
+        media_type: str = "text/event-stream",
     ) -> None:
+        self.media_type = media_type
         self._told = told
         self._headers = headers
         self._on_leave = on_leave
@@ -91,7 +122,7 @@ class _Pour:
         "_told", "_wire", "left",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, told: Chunks) -> None:
+    def __init__(self, wire: Wire, told: Telling) -> None:
         self.left = False
         """The caller has gone."""
         self._wire = wire
@@ -164,7 +195,20 @@ class _Pour:
         now = self._loop.time()
         if now - self._heard >= streams.KEEPALIVE - EARLY:
             self._heard = now
-            if not self._over and not self._wire.paused:
-                self._wire.write(encode_comment("keepalive"))
+            if not self._over and not self._wire.paused and (block := self._told.silence()):
+                self._wire.write(block)
         left = self._heard + streams.KEEPALIVE - now
         self._timer = self._loop.call_later(left, self._check)
+
+
+async def chunks(told: Telling, give_up: Callable[[], None]) -> AsyncGenerator[bytes]:
+    """The answer as it comes; `give_up` is called when one run has failed."""
+    yield told.opening()
+    async for index, batch in read_all([run.stream for run in told.runs]):
+        if block := told.told(index, batch) if batch else told.silence():
+            yield block
+        if batch and batch[-1][0] in FAILED:
+            give_up()
+            yield told.failure(index)
+            return
+    yield told.closing()

@@ -2,7 +2,8 @@
 
     RbeeError
     ├── InvalidRequest 400 ─┬─ ValidationFailed (field, constraint)
-    │                       └─ ContextLengthExceeded
+    │                       ├─ ContextLengthExceeded
+    │                       └─ MethodNotAllowed 405
     ├── MissingApiKey 401, InvalidApiKey 401
     ├── Forbidden 403 ─┬─ LoginRefused
     │                  ├─ HostKeyUnknown
@@ -102,6 +103,14 @@ class InvalidRequest(RbeeError):
     status = 400
     exit_code = 2
     hint = "Correct the request and send it again."
+
+
+class MethodNotAllowed(InvalidRequest):
+    """There is such a path, but it cannot be asked this way (`details.allow`)."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+    hint = "Use one of the methods it has: the header Allow names them."
 
 
 class ValidationFailed(InvalidRequest):

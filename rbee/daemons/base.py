@@ -31,7 +31,7 @@ from rbee.errors import (
     Forbidden,
     InternalError,
     InvalidApiKey,
-    InvalidRequest,
+    MethodNotAllowed,
     MissingApiKey,
     NotFound,
     PayloadTooLarge,
@@ -204,13 +204,16 @@ class Door:
         origins: Iterable[str] = (),
         limit: int = BODY_LIMIT,
         on_error: Callable[[RbeeError], None] | None = None,
+        reply: Callable[[str, RbeeError], Response] | None = None,
     ) -> None:
         """`hosts`: names that may be asked for besides loopback's. `addresses`: so may any address,
-        which no name server can turn into another. `on_error` hears of every error answered here.
+        which no name server can turn into another. `on_error` hears of every error answered here;
+        `reply` writes one, by the path.
         """
         self._addresses = addresses
         self._app = app
         self._on_error = on_error
+        self._reply = reply or (lambda _, error: error_response(error))
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
         self._limit = limit
@@ -243,9 +246,9 @@ class Door:
         except RbeeError as exc:
             if started:
                 raise
-            await self._refuse(exc)(scope, receive, tagged)
+            await self._refuse(scope, exc)(scope, receive, tagged)
         except HTTPException as exc:
-            await self._refuse(_routing_error(scope, exc.status_code))(scope, receive, tagged)
+            await self._refuse(scope, _routing_error(scope, exc))(scope, receive, tagged)
         except ClientDisconnect:  # in the middle of its upload: nobody is left to answer
             log.debug("caller left", extra={"path": scope["path"]})
         except Exception:
@@ -256,12 +259,12 @@ class Door:
                 f"a defect; the log has it under correlation id {correlation}",
                 action="See `rbee queen logs` and report it.",
             )
-            await self._refuse(error)(scope, receive, tagged)
+            await self._refuse(scope, error)(scope, receive, tagged)
 
-    def _refuse(self, error: RbeeError) -> Response:
+    def _refuse(self, scope: Scope, error: RbeeError) -> Response:
         if self._on_error is not None:
             self._on_error(error)
-        return error_response(error)
+        return self._reply(scope["path"], error)
 
     def _check(self, headers: dict[bytes, bytes]) -> None:
         host = (_text(headers.get(b"host")) or "").strip()
@@ -328,6 +331,8 @@ def error_headers(error: RbeeError) -> dict[str, str]:
         wait = int(error.details.get("retry_after", RETRY_AFTER))
         told = error.headers if isinstance(error, RateLimited) else {}
         return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000), **told}
+    if isinstance(error, MethodNotAllowed):  # RFC 9110, section 15.5.6
+        return {"Allow": str(error.details.get("allow", ""))}
     if isinstance(error, InvalidApiKey):  # RFC 6750, section 3
         return {"WWW-Authenticate": 'Bearer realm="rbee", error="invalid_token"'}
     if isinstance(error, MissingApiKey):
@@ -353,10 +358,11 @@ def check_token(request: Request, token: str) -> None:
         )
 
 
-def _routing_error(scope: Scope, status: int) -> RbeeError:
+def _routing_error(scope: Scope, exc: HTTPException) -> RbeeError:
     path = scope["path"][:200]
-    if status == 405:
-        return InvalidRequest(f"{scope['method']} is not possible on {path}")
+    if exc.status_code == 405:
+        allow = (exc.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"{scope['method']} is not possible on {path}", allow=allow)
     return NotFound(f"no route {path}", action="GET /v1/info says what this daemon can do.")
 
 

@@ -35,6 +35,7 @@ def served_routes(daemon: str) -> set[tuple[str, str]]:
     files = sorted((ROOT / "rbee" / "daemons" / daemon).glob("ap*.py"))
     source = "".join(file.read_text("utf-8") for file in files)
     source = source.replace('f"{prefix}', '"/v1').replace("{{model:path}}", "{model}")
+    source = source.replace("{{", "{").replace("}}", "}")
     found = set(re.findall(r'\("(GET|POST|DELETE|PUT|PATCH)", "(/[^"]+)"', source))
     for path, rest in re.findall(r'\b(?:Route|guarded)\("(/[^"]+)", ([^\n]*)\),?\n', source):
         method = re.search(r'"(GET|POST|DELETE|PUT|PATCH)"', rest)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import json_response
+from rbee.daemons.base import error_response, json_response
 from rbee.daemons.queen import openai_chat, openai_completions, openai_models
 from rbee.daemons.queen.answering import Answering
 from rbee.daemons.queen.api_responses import Responses
@@ -27,6 +27,7 @@ from rbee.daemons.queen.openai_params import (
     infers_of,
     parameters_of,
 )
+from rbee.daemons.queen.openai_replies import openai_error
 from rbee.errors import ModelNotFound, RbeeError
 
 if TYPE_CHECKING:
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Request], Awaitable[Response]]
 PREFIXES = ("/v1", "/openai/v1")
+
+PATHS = ("chat", "completions", "embeddings", "models", "responses")
+"""What stands after a prefix of the paths that are OpenAI's."""
+
+
+def error_on(path: str, error: RbeeError) -> Response:
+    """An error outside of a handler: in OpenAI's form where its clients ask."""
+    _, _, rest = path.removeprefix("/openai").partition("/v1/")
+    theirs = path.startswith("/openai/") or rest.partition("/")[0] in PATHS
+    return openai_error(error) if theirs else error_response(error)
 
 
 def table(queen: Queen) -> list[tuple[str, str, Handler]]:

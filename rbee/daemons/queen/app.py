@@ -19,6 +19,7 @@ from rbee.daemons.queen.api_access import AccessRoutes
 from rbee.daemons.queen.api_catalog import CatalogRoutes
 from rbee.daemons.queen.api_hives import HiveRoutes
 from rbee.daemons.queen.api_jobs import JobRoutes
+from rbee.daemons.queen.api_policy import PolicyRoutes
 from rbee.daemons.queen.doors import hosts_of, networks_of
 from rbee.daemons.queen.neighbours import Neighbours
 from rbee.daemons.queen.params import flag, number
@@ -45,6 +46,7 @@ FEATURES = [
     "events",
     "openai.chat",
     "openai.completions",
+    "openai.responses",
     "openai.tools",
     "openai.embeddings",
     "openai.models",
@@ -81,6 +83,7 @@ def build(queen: Queen) -> ASGIApp:
         ("GET", "/v1/logs", routes.logs),
         *HiveRoutes(queen).table(),
         ("GET", "/v1/queue", jobs.queue),
+        *PolicyRoutes(queen).table(),
         *CatalogRoutes(queen.catalog).table(),
         ("GET", "/v1/events/stream", routes.events),
         ("POST", "/v1/hives/ready", routes.hive_ready),
@@ -103,6 +106,7 @@ def build(queen: Queen) -> ASGIApp:
         addresses=queen.doors.outer is not None,
         origins=settings.allowed_origins,
         on_error=queen.metrics.refused,
+        reply=api_openai.error_on,
     )
     app: ASGIApp = _Used(door, queen)
     if settings.allowed_origins:

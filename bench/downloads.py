@@ -82,7 +82,10 @@ def queen(home: Path, hub: StandIn) -> Iterator[httpx.Client]:
     subprocess.run([*command, "start"], env=env, check=True, stdout=sys.stderr)
     state = json.loads((home / "state" / "queen.json").read_bytes())
     try:
-        with httpx.Client(base_url=state["url"], timeout=300, trust_env=False) as http:
+        owner = {"Authorization": f"Bearer {(home / 'state' / 'owner.token').read_text('ascii')}"}
+        with httpx.Client(
+            base_url=state["url"], headers=owner, timeout=300, trust_env=False
+        ) as http:
             yield http
     finally:
         subprocess.run([*command, "stop"], env=env, check=False, stdout=sys.stderr)

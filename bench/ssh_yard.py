@@ -81,7 +81,13 @@ class Queen:
         state = json.loads((home.path / "state" / "queen.json").read_bytes())
         self.process = psutil.Process(state["pid"])
         self.url: str = state["url"]
-        self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+        owner = (home.path / "state" / "owner.token").read_text("ascii")
+        self.http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {owner}"},
+            timeout=120,
+            trust_env=False,
+        )
 
     def __enter__(self) -> Queen:
         return self

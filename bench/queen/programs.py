@@ -241,6 +241,9 @@ class Queen(Program):
         except (ServerDied, TimeoutError) as exc:
             raise Wrong(f"the queen did not start: {exc or 'she does not answer'}") from exc
         self.port, self.token = int(urlsplit(state["url"]).port or 0), state["token"]
+        owner = self.home / "state" / "owner.token"
+        if owner.exists():  # an older queen has none
+            self.headers = {"Authorization": f"Bearer {owner.read_text('ascii')}"}
 
     def _state(self) -> dict[str, Any] | None:
         with suppress(OSError, ValueError):

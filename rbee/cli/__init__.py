@@ -16,7 +16,7 @@ try:
     import typer
 
     from rbee import __version__
-    from rbee.cli import asking, colony, config, hives, jobs, models, simulating
+    from rbee.cli import access, asking, colony, config, hives, jobs, models, simulating
     from rbee.cli.shared import AsJson, LogFormat, run
 except KeyboardInterrupt:  # these imports are most of the time before `main`
     raise SystemExit(130) from None
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for top in (asking.infer, asking.embed, asking.logs, jobs.why, simulating.sim):
+for top in (asking.infer, asking.embed, asking.logs, jobs.why, access.usage, simulating.sim):
     app.command()(top)
 for group, name in (
     (colony.queen, "queen"),
@@ -39,6 +39,8 @@ for group, name in (
     (colony.worker, "worker"),
     (jobs.job, "job"),
     (models.model, "model"),
+    (access.key, "key"),
+    (access.cert, "cert"),
     (config.config, "config"),
 ):
     app.add_typer(group, name=name)
@@ -64,6 +66,8 @@ def up(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address the queen listens on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port the queen listens on.")] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="Certificate file, for HTTPS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key file.")] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
     ] = False,
@@ -75,6 +79,7 @@ def up(
     from rbee.commands import up as command
 
     given = {"queen.host": host, "queen.port": port, "log.format": log_format}
+    given |= {"queen.tls_cert": tls_cert, "queen.tls_key": tls_key}
     flags = {key: str(value) for key, value in given.items() if value is not None}
     run(lambda: command.headless(flags) if no_tui else command.screen(flags, model=model_name))
 

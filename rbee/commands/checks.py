@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -107,7 +108,7 @@ def settings(loaded: Settings | RbeeError, paths: Paths) -> Iterator[Check]:
 def queen(loaded: Settings, paths: Paths) -> Iterator[Check]:
     """The running queen, or whether one could start; and who can reach her."""
     from rbee.daemons import launch  # 100 ms
-    from rbee.daemons.base import is_loopback, listen
+    from rbee.daemons.queen.doors import opened
 
     host, port = loaded.queen.host, loaded.queen.port
     try:
@@ -125,15 +126,58 @@ def queen(loaded: Settings, paths: Paths) -> Iterator[Check]:
         )
     else:
         try:
-            listen(host, port).close()
+            with opened(loaded, paths, now=time.time()):
+                pass
         except RbeeError as exc:
             yield Check(name="queen", state=State.FAIL, message=exc.message, action=exc.action)
             return
         where = f"{host}:{port} is free" if port else f"{host}, any port"
         yield Check(name="queen", state=State.OK, message=f"none runs, and one can: {where}")
-    if is_loopback(host) and not loaded.queen.url:
-        text = f"the queen listens on {host} only; other machines cannot reach her, no key is asked"
+    if not loaded.queen.url:
+        yield from access(loaded, paths)
+
+
+def access(loaded: Settings, paths: Paths) -> Iterator[Check]:
+    """Who can reach the queen, by these settings, and what they need for it."""
+    from rbee.access.keys import Keys
+    from rbee.daemons.base import is_loopback
+    from rbee.daemons.queen.doors import address_of, posture, tls_of
+
+    wanted = loaded.queen
+    try:
+        keys, tls = Keys(paths.keys_file).infos(time.time()), tls_of(wanted, paths)
+    except RbeeError as exc:
+        yield Check(name="access", state=State.FAIL, message=exc.message, action=exc.action)
+        return
+    usable = [key for key in keys if not key.expired]
+    if is_loopback(wanted.host):
+        needs = "a key" if wanted.require_key else "no key"
+        text = (
+            f"the queen listens on {wanted.host} only; programs of this machine ask models with"
+            f" {needs}, only her owner's commands and admins' keys do more"
+        )
         yield Check(name="access", state=State.OK, message=text)
+    for what in posture(wanted, tls, address_of(wanted, tls), len(usable)):
+        open_wide = tls is None and "TLS" in what
+        yield Check(
+            name="access",
+            state=State.WARN if open_wide else State.OK,
+            message=what,
+            action="rbee cert create, then start the queen anew." if open_wide else "",
+        )
+    admins = sum("admin" in key.scopes for key in usable)
+    over = len(keys) - len(usable)
+    text = f"keys that can be used: {len(usable)}, of which for an admin: {admins}; expired: {over}"
+    yield Check(name="access", state=State.OK, message=text)
+    for file in (paths.owner_file, paths.keys_file, paths.tls_dir / "server.key"):
+        with contextlib.suppress(FileNotFoundError):
+            if (mode := file.stat().st_mode & 0o077) != 0:
+                yield Check(
+                    name="access",
+                    state=State.FAIL,
+                    message=f"{file} can be read by others of this machine (mode {mode:03o})",
+                    action=f"chmod 600 {file}; then make anew what it holds.",
+                )
 
 
 def machine() -> Iterator[Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,8 @@ from rbee.commands.common import settings_and_paths
 from rbee.errors import NotFound, QueenRunning, QueenUnreachable
 from rbee.narration import Narrator, printable
 from rbee.output import duration, print_json
+from rbee.paths import Paths
+from rbee.settings import Settings
 
 
 def start(*, as_json: bool) -> int:
@@ -41,9 +44,24 @@ def start(*, as_json: bool) -> int:
         )
 
     found = anyio.run(run)
+    for what in _posture(settings, paths):
+        Narrator(quiet=as_json).say(what)
     if as_json:
         print_json({"url": found.url, "pid": found.pid, "version": found.version})
     return 0
+
+
+def _posture(settings: Settings, paths: Paths) -> list[str]:
+    """What is open beyond the owner, by the settings she was started with."""
+    from rbee.access.keys import Keys
+    from rbee.daemons.queen.doors import address_of, posture, tls_of
+
+    wanted = settings.queen
+    if wanted.url:
+        return []
+    tls = tls_of(wanted, paths)
+    keys = Keys(paths.keys_file).usable(time.time())
+    return posture(wanted, tls, address_of(wanted, tls), keys)
 
 
 def stop(*, as_json: bool) -> int:

@@ -30,7 +30,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 @pytest.fixture
 def queen(user: Home) -> Iterator[httpx.Client]:
     """HTTP to it; what a test leaves running is cancelled."""
-    with httpx.Client(base_url=user.url, timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=user.url, headers=user.owner, timeout=30, trust_env=False) as http:
         yield http
         for job in http.get("/v1/jobs?limit=1000").json()["jobs"]:
             if job["finished_at"] is None:

@@ -99,7 +99,9 @@ def test_a_limit_of_no_tokens_is_refused_by_name(client: openai.OpenAI, name: st
 
 @pytest.mark.parametrize("number", ["²", "0" * 19 + "5", "9" * 24, "-1", "", "1e2"])
 def test_numbers_that_are_none_are_refused_or_ignored(user: Home, number: str) -> None:
-    reply = httpx.get(f"{user.url}/v1/jobs", params={"limit": number}, trust_env=False)
+    reply = httpx.get(
+        f"{user.url}/v1/jobs", params={"limit": number}, headers=user.owner, trust_env=False
+    )
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "VALIDATION_ERROR")
     job = user.post("/v1/jobs", {"operation": "infer", "model": "echo", "prompt": "x"}).json()
     url = f"{user.url}{job['stream_url']}"

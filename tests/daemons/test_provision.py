@@ -71,7 +71,7 @@ def slow(hub: StandIn, rate: int = 400_000) -> None:
 
 def refused(colony: Colony, body: dict[str, Any], status: int) -> dict[str, Any]:
     """The error of a request that is refused at the door."""
-    reply = httpx.post(f"{colony.url}/v1/jobs", json=body, timeout=60, trust_env=False)
+    reply = colony.home.post("/v1/jobs", body)
     assert reply.status_code == status, reply.text
     return reply.json()["error"]
 

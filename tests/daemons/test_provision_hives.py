@@ -52,7 +52,9 @@ class Pair:
 
     def get(self, path: str, **params: Any) -> httpx.Response:
         url = f"{self.colony.url}{path}"
-        return httpx.get(url, params=params, timeout=60, trust_env=False)
+        return httpx.get(
+            url, params=params, headers=self.colony.home.owner, timeout=60, trust_env=False
+        )
 
     def hives(self, model: str = ID) -> list[str]:
         found = {
@@ -189,7 +191,8 @@ def test_dashboards_are_told_of_transfers_and_models(pair: Pair) -> None:
     decoder, seen = Decoder(), list[tuple[str, str]]()
     states: list[str] = []
     url = f"{pair.colony.url}/v1/events/stream"
-    with httpx.stream("GET", url, timeout=30, trust_env=False) as reply:
+    owner = pair.colony.home.owner
+    with httpx.stream("GET", url, headers=owner, timeout=30, trust_env=False) as reply:
         job = ""
         for chunk in reply.iter_raw():
             seen += [(event.event, event.data) for event in decoder.feed(chunk)]
@@ -234,12 +237,10 @@ def test_the_catalogue_routes_answer_and_check_what_they_are_asked(pair: Pair) -
     file = pair.far.home.path / "mine.gguf"
     file.write_bytes(llama().data())
     body = {"hive": "far", "path": str(file), "name": "mine"}
-    entry = httpx.post(
-        f"{pair.colony.url}/v1/catalog/import", json=body, timeout=30, trust_env=False
-    ).json()
+    entry = pair.colony.home.post("/v1/catalog/import", body).json()
     assert entry["id"] == "mine", entry
     gc = {"hive": "far", "dry_run": True}
-    told = httpx.post(f"{pair.colony.url}/v1/catalog/gc", json=gc, timeout=30, trust_env=False)
+    told = pair.colony.home.post("/v1/catalog/gc", gc)
     assert told.json()["freed"] == 0
     for path, params, status in (
         ("search", {"q": ""}, 400), ("search", {"q": "x", "limit": 51}, 400),
@@ -254,5 +255,4 @@ def test_the_catalogue_routes_answer_and_check_what_they_are_asked(pair: Pair) -
         ("import", {"hive": "far"}), ("import", {"hive": "far", "path": 5}),
         ("import", {"hive": "far", "path": "x", "more": 1}), ("gc", {"hive": "FAR"}),
     ):  # fmt: skip
-        url = f"{pair.colony.url}/v1/catalog/{path}"
-        assert httpx.post(url, json=body, timeout=30, trust_env=False).status_code == 400, body
+        assert pair.colony.home.post(f"/v1/catalog/{path}", body).status_code == 400, body

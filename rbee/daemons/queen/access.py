@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rbee.access.keys import Keys, owner_token
 from rbee.access.usage import Usage
+from rbee.daemons.queen.doors import posture
 from rbee.daemons.queen.gate import Gate
 from rbee.daemons.queen.ledger import Ledger
 from rbee.errors import InternalError, NotFound
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rbee.clock import Clock
     from rbee.core.colony import Colony
     from rbee.daemons.queen.callers import Caller
+    from rbee.daemons.queen.doors import Doors
     from rbee.daemons.queen.store import Store
     from rbee.paths import Paths
     from rbee.settings import QueenSettings
@@ -38,6 +40,7 @@ class Access:
         self._colony = colony
         self._store = store
         self._clock = clock
+        self._settings = settings
         self.keys = Keys(paths.keys_file)
         owner = owner_token(paths.owner_file, make=True)
         if owner is None:
@@ -48,9 +51,10 @@ class Access:
         self.usage = Usage(paths.usage_file, settings().usage_days)
         self.ledger = Ledger(self.usage, self.gate, clock)
 
-    def usable(self) -> int:
-        """How many keys open the door now."""
-        return self.keys.usable(self._clock.utc())
+    def posture(self, doors: Doors) -> list[str]:
+        """What is open beyond her owner, one sentence each."""
+        keys = self.keys.usable(self._clock.utc())
+        return posture(self._settings(), doors.tls, doors.address, keys)
 
     async def _owns(self, request: Request, caller: Caller) -> None:
         """A job of other callers is, for one with a key for models only, none. Raises NotFound."""

@@ -121,17 +121,27 @@ def hosts_of(wanted: QueenSettings, doors: Doors) -> list[str]:
     return [*dict.fromkeys([name, short, f"{short}.local", *map(str.lower, wanted.allowed_hosts)])]
 
 
-def posture(wanted: QueenSettings, doors: Doors, keys: int) -> list[str]:
+def address_of(wanted: QueenSettings, tls: Tls | None) -> str:
+    """Where she would be reached by these settings."""
+    host = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
+    return f"{'https' if tls is not None else 'http'}://{host}:{wanted.port}"
+
+
+def posture(wanted: QueenSettings, tls: Tls | None, address: str, keys: int) -> list[str]:
     """What is open beyond this machine's owner, one sentence each; none: nothing is."""
     told: list[str] = []
     if not is_loopback(wanted.host):
         who = ", ".join(wanted.allowed_networks) or "any machine that reaches this one"
-        told.append(f"open to {who} at {doors.address}, with one of {keys} keys")
-        if doors.tls is None:
+        told.append(f"open to {who} at {address}, for whoever has {_keys(keys)}")
+        if tls is None:
             told.append("without TLS: keys and prompts can be read on the way; rbee cert create")
     if wanted.allowed_origins:
         told.append(f"open to the web pages {', '.join(wanted.allowed_origins)}")
     return told
+
+
+def _keys(count: int) -> str:
+    return "the one key there is" if count == 1 else f"one of {count} keys"
 
 
 def _no_password() -> str:

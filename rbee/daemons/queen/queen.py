@@ -30,7 +30,7 @@ from rbee.daemons.queen.board import Board
 from rbee.daemons.queen.brain import Brain
 from rbee.daemons.queen.catalog import Catalog
 from rbee.daemons.queen.deciding import decide_by
-from rbee.daemons.queen.doors import Doors, posture
+from rbee.daemons.queen.doors import Doors
 from rbee.daemons.queen.effects import Effects
 from rbee.daemons.queen.front import Front
 from rbee.daemons.queen.journal import Journal
@@ -324,7 +324,7 @@ class Queen:
                     what = f"what hives.db says of {name} cannot be read: add it again"
                     self.effects.narrate("queen", what, "error")
                 self.effects.narrate("queen", f"listening on {self.url}")
-                for what in posture(self.settings.queen, self.doors, self.access.usable()):
+                for what in self.access.posture(self.doors):
                     self.effects.narrate("queen", what, "warning")
                 task_status.started(self.url)
                 await self._stop.wait()

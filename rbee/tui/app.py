@@ -31,7 +31,9 @@ from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.operations import Operation, WorkerSpawn, WorkerStop
 from rbee.settings_sections import TuiSettings
 from rbee.tui import key_choices, keymap
+from rbee.tui.cells import safe
 from rbee.tui.desk import SettingsDesk
+from rbee.tui.error_story import Mishap
 from rbee.tui.glyphs import UNICODE
 from rbee.tui.guard import Guard
 from rbee.tui.keymap import MODES, Action
@@ -45,12 +47,13 @@ from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
+from rbee.tui.screens.report import Report
 from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
+from rbee.tui.talk_files import Shelf, Summary
 from rbee.tui.theme_shelf import ThemeShelf
 from rbee.tui.themes import variable_defaults
-from rbee.tui.talk_files import Shelf, Summary
 
 TICK_SECONDS = 1.0
 
@@ -85,11 +88,11 @@ class RbeeApp(App[str]):
         model: str | None = None,
         clock: Callable[[], float] = time.time,
         themes_folder: Path | None = None,
+        chats_folder: Path | None = None,
         dark: bool | None = None,
         version: str = __version__,
     ) -> None:
         """`clock`: UTC seconds; `version`: what the queen has to be; `dark`: whether the terminal's
-        chats_folder: Path | None = None,
         background is. `desk`: the settings, which then come before `theme`, `ascii_glyphs`, `keys`.
 
         Raises SettingsError for an unknown theme, key id or key.
@@ -101,13 +104,14 @@ class RbeeApp(App[str]):
         self.refresh_seconds = 1.0
         self._desk = desk
         self.first_model = model
+        self.shelf = None if chats_folder is None else Shelf(chats_folder)
         self.store = ColonyStore(clock=clock)
         self.link = QueenLink(keeper, self.store, self._colony_changed, version=version)
         self._guard = Guard()
         self._own_jobs: set[str] = set()
-        self.shelf = None if chats_folder is None else Shelf(chats_folder)
         self._preloaded = model is None
         self._leaving = False
+        self._mishap: Mishap | None = None
         self.themes = ThemeShelf(self, themes_folder, dark=dark)
         tui = TuiSettings(theme=theme, ascii=ascii_glyphs) if desk is None else desk.settings.tui
         put_on(self, tui)
@@ -196,10 +200,13 @@ class RbeeApp(App[str]):
         if not event.option_selected:
             self.themes.preview(None)
 
-    def toast(self, error: RbeeError) -> None:
-        """An error as a toast: what happened, and what to do."""
+    def toast(self, error: RbeeError, job: JobInfo | None = None) -> None:
+        """An error as a toast: what happened, and what to do. `job`: what it ended."""
+        self._mishap = Mishap(error, self.store.clock(), job)
+        key = keymap.key_text(self.overrides.get("error.story", keymap.BY_ID["error.story"].keys))
         self.notify(
-            f"{error.message}\n{self.glyphs.arrow} {error.action}",
+            f"{safe(error.message)}\n{self.glyphs.arrow} {safe(error.action)} "
+            f"{self.glyphs.dot} {key} details",
             title=error.code.replace("_", " ").capitalize(),
             severity="error",
             timeout=10,
@@ -224,16 +231,10 @@ class RbeeApp(App[str]):
         if worker is not None:
             self._then("dashboard", lambda screen: _dashboard(screen).ask_stop(worker))
 
-    def show_logs(self, source: str) -> None:
-        """The log of the queen, a hive or a worker, with what was told about it."""
-        self._then(
-            "logs", lambda screen: screen.choose(source) if isinstance(screen, Logs) else None
-        )
-
     def open_chats(self) -> list[Summary]:
         """Conversations that are not on screen."""
         chat = self._chat_screen()
-        return [] if chat is None else [each for each in chat.chats if each is not chat.chat]
+        return [] if chat is None else [one for one in chat.chats if one.id != chat.dialogue.id]
 
     def open_chat(self, summary: Summary) -> None:
         """Show a conversation."""
@@ -271,6 +272,17 @@ class RbeeApp(App[str]):
         """The keys of the current screen, and all the others below."""
         if isinstance(self.screen, ColonyScreen):
             self.push_screen(Help(self.screen.HELP_SCOPES, self.overrides))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing can be told of an error before there was one."""
+        if action == "error_story":
+            return self._mishap is not None
+        return super().check_action(action, parameters)
+
+    def action_error_story(self) -> None:
+        """The last error in full, with what came before it."""
+        if self._mishap is not None and isinstance(self.screen, ColonyScreen):
+            self.push_screen(Report(self._mishap, self.store, __version__))
 
     def action_try_again(self) -> None:
         """Look for the queen now, instead of at the end of the countdown."""
@@ -333,7 +345,8 @@ class RbeeApp(App[str]):
                     {"error": {"code": job.error_code, "message": job.error_message, "details": {}}}
                 )
                 if job.error_code
-                else InternalError(f"{job.operation} failed")
+                else InternalError(f"{job.operation} failed"),
+                job,
             )
         if job.state in (JobState.FAILED, JobState.COMPLETED, JobState.CANCELLED):
             self._own_jobs.discard(job.job_id)

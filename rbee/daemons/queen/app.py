@@ -14,7 +14,7 @@ from rbee import __version__
 from rbee.daemons.base import Door, Exact, check_token, json_response
 from rbee.daemons.cors import Cors
 from rbee.daemons.events import EventStream
-from rbee.daemons.queen import api_openai, metrics
+from rbee.daemons.queen import api_openai, metrics, openapi
 from rbee.daemons.queen.api_access import AccessRoutes
 from rbee.daemons.queen.api_catalog import CatalogRoutes
 from rbee.daemons.queen.api_hives import HiveRoutes
@@ -94,6 +94,8 @@ def build(queen: Queen) -> ASGIApp:
         ("POST", "/v1/shutdown", routes.shutdown),
         *api_openai.table(queen),
     ]
+    public = [("GET", "/openapi.json"), *((way, path) for way, path, _ in table)]
+    table.append(("GET", "/openapi.json", openapi.handler(public)))
     table = [
         (way, path, queen.access.gate.guarded(way, path, handler)) for way, path, handler in table
     ]

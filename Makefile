@@ -8,6 +8,7 @@
 #   make bench                    what the queen costs beside a bare proxy: 10 minutes, or --quick
 #   make bench-engine             speed beside llama-server: 25 minutes, 4 with ARGS=--quick
 #   make bench-links              what machines over SSH cost: 10 minutes, needs sshd
+#   make bench-screens            what the screens cost, in a real terminal: 4 minutes
 #   make screenshots              draw the pictures in docs/ again
 #   make reference                write docs/cli.md and docs/configuration.md again
 #
@@ -18,7 +19,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help setup run test lab lint bench bench-engine bench-links screenshots reference clean
+.PHONY: help setup run test lab lint bench bench-engine bench-links bench-screens screenshots reference clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ export ASKED
 unexport PROMPT
 
 help:
-	@sed -n 's/^# \{0,1\}//; 1,12p' Makefile
+	@sed -n 's/^# \{0,1\}//; 1,13p' Makefile
 
 # The first Python that is new enough and can make a virtual environment.
 $(VENV)/.created:
@@ -87,6 +88,9 @@ bench: $(VENV)/.installed-dev
 
 bench-engine: $(VENV)/.installed
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-screens: $(VENV)/.installed-dev
+	@$(BIN)/python -m bench.screens $(ARGS)
 
 bench-links: $(VENV)/.installed-dev
 	@$(BIN)/python -m bench.links $(ARGS)

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from rbee.client import QueenStatus
 from rbee.errors import NotFound, RbeeError
 from rbee.protocol.base import Wire, encode
-from rbee.protocol.colony import Info, Snapshot
+from rbee.protocol.colony import Health, Info, Snapshot
 from rbee.protocol.decisions import Why
 from rbee.protocol.jobs import CancelledData, JobAccepted, JobInfo, JobState
 from rbee.protocol.machines import Around
@@ -107,6 +107,7 @@ class ColonyDouble:
         return Starlette(
             routes=[
                 Route("/v1/info", self._info),
+                Route("/health", self._health),
                 Route("/v1/events/stream", self._events),
                 Route("/v1/jobs", self._jobs, methods=["GET"]),
                 Route("/v1/jobs", self._submit, methods=["POST"]),
@@ -121,6 +122,19 @@ class ColonyDouble:
                 Route("/v1/jobs/{job}", self._cancel, methods=["DELETE"]),
             ],
             exception_handlers={RbeeError: _error},  # pyright: ignore[reportArgumentType]
+        )
+
+    async def _health(self, _: Request) -> Response:
+        return _json(
+            Health(
+                status="ok",
+                version=self.version,
+                uptime_seconds=0.0,
+                hives_online=0,
+                workers_total=0,
+                workers_healthy=0,
+                queue_depth=0,
+            )
         )
 
     async def _info(self, _: Request) -> Response:

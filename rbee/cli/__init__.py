@@ -16,7 +16,7 @@ try:
     import typer
 
     from rbee import __version__
-    from rbee.cli import access, asking, colony, config, hives, jobs, models, simulating
+    from rbee.cli import access, asking, browser, colony, config, hives, jobs, models, simulating
     from rbee.cli.shared import AsJson, LogFormat, run
 except KeyboardInterrupt:  # these imports are most of the time before `main`
     raise SystemExit(130) from None
@@ -31,7 +31,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for top in (asking.infer, asking.embed, asking.logs, jobs.why, access.usage, simulating.sim):
+for top in (
+    *(asking.infer, asking.embed, asking.logs, jobs.why),
+    *(access.usage, simulating.sim, browser.web),
+):
     app.command()(top)
 for group, name in (
     (colony.queen, "queen"),

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rbee.commands.common import settings_and_paths
 from rbee.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from rbee.client import QueenKeeper
+    from rbee.paths import Paths
+    from rbee.tui.app import RbeeApp
 
 
 def headless(flags: Mapping[str, str]) -> int:
@@ -25,22 +31,41 @@ def screen(flags: Mapping[str, str], *, model: str | None) -> int:
             action="Use `rbee --no-tui` for the queen alone, or `rbee infer` to ask a model.",
         )
     from rbee.daemons.launch import Keeper
-    from rbee.tui.app import RbeeApp  # 300 ms
     from rbee.tui.background import background_is_dark
-    from rbee.tui.desk import SettingsDesk
     from rbee.tui.theme_shelf import AUTO
 
     settings, paths = settings_and_paths(flags)
     asked = settings.tui.theme == AUTO
-    app = RbeeApp(
-        keeper=Keeper(settings, paths),
-        desk=SettingsDesk(paths, check=RbeeApp.check_keys, flags=flags),
+    app = screens(
+        paths,
+        Keeper(settings, paths),
+        flags=flags,
         model=model,
-        themes_folder=paths.themes_dir,
         dark=background_is_dark(fd=sys.stdin.fileno()) if asked else None,
-        chats_folder=paths.chats_dir,
     )
     line = app.run()
     if line:
         sys.stderr.write(f"{line}\n")
     return app.return_code or 0
+
+
+def screens(
+    paths: Paths,
+    keeper: QueenKeeper,
+    *,
+    flags: Mapping[str, str],
+    model: str | None = None,
+    dark: bool | None = None,
+) -> RbeeApp:
+    """The app with this user's settings, in a terminal or in a browser."""
+    from rbee.tui.app import RbeeApp  # 300 ms
+    from rbee.tui.desk import SettingsDesk
+
+    return RbeeApp(
+        keeper=keeper,
+        desk=SettingsDesk(paths, check=RbeeApp.check_keys, flags=flags),
+        model=model,
+        themes_folder=paths.themes_dir,
+        dark=dark,
+        chats_folder=paths.chats_dir,
+    )

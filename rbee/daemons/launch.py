@@ -194,10 +194,17 @@ class Keeper:
     settings: Settings
     paths: Paths
     owned: bool = False
+    starts: bool = True
+    """False: attaches only, and waits; another process keeps her, and only that may end her."""
     _mine: Owned | None = None
     _found: Found | None = None
     _ending: bool = field(default=False)
     _hurry: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def url(self) -> str | None:
+        """Where she was last found."""
+        return None if self._found is None else self._found.url
 
     async def keep(self, report: Callable[[QueenStatus], None]) -> None:
         """Until cancelled: a queen is there, or is being brought back."""
@@ -231,6 +238,8 @@ class Keeper:
             report(QueenStatus(up=True, url=found.url, message=message, restarts=restarts))
             await _until_gone(found)
             return "the queen has gone"
+        if not self.starts:
+            raise QueenUnreachable("no queen runs", action="She is brought back by who keeps her.")
         self._mine = Owned(self.settings, self.paths)
         self.owned = True
         self._found = await self._mine.start()
@@ -249,7 +258,7 @@ class Keeper:
         self._ending = True
         if self._mine is not None:
             await self._mine.stop()
-        elif self._found is not None:
+        elif self._found is not None and self.starts:
             await stop(self._found, self.paths)
 
     async def leave(self) -> None:

@@ -67,7 +67,7 @@ def pins(name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "extras, files",
     [
-        (["llamacpp", "demo", "nvidia", "lan"], ["constraints.txt"]),
+        (["llamacpp", "demo", "nvidia", "lan", "web"], ["constraints.txt"]),
         (["dev"], ["constraints.txt", "constraints-dev.txt"]),
     ],
 )

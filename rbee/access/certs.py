@@ -1,8 +1,8 @@
 """Certificates of the user's own authority: made, kept, renewed.
 
 Owns the folder `tls` in the data folder: `ca.pem` with `ca.key`, and `server.pem` (the certificate
-and the authority's) with `server.key`; keys have mode 0600. `cryptography`, which asyncssh brings, does
-what is cryptographic. Knows nothing of sockets.
+and the authority's) with `server.key`; keys have mode 0600. `cryptography`, which asyncssh brings,
+does what is cryptographic. Knows nothing of sockets.
 
 Elliptic curve P-256, as every client knows it; a server's certificate is valid for at most 825
 days, beyond which Apple's systems refuse one, <https://support.apple.com/103769>.

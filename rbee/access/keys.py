@@ -23,6 +23,7 @@ from rbee.protocol.base import Wire, decode, encode
 
 PREFIX = "rbee_"
 """What every key begins with, so that it is told from what tools send that want just any key."""
+OWNER_PREFIX = "rbee-owner-"
 KEYS_MAX = 1000
 FILE_MAX = 4 << 20
 _DUMMY = "0" * 64
@@ -166,7 +167,7 @@ def digest_of(presented: str) -> str:
 
 def looks_like_key(text: str) -> bool:
     """Whether it has the form of one; what tools send where no key is needed has not."""
-    return text.startswith(PREFIX)
+    return text.startswith((PREFIX, OWNER_PREFIX))
 
 
 def is_whole(text: str) -> bool:
@@ -194,13 +195,13 @@ def owner_token(path: Path, *, make: bool = False) -> str | None:
         if path.stat().st_mode & 0o077:
             raise PermissionError
         kept = path.read_text("ascii").strip()
-        if re.fullmatch(r"rbee-owner-[A-Za-z0-9_-]{43}", kept):
+        if re.fullmatch(OWNER_PREFIX + r"[A-Za-z0-9_-]{43}", kept):
             return kept
     except (OSError, ValueError):
         pass
     if not make:
         return None
-    fresh = f"rbee-owner-{secrets.token_urlsafe(32)}"
+    fresh = f"{OWNER_PREFIX}{secrets.token_urlsafe(32)}"
     write_private(path, fresh.encode())
     return fresh
 

@@ -151,10 +151,7 @@ def day_of(utc: float) -> str:
 
 
 def app_of(agent: str) -> str:
-    """An app's name out of `User-Agent`: `OpenAI/Python 1.2` → `OpenAI Python`; no version, so that
-    an update is no other app. What is no name is `unknown`."""
-    first, _, rest = agent.strip().partition("/")
-    word = rest.split(" ", 1)[0] if rest else ""
-    name = f"{first} {word}" if word.isalpha() else first
-    found = _APP.match(name)
+    """An app's name out of `User-Agent`: `OpenAI/Python 1.2` → `OpenAI`; no version, so that an
+    update is no other app. What is no name is `unknown`."""
+    found = _APP.match(agent.strip().partition("/")[0])
     return found[0].strip() if found is not None else "unknown"

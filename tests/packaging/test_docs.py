@@ -16,7 +16,15 @@ from rbee.protocol.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ["docs/cli.md", "docs/configuration.md"]
-GUIDES = ["README.md", "docs/architecture.md", "docs/api.md", "docs/models.md", *REFERENCE]
+WRITTEN = ["architecture", "api", "models", "security"]
+GUIDES = ["README.md", *(f"docs/{one}.md" for one in WRITTEN), *REFERENCE]
+    "README.md",
+    "docs/architecture.md",
+    "docs/api.md",
+    "docs/models.md",
+    "docs/security.md",
+    *REFERENCE,
+]
 
 
 def text_of(name: str) -> str:

@@ -101,7 +101,7 @@ class Gate:
         local = is_loopback(host)
         app = app_of(request.headers.get("user-agent", "")[:200])
         given = _presented(request)
-        caller = self._known(given, host, local=local, need=need, app=app)
+        caller = self._known(given, host, local=local, app=app)
         if caller is None:
             if not local or self._settings().require_key:
                 raise MissingApiKey("a key is needed here and none was sent", action=_WHERE)
@@ -110,15 +110,13 @@ class Gate:
             raise refusal(caller, f"{request.method} {request.url.path[:120]}")
         return caller
 
-    def _known(
-        self, given: str | None, host: str, *, local: bool, need: Need, app: str
-    ) -> Caller | None:
+    def _known(self, given: str | None, host: str, *, local: bool, app: str) -> Caller | None:
         """None: it has shown nothing that is meant to be a key."""
         if given is None:
             return None
         if local and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._owner):
             return Caller(Kind.OWNER, app, admin=True)
-        lenient = local and need is not Need.ADMIN and not self._settings().require_key
+        lenient = local and not self._settings().require_key
         if lenient and not looks_like_key(given):
             return None
         key = self._checked(given, _network(host))

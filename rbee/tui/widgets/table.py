@@ -97,6 +97,8 @@ class RowTable(Lines):
         self._many = many
         self.marked: set[str] = set()
         self._all: list[Row] = []
+        self._lines_kept: dict[str, tuple[Row, bool, Line]] = {}
+        self._layout: object = None
         self.rows: list[Row] = []
         self.cursor_key: str | None = None
         self.needle = ""
@@ -247,10 +249,28 @@ class RowTable(Lines):
         header: Line | None = None
         if self._heading:
             header = ((lead, "muted"), *self._header_spans(columns, widths))
-        self.set_lines(
-            [self._line(row, at == cursor, columns, widths) for at, row in enumerate(self.rows)],
-            header,
-        )
+        self.set_lines(self._drawn(cursor, columns, widths), header)
+
+    def _drawn(
+        self, cursor: int | None, columns: list[Column], widths: dict[str, int]
+    ) -> list[Line]:
+        """All lines; those whose row and columns are what they were last time are kept."""
+        layout = (tuple(widths.items()), self.glyphs.bar)
+        old = self._lines_kept if layout == self._layout else {}
+        self._layout = layout
+        kept: dict[str, tuple[Row, bool, Line]] = {}
+        lines: list[Line] = []
+        for at, row in enumerate(self.rows):
+            special = at == cursor or row.key in self.marked
+            known = old.get(row.key)
+            if known is not None and not special and not known[1] and known[0] == row:
+                line = known[2]
+            else:
+                line = self._line(row, at == cursor, columns, widths)
+            kept[row.key] = (row, special, line)
+            lines.append(line)
+        self._lines_kept = kept
+        return lines
 
     def _header_spans(self, columns: list[Column], widths: dict[str, int]) -> list[Span]:
         arrow = self.glyphs.up if self.reversed else self.glyphs.down
@@ -288,13 +308,8 @@ class RowTable(Lines):
                 widths[column.key] -= cut
                 spare += cut
             elif spare > 0 and column.grow:
-                longest = max(
-                    (
-                        cells.width(cells.safe(row.cells.get(column.key, ("", ""))[0])) + 1
-                        for row in self._all
-                    ),
-                    default=0,
-                )
+                texts = {row.cells.get(column.key, ("", ""))[0] for row in self._all}
+                longest = max((cells.width(cells.safe(text)) + 1 for text in texts), default=0)
                 more = max(0, min(spare, longest - column.width))
                 widths[column.key] += more
                 spare -= more

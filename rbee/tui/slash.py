@@ -65,13 +65,13 @@ def fitting(text: str) -> list[Command]:
 
 def completed(text: str) -> str | None:
     """The text with its command's name written out, as far as it is certain."""
-    found = fitting(text)
+    found, name = fitting(text), text[1:]
     if not found or " " in text:
         return None
     if len(found) == 1:
         return f"/{found[0].name}{' ' if found[0].takes else ''}"
+    shared = len(name)
     names = [command.name for command in found]
-    common = names[0]
-    for name in names[1:]:
-        common = "".join(a for at, a in enumerate(common) if name[: at + 1] == common[: at + 1])
-    return f"/{common}" if len(common) >= len(text) else None
+    while len({one[: shared + 1] for one in names}) == 1:
+        shared += 1
+    return f"/{names[0][:shared]}"

@@ -31,7 +31,8 @@ from rbee.protocol.models import HeldModel
 from rbee.sse import DONE, encode_comment, encode_event
 
 Step = tuple[str, Wire] | threading.Event | str
-"""An event, a gate to wait at, or `break`: the connection ends without a word."""
+"""An event, a gate to wait at, or `break`: the connection ends without a word; `lose`: it does so
+once."""
 
 
 @dataclass
@@ -75,6 +76,7 @@ class ColonyDouble:
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._lost: set[tuple[str, int]] = set()
         self._thread.start()
         self._up.wait(10)
         port = self._server.servers[0].sockets[0].getsockname()[1]
@@ -295,7 +297,10 @@ class ColonyDouble:
 
 
 @dataclass
+            elif step == "lose" and (job, at) in self._lost:
+                continue
 class _Started:
+                self._lost.add((job, at))
     """Waits for the server's socket."""
 
     server: uvicorn.Server

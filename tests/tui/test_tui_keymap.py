@@ -90,7 +90,11 @@ async def test_every_action_is_reachable() -> None:
                         await pilot.press("tab")
                 await chat_empty(pilot)
                 missing -= reachable(app)
+                await pilot.press("/")
+                missing -= reachable(app)
                 await pilot.press("escape")
+                missing -= reachable(app)
+                await pilot.press("f4")
                 missing -= reachable(app)
     with ColonyDouble(machine_data.full()) as double:
         async with app_for(double).run_test(size=(160, 45)) as pilot:

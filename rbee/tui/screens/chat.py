@@ -103,7 +103,8 @@ class Chat(ChatLeaving):
         if self._against is not None:
             self._oppose(None)
         elif self.model is not None:
-            self._pick(f"Compare {model_name(self.model)} with", None, self._oppose)
+            title = f"Compare {model_name(self.model)} with"
+            self._pick(title, None, self._oppose, but=self.model)
 
     def action_parameters(self) -> None:
         """System prompt and sampling."""
@@ -285,8 +286,16 @@ class Chat(ChatLeaving):
         hints.set_class(wrong, "-wrong")
         hints.update(Content(words))
 
-    def _pick(self, title: str, chosen: str | None, answered: Callable[[str | None], None]) -> None:
+    def _pick(
+        self,
+        title: str,
+        chosen: str | None,
+        answered: Callable[[str | None], None],
+        *,
+        but: str | None = None,
+    ) -> None:
         models = [model for model in self.rbee.store.offered_models() if not model.embeds]
+        models = [model for model in models if model.id != but] or models
         if not models:
             self.rbee.notify(
                 "This colony has no model on its disks yet.", title="No models", markup=False

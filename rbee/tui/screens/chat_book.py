@@ -259,7 +259,8 @@ class ChatBook(ColonyScreen):
         """Write what is not written yet; the app is leaving."""
         for view in self._views:
             changed = view.dialogue
-            if self._shelf is not None and changed.id in self._dirty - self._deleted:
+            unwritten = changed.id in self._dirty or bool(changed.running)
+            if self._shelf is not None and unwritten and changed.id not in self._deleted:
                 changed.revision += 1
                 try:
                     self._shelf.save(changed.id, changed.talk())

@@ -62,7 +62,7 @@ class TurnView(Vertical):
             await self._replies.mount_all(fresh)
         for at, view in enumerate(self.replies):
             view.display = any(view.answer is one for one in shown)
-            view.suffix = self._suffix()
+            view.suffix = self._suffix(at)
             view.unfold(self._unfolded)
             view.pulse(now)
             if at >= len(there) and view.answer.ended:
@@ -78,12 +78,13 @@ class TurnView(Vertical):
         """What draws an answer."""
         return next((view for view in self.replies if view.answer is answer), None)
 
-    def _suffix(self) -> str:
+    def _suffix(self, at: int) -> str:
         exchange = self.exchange
         if exchange.chosen is None:
-            return "" if exchange.running else "← or → keeps one"
+            arrow = "←" if at == 0 else "→"
+            return "" if exchange.running else f"{arrow} keeps it"
         count = len(exchange.answers)
-        return f"answer {exchange.chosen + 1} of {count}" if count > 1 else ""
+        return f"{exchange.chosen + 1} of {count}" if count > 1 else ""
 
 
 class Conversation(VerticalScroll, can_focus=True):
@@ -222,12 +223,9 @@ class Conversation(VerticalScroll, can_focus=True):
         if turn is not None:
             turn.unfold()
 
-    def on_focus(self) -> None:
+    def watch_has_focus(self, value: bool) -> None:
         """The turn is marked only while keys go there."""
-        self._mark()
-
-    def on_blur(self) -> None:
-        """The turn is marked only while keys go there."""
+        super().watch_has_focus(value)
         self._mark()
 
     async def _go(self, at: int) -> None:

@@ -5,7 +5,7 @@ Pure functions from the store's values to (text, role); layout belongs to the wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from rbee.narration import printable
@@ -90,6 +90,27 @@ def worker_row(worker: WorkerInfo, glyphs: Glyphs, now: float) -> Row:
             "up": (up, "muted"),
         },
     )
+
+
+class WorkerRows:
+    """The rows of workers; a worker that is what it was last time keeps its row."""
+
+    def __init__(self, make: Callable[[WorkerInfo, Glyphs, float], Row] = worker_row) -> None:
+        self._make = make
+        self._kept: dict[str, tuple[WorkerInfo, object, Row]] = {}
+
+    def rows(self, workers: Iterable[WorkerInfo], glyphs: Glyphs, now: float) -> list[Row]:
+        """In the order of `workers`. `now`: UTC seconds."""
+        kept: dict[str, tuple[WorkerInfo, object, Row]] = {}
+        for worker in workers:
+            age = duration(now - worker.started_at) if worker.started_at else ""
+            stamp = (age, glyphs.bar)
+            known = self._kept.get(worker.worker_id)
+            if known is None or known[0] is not worker or known[1] != stamp:
+                known = (worker, stamp, self._make(worker, glyphs, now))
+            kept[worker.worker_id] = known
+        self._kept = kept
+        return [row for _, _, row in kept.values()]
 
 
 def job_row(job: JobInfo, glyphs: Glyphs) -> Row:

@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import cells, keymap
 from rbee.tui.glyphs import duration, gib, wall_time
-from rbee.tui.rows import WORKER_COLUMNS, worker_row
+from rbee.tui.rows import WORKER_COLUMNS, WorkerRows
 from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
 from rbee.tui.screens.first_steps import FirstSteps
 from rbee.tui.screens.listing import set_subtitle
@@ -63,6 +63,7 @@ class Dashboard(FirstSteps):
 
     def on_mount(self) -> None:
         self._offered: tuple[object, ...] = ("workers",)
+        self._rows = WorkerRows()
         super().on_mount()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -93,7 +94,7 @@ class Dashboard(FirstSteps):
             self.look_around_once()
             return
         now = store.clock()
-        table.set_rows([worker_row(worker, table.glyphs, now) for worker in store.worker_list()])
+        table.set_rows(self._rows.rows(store.worker_list(), table.glyphs, now))
         self._subtitle(table)
         self.query_one(Devices).show(store)
         self.query_one(Jobs).show(store)

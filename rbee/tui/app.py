@@ -46,6 +46,7 @@ from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
+from rbee.tui.screens.logs import Logs
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.report import Report
 from rbee.tui.screens.signpost import signposts
@@ -69,6 +70,7 @@ class RbeeApp(App[str]):
         "workers": Workers,
         "jobs": Jobs,
         "chat": Chat,
+        "logs": Logs,
         **signposts(),
     }
     DEFAULT_MODE = "dashboard"
@@ -231,6 +233,10 @@ class RbeeApp(App[str]):
         if worker is not None:
             self._then("dashboard", lambda screen: _dashboard(screen).ask_stop(worker))
 
+    def show_logs(self, source: str) -> None:
+        """The log of the queen, a hive or a worker, with what was told about it."""
+        self._then("logs", lambda screen: _logs(screen).choose(source))
+
     def open_chats(self) -> list[Summary]:
         """Conversations that are not on screen."""
         chat = self._chat_screen()
@@ -377,6 +383,12 @@ class RbeeApp(App[str]):
             act(self.screen)
 
         self.run_worker(switched(), exit_on_error=True)
+
+
+def _logs(screen: Screen[object]) -> Logs:
+    if not isinstance(screen, Logs):
+        raise TypeError(f"{screen!r} is not the screen of logs")
+    return screen
 
 
 def _dashboard(screen: Screen[object]) -> Dashboard:

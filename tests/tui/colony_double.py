@@ -55,7 +55,9 @@ class ColonyDouble:
     """Job → its stream, of jobs that were not submitted here."""
     why: dict[str, Why] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
-    """Worker or hive → its log, which is followed until the double goes."""
+    """Worker, hive or `queen` → its log, which is followed until the double goes."""
+    unreadable: dict[str, RbeeError] = field(default_factory=dict[str, RbeeError])
+    """The same → why it cannot be read."""
     around: Around = field(default_factory=lambda: Around(machines=[]))
     version: str = "0"
     """The queen's rbee."""
@@ -120,6 +122,7 @@ class ColonyDouble:
                 Route("/v1/workers/{name}/logs", self._log),
                 Route("/v1/hives/nearby", self._nearby),
                 Route("/v1/hives/{name}/logs", self._log),
+                Route("/v1/logs", self._log),
                 Route("/v1/catalog/models", self._models),
                 Route("/v1/jobs/{job}", self._cancel, methods=["DELETE"]),
             ],
@@ -231,7 +234,9 @@ class ColonyDouble:
 
     async def _log(self, request: Request) -> Response:
         self._note(request)
-        worker = request.path_params["name"]
+        worker = request.path_params.get("name", "queen")
+        if worker in self.unreadable:
+            raise self.unreadable[worker]
         if worker not in self.logs:
             raise NotFound(f"no worker {worker}")
 

@@ -28,7 +28,7 @@ from rbee.tui.screens.adding import AddMachine
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.dialogs import Confirm, Details
 from rbee.tui.screens.hives import Hives
-from rbee.tui.screens.log_view import LogView
+from rbee.tui.screens.logs import Logs
 from rbee.tui.store import ColonyStore
 
 anyio = pytest.mark.anyio
@@ -261,12 +261,11 @@ async def test_details_log_filter_and_copy() -> None:
             await pilot.press("escape")
             await dialog(pilot, Hives)
             await pilot.press("l")
-            await dialog(pilot, LogView)
-            await until(pilot, lambda: "hive up" in words(app))
-            assert "red [31malert" in words(app)
-            double.logs["attic"].append("one more")
-            await until(pilot, lambda: "one more" in words(app))
-            await pilot.press("escape")
+            await dialog(pilot, Logs)
+            logs = app.screen
+            assert isinstance(logs, Logs)
+            assert (logs.tree_panel.chosen, logs.panel.following) == ("attic", True)
+            await pilot.press("2")
             await dialog(pilot, Hives)
             await pilot.press("slash", *"rtx", "enter")
             await until(pilot, lambda: [r.key for r in screen.table.rows] == ["attic", "mule"])

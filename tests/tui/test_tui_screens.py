@@ -188,14 +188,15 @@ async def test_details_hold_state_memory_and_log() -> None:
         app = app_for(double)
         async with app.run_test(size=(80, 24)) as pilot:
             await connected(pilot)
-            for key in ("enter", "l"):
-                await pilot.press(key)
-                await dialog(pilot, Details)
-                words = " ".join(str(each.content) for each in app.screen.query(Static))
-                assert "19.0 GiB model, 2.0 GiB process" in words
-                assert "/logs/w-01.log" in words
-                await pilot.press("escape")
-                await dialog(pilot, Dashboard)
+            await pilot.press("enter")
+            await dialog(pilot, Details)
+            words = " ".join(str(each.content) for each in app.screen.query(Static))
+            assert "19.0 GiB model, 2.0 GiB process" in words
+            assert "/logs/w-01.log" in words
+            await pilot.press("escape")
+            await dialog(pilot, Dashboard)
+            await pilot.press("l")
+            await until(pilot, lambda: shows(app, "Narration + logs of w-01"))
 
 
 async def test_filter_and_its_inverse() -> None:

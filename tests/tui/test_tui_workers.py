@@ -206,6 +206,10 @@ async def test_its_log_is_followed_while_it_is_on_screen_and_no_longer(
         assert shows(app, "load: [31mreading[0m tensors 1/32"), "no control character is left"
         colony.logs["w-01"].append("and one more")
         await until(pilot, lambda: "and one more" in tail.texts())
+        await pilot.press("l")
+        await until(pilot, lambda: shows(app, "Narration + logs of w-01"))
+        await pilot.press("3")
+        await until(pilot, lambda: app.screen is screen)
         await pilot.press("escape", "down")
         await until(pilot, lambda: any("cannot be read" in line for line in tail.texts()))
         assert any("/logs/w-02.log on mule" in line for line in tail.texts())

@@ -16,7 +16,7 @@ ACTIONS = [
         "stop_worker",
         True,
     ),
-    Action("worker.log", "l", "log", "Where the worker's log is", "dashboard", "show_worker", True),
+    Action("worker.log", "l", "log", "Follow the worker's log", "dashboard", "show_worker", True),
     Action(
         "worker.open", "enter", "open", "Details of the selected row", "dashboard", "open_row", True
     ),

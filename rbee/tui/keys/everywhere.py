@@ -17,13 +17,7 @@ MODES: tuple[Mode, ...] = (
     ),
     Mode("jobs", "Jobs", "Jobs"),
     Mode("chat", "Chat", "Chat"),
-    Mode(
-        "logs",
-        "Logs",
-        "Logs",
-        "The story of the colony and the logs of all daemons, filtered and searchable.",
-        ("rbee queen logs",),
-    ),
+    Mode("logs", "Logs", "Logs"),
     Mode(
         "code",
         "Code",

@@ -139,16 +139,18 @@ class Dashboard(FirstSteps):
         self.rbee.push_screen(dialog, answered)
 
     def action_show_worker(self) -> None:
-        """Where the selected worker stands, and where its log is."""
+        """The log of the selected worker."""
         worker = self._selected()
         if worker is not None:
-            self.rbee.push_screen(Details(worker.worker_id, self._facts(worker)))
+            self.rbee.show_logs(worker.worker_id)
 
     def action_open_row(self) -> None:
         """The details of what has the cursor."""
         jobs = self.query_one(Jobs)
         if not jobs.has_focus:
-            self.action_show_worker()
+            worker = self._selected()
+            if worker is not None:
+                self.rbee.push_screen(Details(worker.worker_id, self._facts(worker)))
         elif (row := jobs.current) is not None:
             self._show_job(row.key)
 

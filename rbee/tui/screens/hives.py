@@ -39,11 +39,9 @@ from rbee.tui.looking import look_around
 from rbee.tui.screens.adding import TRUST, AddMachine, key_question
 from rbee.tui.screens.dialogs import Choice, Confirm, Details
 from rbee.tui.screens.filtering import FilteredScreen
-from rbee.tui.screens.log_view import LogView
 from rbee.tui.shell import open_shell
 from rbee.tui.widgets.machines import HiveTable, MachinePanel, NearbyTable
 
-LOG_LINES = 500
 MOST_KEYS = 9
 """Host keys that one addition may ask about: eight jumps and the machine itself."""
 _OTHERS = frozenset({"install", "start_or_stop", "shell", "remove"})
@@ -226,15 +224,8 @@ class Hives(FilteredScreen[HiveTable]):
 
     def action_log(self) -> None:
         """Follow the machine's log."""
-        hive = self.hive
-        if hive is not None:
-            name = hive.name
-            self.rbee.push_screen(
-                LogView(
-                    f"log of {name}",
-                    lambda client: client.hive_logs(name, lines=LOG_LINES, follow=True),
-                )
-            )
+        if self.hive is not None:
+            self.rbee.show_logs(self.hive.name)
 
     def action_shell(self) -> None:
         """The user's own ssh, until its shell is left."""

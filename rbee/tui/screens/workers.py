@@ -123,7 +123,11 @@ class Workers(ListScreen):
         self.turn(step)
 
     def action_show_worker(self) -> None:
-        """Its log."""
+        """Its log; once more, with what was told about it."""
+        past = self._past()
+        if past is not None and self.tab == "Log" and self._log.has_focus:
+            self.rbee.show_logs(past.last.worker_id)
+            return
         self.tab = "Log"
         self.action_open_row()
 

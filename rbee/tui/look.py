@@ -26,6 +26,13 @@ def glyphs_for(tui: TuiSettings) -> Glyphs:
     return base if tui.animations else replace(base, spinner=base.loading)
 
 
+def next_graphs(now: Glyphs) -> Glyphs:
+    """The same with the ramp that follows; ASCII graphs only where all is ASCII."""
+    ramps = [ASCII.spark] if now.plain else list(RAMPS.values())
+    at = ramps.index(now.spark) + 1 if now.spark in ramps else 0
+    return replace(now, spark=ramps[at % len(ramps)])
+
+
 def put_on(app: RbeeApp, tui: TuiSettings) -> None:
     """Have the app look so from its next repaint on. Not its colours."""
     app.glyphs.become(glyphs_for(tui))

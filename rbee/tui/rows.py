@@ -62,7 +62,8 @@ def worker_state(worker: WorkerInfo, glyphs: Glyphs) -> tuple[Span, str]:
             percent = "" if worker.progress is None else f" {worker.progress:.0%}"
             return (glyphs.loading, "warn"), f"loading{percent}"
         case WorkerState.FAILED:
-            return (glyphs.failed, "bad"), "failed"
+            memory = "out of memory" in (worker.error or "").lower()
+            return (glyphs.failed, "bad"), "failed oom" if memory else "failed"
         case WorkerState.STOPPING | WorkerState.STOPPED:
             return (glyphs.offline, "muted"), worker.state.value
 
@@ -197,7 +198,7 @@ def _card(view: DeviceView, glyphs: Glyphs, width: int) -> list[Line]:
     label = f"CPU {device.label}" if device.kind == "cpu" else device.label
     heat = _temperature(view, glyphs)
     power = glyphs.na if device.power_w is None else f"{device.power_w:.0f} W"
-    figures = "" if heat == power == glyphs.na else f"   {heat}  {power}"
+    figures = f"   {heat}  {power}"
     room = max(0, width - len(view.title) - len(figures) - 4)
     return [
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rbee.tui.actions import Action
 
-SCOPES = {"dashboard": "Dashboard", "welcome": "First run"}
+SCOPES = {"dashboard": "Dashboard", "devices": "Devices", "welcome": "First run"}
 ACTIONS = [
     Action("worker.new", "n", "new", "Start a worker", "dashboard", "new_worker", True, True),
     Action(
@@ -21,6 +21,16 @@ ACTIONS = [
         "worker.open", "enter", "open", "Details of the selected row", "dashboard", "open_row", True
     ),
     Action("list.filter", "slash", "filter", "Filter; ! inverts", "dashboard", "filter", True),
+    Action(
+        "view.graph",
+        "g",
+        "graph",
+        "Draw graphs in blocks, braille or ASCII",
+        "devices",
+        "screen.graph",
+        True,
+        True,
+    ),
     Action(
         "narration.follow",
         "f",

@@ -17,6 +17,7 @@ from textual.widgets import Input, Static
 
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import cells, keymap
+from rbee.tui.look import next_graphs
 from rbee.tui.glyphs import duration, gib, wall_time
 from rbee.tui.rows import WORKER_COLUMNS, WorkerRows
 from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
@@ -39,7 +40,7 @@ class Dashboard(FirstSteps):
     """Mode 1."""
 
     MODE = "dashboard"
-    HELP_SCOPES = ("dashboard", "lists")
+    HELP_SCOPES = ("dashboard", "devices", "lists")
     AUTO_FOCUS = "#workers"
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("dashboard")
 
@@ -47,7 +48,9 @@ class Dashboard(FirstSteps):
         glyphs = self.rbee.glyphs
         table = RowTable("Workers", WORKER_COLUMNS, glyphs=glyphs, id="workers")
         empty = EmptyWorkers(
-            Center(Static(self._empty_words())), id="empty", classes="panel hatched"
+            Center(Static(self._empty_words(), id="empty-words")),
+            id="empty",
+            classes="panel hatched",
         )
         empty.border_title = "Workers"
         search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
@@ -160,6 +163,11 @@ class Dashboard(FirstSteps):
         search.display = True
         search.focus()
 
+    def action_graph(self) -> None:
+        """The next way of drawing graphs, on all screens, until rbee is left."""
+        self.rbee.glyphs.become(next_graphs(self.rbee.glyphs))
+        self.repaint()
+
     def action_follow(self) -> None:
         """Follow the narration, or stand still."""
         self.query_one(NarrationPanel).toggle_follow()
@@ -223,11 +231,19 @@ class Dashboard(FirstSteps):
         if state == self._offered:
             return
         before, self._offered = self._offered[0], state
+        if main.id == "empty":
+            self.query_one("#empty-words", Static).update(self._empty_words())
         if main.id != before and (self.focused is None or self.focused.id in (before, *_MAINS)):
             main.focus()
         self.refresh_bindings()
 
     def _empty_words(self) -> Content:
+        if not self.rbee.store.offered_models():
+            return Content.assemble(
+                ("No workers and no models yet. ", "$foreground"),
+                ("4 Models", "$primary bold"),
+                (" downloads one.", "$foreground"),
+            )
         return Content.assemble(
             ("No workers yet. ", "$foreground"),
             ("n", "$primary bold"),

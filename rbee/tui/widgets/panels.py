@@ -6,7 +6,7 @@ They read; what a key does to a row belongs to the screen.
 from __future__ import annotations
 
 import textwrap
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.binding import BindingType
 
@@ -17,6 +17,9 @@ from rbee.tui.store import ColonyStore
 from rbee.tui.widgets.lines import Line, Lines, Span
 from rbee.tui.widgets.table import RowTable
 
+if TYPE_CHECKING:
+    from rbee.tui.app import RbeeApp
+
 WIDE = 110
 _SOURCE = 8
 _LEVELS = {"warning": "warn", "error": "bad"}
@@ -24,6 +27,8 @@ _LEVELS = {"warning": "warn", "error": "bad"}
 
 class Devices(Lines):
     """A strip of one line per device, or cards where there is room."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keymap.bindings("devices")
 
     def __init__(self, glyphs: Glyphs) -> None:
         super().__init__("Devices", id="devices")
@@ -36,6 +41,10 @@ class Devices(Lines):
         wide = self.app.size.width >= WIDE
         dot = self._glyphs.dot
         title = "Devices" if wide else f"Devices  util {dot} vram"
+        every = cast("RbeeApp", self.app).refresh_seconds
+        subtitle = f"{every:g} s {dot} g graph" if wide else f"{every:g} s"
+        if self.border_subtitle != subtitle:
+            self.border_subtitle = subtitle
         if self.border_title != title:
             self.border_title = title
         draw = device_cards if wide else device_strip

@@ -73,12 +73,12 @@ class ColonyDouble:
     def __enter__(self) -> Self:
         self._readers: list[asyncio.Queue[tuple[str, Wire] | None]] = []
         self._cancels: dict[str, asyncio.Event] = {}
+        self._lost: set[tuple[str, int]] = set()
         config = uvicorn.Config(
             self._app(), host="127.0.0.1", port=0, ws="none", log_config=None, lifespan="off"
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._lost: set[tuple[str, int]] = set()
         self._thread.start()
         self._up.wait(10)
         port = self._server.servers[0].sockets[0].getsockname()[1]
@@ -284,7 +284,10 @@ class ColonyDouble:
                 continue
             if isinstance(step, threading.Event):
                 await _opened(step, cancelled)
+            elif step == "lose" and (job, at) in self._lost:
+                continue
             elif isinstance(step, str):
+                self._lost.add((job, at))
                 return
             if cancelled.is_set():
                 data = encode(CancelledData(reason="cancelled by the client"))
@@ -302,10 +305,7 @@ class ColonyDouble:
 
 
 @dataclass
-            elif step == "lose" and (job, at) in self._lost:
-                continue
 class _Started:
-                self._lost.add((job, at))
     """Waits for the server's socket."""
 
     server: uvicorn.Server

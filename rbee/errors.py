@@ -54,7 +54,7 @@ This module imports nothing but the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -315,8 +315,6 @@ class RateLimited(RbeeError):
     code = "RATE_LIMITED"
     status = 429
     hint = "Wait and try again."
-    headers: Mapping[str, str] = {}
-    """Of the reply, which tell of the limits; no part of the body."""
 
 
 class Cancelled(RbeeError):

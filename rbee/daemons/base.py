@@ -45,6 +45,8 @@ from rbee.protocol.base import encode
 
 log = logging.getLogger("rbee")
 BODY_LIMIT = 1 << 20
+TOLD = "rbee.told"
+"""Headers in a request's state that its reply is to have, whatever it is."""
 RETRY_AFTER = 1
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -236,6 +238,7 @@ class Door:
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-correlation-id", correlation.encode()),
+                    *scope["state"].get(TOLD, ()),
                 ]
             return send(message)
 
@@ -329,8 +332,7 @@ def error_headers(error: RbeeError) -> dict[str, str]:
     """Retry-After where trying again makes sense, WWW-Authenticate where a key is missing."""
     if isinstance(error, Unavailable | QueueFull | RateLimited):
         wait = int(error.details.get("retry_after", RETRY_AFTER))
-        told = error.headers if isinstance(error, RateLimited) else {}
-        return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000), **told}
+        return {"Retry-After": str(wait), "X-Backoff-Ms": str(wait * 1000)}
     if isinstance(error, MethodNotAllowed):  # RFC 9110, section 15.5.6
         return {"Allow": str(error.details.get("allow", ""))}
     if isinstance(error, InvalidApiKey):  # RFC 6750, section 3

@@ -22,7 +22,7 @@ from rbee.access.brakes import Brakes
 from rbee.access.keys import digest_of, looks_like_key
 from rbee.access.rates import Bucket
 from rbee.access.usage import app_of
-from rbee.daemons.base import Handler, is_loopback
+from rbee.daemons.base import TOLD, Handler, is_loopback
 from rbee.daemons.queen.callers import Caller, Kind, present
 from rbee.daemons.queen.scopes import Need, may, need_of, refusal
 from rbee.errors import InvalidApiKey, MissingApiKey, RateLimited
@@ -81,11 +81,13 @@ class Gate:
             key = caller.key
             if key is None or (key.requests_per_minute or key.tokens_per_minute) is None:
                 return await handler(request)
-            if counted:
-                self._charge(key)
-            reply = await handler(request)
-            reply.headers.update(self._told(key))
-            return reply
+            state = request.scope.setdefault("state", {})
+            try:
+                if counted:
+                    self._charge(key)
+                return await handler(request)
+            finally:
+                state[TOLD] = self._told(key)
 
         return entered
 
@@ -156,20 +158,18 @@ class Gate:
         tokens = _bucket(self._tokens, key.name, key.tokens_per_minute, now)
         for what, bucket in (("requests", requests), ("tokens", tokens)):
             if bucket is not None and (wait := bucket.wait(now)) > 0:
-                error = RateLimited(
+                raise RateLimited(
                     f"the key {key.name} may use {bucket.limit} {what} a minute, and has",
                     action=f"Wait {math.ceil(wait)} s, or give the key another limit.",
                     retry_after=math.ceil(wait),
                     limit=bucket.limit,
                     of=what,
                 )
-                error.headers = self._told(key)
-                raise error
         if requests is not None:
             requests.take(1, now)
 
-    def _told(self, key: Key) -> dict[str, str]:
-        """By the names that OpenAI's clients read."""
+    def _told(self, key: Key) -> list[tuple[bytes, bytes]]:
+        """Headers by the names that OpenAI's clients read."""
         now, headers = self._clock.monotonic(), dict[str, str]()
         for what, kept, limit in (
             ("requests", self._requests, key.requests_per_minute),
@@ -181,7 +181,7 @@ class Gate:
                 headers[f"x-ratelimit-limit-{what}"] = str(bucket.limit)
                 headers[f"x-ratelimit-remaining-{what}"] = str(bucket.left)
                 headers[f"x-ratelimit-reset-{what}"] = f"{full:.3f}s"
-        return headers
+        return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def _bucket(kept: dict[str, Bucket], name: str, limit: int | None, now: float) -> Bucket | None:

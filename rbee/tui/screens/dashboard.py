@@ -17,8 +17,8 @@ from textual.widgets import Input, Static
 
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import cells, keymap
-from rbee.tui.look import next_graphs
 from rbee.tui.glyphs import duration, gib, wall_time
+from rbee.tui.look import next_graphs
 from rbee.tui.rows import WORKER_COLUMNS, WorkerRows
 from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
 from rbee.tui.screens.first_steps import FirstSteps

@@ -18,13 +18,6 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ["docs/cli.md", "docs/configuration.md"]
 WRITTEN = ["architecture", "api", "models", "security"]
 GUIDES = ["README.md", *(f"docs/{one}.md" for one in WRITTEN), *REFERENCE]
-    "README.md",
-    "docs/architecture.md",
-    "docs/api.md",
-    "docs/models.md",
-    "docs/security.md",
-    *REFERENCE,
-]
 
 
 def text_of(name: str) -> str:

@@ -48,7 +48,7 @@ def execute_of(
         messages=messages or None,
         tools=builtins(request.offered()),
         must_call=request.must_call(),
-        several_calls=request.parallel_tool_calls,
+        several_calls=request.parallel_tool_calls and isinstance(request.tool_choice, str),
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,

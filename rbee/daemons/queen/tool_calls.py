@@ -108,7 +108,8 @@ class CallReader:
             if left and not any(end.startswith(left) for end in _ENDS):
                 self._say(self._rest)
         elif self._step == self._call:
-            self._say(self._mark + self._rest)
+            if not self.count:  # behind others, what was cut is the beginning of one more
+                self._say(self._mark + self._rest)
         elif self._step == self._text_arguments:
             self._more(unquoted(self._rest + '"'))
         self._rest = ""

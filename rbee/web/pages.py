@@ -52,7 +52,7 @@ def assets() -> dict[str, Path]:
         raise BackendUnavailable(
             f"textual-serve has no {missing[0]}", action=f"Install the one that fits: {INSTALL}"
         )
-    return found | {"page.css": Path(str(files("rbee.web") / "page.css"))}
+    return found | {name: Path(str(files("rbee.web") / name)) for name in ("page.css", "page.js")}
 
 
 def terminal(host: str, prefix: str) -> str:

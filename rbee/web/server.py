@@ -1,4 +1,4 @@
-"""The HTTP server of `rbee web`: one page, its four files, and a web socket for each tab.
+"""The HTTP server of `rbee web`: one page, its files, and a web socket for each tab.
 
 Owns every decision about a request, in one place and in this order: whose name was called, which
 page asks, which link or cookie it brings. What passes is the terminal's; the log is nobody's,
@@ -11,6 +11,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,15 @@ HEARTBEAT = 15.0
 GOING_AWAY, TRY_LATER, UNSUPPORTED = 1001, 1013, 1003
 """Why a web socket is closed (RFC 6455, 7.4.1, and the registry)."""
 LAST_LINES = 12
+
+
+@dataclass
+class _Place:
+    """Where a tab runs. `ending`: its screens are on their way out."""
+
+    number: int
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ending: bool = False
 
 
 class WebServer:
@@ -55,8 +65,8 @@ class WebServer:
         self._spent = spent
         self._failed = failed
         self._assets = pages.assets()
-        self._open: dict[int, anyio.CancelScope] = {}
-        self._gone = anyio.Event()
+        self._places: dict[int, _Place] = {}
+        self._left = anyio.Event()
         self._stopping = False
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._dressed)
@@ -73,11 +83,10 @@ class WebServer:
         """End every tab, then the server; returns when all are gone."""
         self._stopping = True
         with anyio.CancelScope(shield=True):
-            while self._open:
-                self._gone = anyio.Event()
-                for scope in self._open.values():
-                    scope.cancel()
-                await self._gone.wait()
+            while self._places:
+                for place in self._places.values():
+                    place.scope.cancel()
+                await self._left.wait()
             await self._runner.cleanup()
 
     async def _dressed(self, request: web.Request) -> web.StreamResponse:
@@ -136,25 +145,37 @@ class WebServer:
         if not ws.can_prepare(request).ok:
             return _refused(400, "This is for the terminal's own connection.")
         await ws.prepare(request)
-        number = next((n for n in range(1, self._most + 1) if n not in self._open), None)
-        if number is None or self._stopping:
-            words = f"{self._most} tabs are open, which is the most: close one."
-            await ws.send_bytes(_shown([words, "`rbee web --tabs N` allows more."]))
+        place = await self._place()
+        if place is None:
+            await ws.send_bytes(_shown([_full(self._most), "`rbee web --tabs N` allows more."]))
             await ws.close(code=TRY_LATER)
             return ws
-        with anyio.CancelScope() as scope:
-            self._open[number] = scope
+        with place.scope:
             try:
-                await self._tab(ws, number, request)
+                await self._tab(ws, place, request)
             finally:
-                del self._open[number]
-                self._gone.set()
+                del self._places[place.number]
+                self._left.set()
+                self._left = anyio.Event()
         with anyio.CancelScope(shield=True):
             await ws.close(code=GOING_AWAY)
         return ws
 
-    async def _tab(self, ws: web.WebSocketResponse, number: int, request: web.Request) -> None:
-        log_path = self._logs / f"web-{number}.log"
+    async def _place(self) -> _Place | None:
+        """Room for a tab; None when there is none. One that is ending is waited for, since a page
+        that is loaded again leaves its own place only now."""
+        while not self._stopping:
+            for number in range(1, self._most + 1):
+                if number not in self._places:
+                    place = self._places[number] = _Place(number)
+                    return place
+            if not any(place.ending for place in self._places.values()):
+                break
+            await self._left.wait()
+        return None
+
+    async def _tab(self, ws: web.WebSocketResponse, place: _Place, request: web.Request) -> None:
+        log_path = self._logs / f"web-{place.number}.log"
         told: list[str] = []
         tab: Tab | None = None
         try:
@@ -171,9 +192,10 @@ class WebServer:
         except* (RbeeError, OSError) as group:
             told = [str(exc) for exc in group.exceptions]
         finally:
+            place.ending = True
             if tab is not None:
                 await tab.end()
-        if tab is None or await tab.process.wait() > 0 or told:
+        if tab is None or await tab.process.wait() != 0 or told:
             last = await anyio.to_thread.run_sync(tail, log_path, LAST_LINES)
             lines = ["The screen ended by itself.", *told, *last, f"See {log_path}."]
             if not ws.closed:
@@ -232,6 +254,11 @@ def link_of(payload: bytes) -> str | None:
     except (ValueError, TypeError, KeyError):
         return None
     return url if parts.scheme in ("http", "https") and parts.hostname else None
+
+
+def _full(most: int) -> str:
+    tabs = "One tab is" if most == 1 else f"{most} tabs are"
+    return f"{tabs} open, which is the most: close one."
 
 
 def _shown(lines: Sequence[str]) -> bytes:

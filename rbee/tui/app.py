@@ -47,6 +47,7 @@ from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
 from rbee.tui.screens.logs import Logs
+from rbee.tui.screens.models import Models
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.report import Report
 from rbee.tui.screens.signpost import signposts
@@ -68,6 +69,7 @@ class RbeeApp(App[str]):
         "dashboard": Dashboard,
         "hives": Hives,
         "workers": Workers,
+        "models": Models,
         "jobs": Jobs,
         "chat": Chat,
         "logs": Logs,

@@ -14,6 +14,7 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.theme import BUILTIN_THEMES
 
 from rbee.tui import keymap
+from rbee.tui.screens.model_questions import start_somewhere
 from rbee.tui.theme_shelf import AUTO
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Commands(Provider):
         for model in app.store.offered_models():
             yield Entry(
                 f"worker: start {model.id}", "Start a worker", partial(app.start_worker, model.id)
+            )
+            yield Entry(
+                f"model: start {model.id}",
+                "Start a worker where you say",
+                partial(start_somewhere, app, model),
+                discover=False,
             )
         for worker in app.store.worker_list():
             yield Entry(

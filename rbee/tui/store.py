@@ -29,6 +29,7 @@ from rbee.protocol.colony import (
 from rbee.protocol.hives import Device, HiveInfo, ModelInfo
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.machines import Around
+from rbee.protocol.models import DownloadInfo, TransferState
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui.past import Past
 
@@ -38,6 +39,7 @@ FINISHED_JOBS = 100
 ACTIVE_JOBS = frozenset({JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING})
 RESTING = frozenset({"stopped", "not installed"})
 """States of a machine that is down because somebody wanted it so, or not set up yet."""
+ENDED_TRANSFERS = frozenset({TransferState.DONE, TransferState.FAILED, TransferState.CANCELLED})
 DEAD_WORKERS = frozenset({WorkerState.FAILED, WorkerState.STOPPED})
 
 
@@ -109,6 +111,10 @@ class ColonyStore:
     workers: dict[str, WorkerInfo] = field(default_factory=dict)
     jobs: dict[str, JobInfo] = field(default_factory=dict)
     models: list[ModelInfo] = field(default_factory=list)
+    downloads: dict[tuple[str, str], DownloadInfo] = field(
+        default_factory=dict[tuple[str, str], DownloadInfo]
+    )
+    """Models on their way, by hive and reference."""
     narration: deque[Narration] = field(default_factory=lambda: deque(maxlen=NARRATION_LINES))
     narrated: int = 0
     """Lines ever received: lets a reader see that the ring has moved."""
@@ -150,6 +156,8 @@ class ColonyStore:
                 self._telemetry(payload)
             case Models():
                 self.models = payload.models
+            case DownloadInfo():
+                self._take_download(payload)
             case Narration():
                 self._narrate(payload)
             case Totals():
@@ -282,6 +290,7 @@ class ColonyStore:
         self.jobs = {job.job_id: job for job in snapshot.jobs}
         self.past.snapshot(snapshot.workers, self.clock())
         self.models = snapshot.models
+        self.downloads = {(info.hive, info.ref): info for info in snapshot.downloads}
         self.totals, self._totals_at = snapshot.totals, self.clock()
         known = {(line.at, line.source, line.message) for line in self.narration}
         fresh = [x for x in snapshot.narration if (x.at, x.source, x.message) not in known]
@@ -295,6 +304,12 @@ class ColonyStore:
         self.hives[hive.name] = hive
         if not hive.online:
             self._forget_figures(hive.name)
+
+    def _take_download(self, info: DownloadInfo) -> None:
+        if info.state in ENDED_TRANSFERS:
+            self.downloads.pop((info.hive, info.ref), None)
+        else:
+            self.downloads[info.hive, info.ref] = info
 
     def _forget_figures(self, name: str) -> None:
         self.beats.pop(name, None)

@@ -21,13 +21,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from rbee.client import QueenStatus
-from rbee.errors import NotFound, RbeeError
+from rbee.errors import ModelNotFound, NotFound, RbeeError
 from rbee.protocol.base import Wire, encode
 from rbee.protocol.colony import Health, Info, Snapshot
 from rbee.protocol.decisions import Why
 from rbee.protocol.jobs import CancelledData, JobAccepted, JobInfo, JobState
 from rbee.protocol.machines import Around
-from rbee.protocol.models import HeldModel
+from rbee.protocol.models import FoundModel, HeldModel, Search, Spot
 from rbee.sse import DONE, encode_comment, encode_event
 
 Step = tuple[str, Wire] | threading.Event | str
@@ -62,6 +62,9 @@ class ColonyDouble:
     version: str = "0"
     """The queen's rbee."""
     held: list[HeldModel] = field(default_factory=list)
+    spots: dict[str, list[Spot]] = field(default_factory=dict)
+    """Model → where it would run."""
+    hub: list[FoundModel] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     """Path and query of every request that is not for the event stream."""
     closed: RbeeError | None = None
@@ -124,6 +127,9 @@ class ColonyDouble:
                 Route("/v1/hives/{name}/logs", self._log),
                 Route("/v1/logs", self._log),
                 Route("/v1/catalog/models", self._models),
+                Route("/v1/catalog/fits", self._fits),
+                Route("/v1/catalog/search", self._search),
+                Route("/v1/catalog/look", self._look),
                 Route("/v1/jobs/{job}", self._cancel, methods=["DELETE"]),
             ],
             exception_handlers={RbeeError: _error},  # pyright: ignore[reportArgumentType]
@@ -258,6 +264,25 @@ class ColonyDouble:
     async def _models(self, request: Request) -> Response:
         self._note(request)
         return Response(encode({"models": self.held}), media_type="application/json")
+
+    async def _fits(self, request: Request) -> Response:
+        self._note(request)
+        spots = self.spots.get(request.query_params["model"], [])
+        return Response(encode({"spots": spots}), media_type="application/json")
+
+    async def _search(self, request: Request) -> Response:
+        self._note(request)
+        text = request.query_params["q"]
+        models = [found for found in self.hub if text in found.repo.lower()]
+        return _json(Search(query=text, endpoint="http://hub", models=models))
+
+    async def _look(self, request: Request) -> Response:
+        self._note(request)
+        repo = request.query_params["model"].removeprefix("hf:").partition(":")[0]
+        for found in self.hub:
+            if found.repo == repo:
+                return _json(found)
+        raise ModelNotFound(f"the hub has no {repo}", action="Look for it: rbee model search")
 
     def _note(self, request: Request) -> None:
         query = request.url.query

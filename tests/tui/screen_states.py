@@ -120,6 +120,6 @@ async def quitting(pilot: Pilot[Any]) -> None:
 
 async def signpost(pilot: Pilot[Any]) -> None:
     await dashboard(pilot)
-    await pilot.press("4")
+    await pilot.press("8")
     await pilot.pause()
     await pilot.pause()

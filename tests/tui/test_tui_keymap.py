@@ -6,6 +6,7 @@ from typing import Any
 
 import colony_data as data
 import machine_data
+import models_data
 import pytest
 from colony_double import ColonyDouble
 from screen_driver import app_for, connected, until
@@ -103,6 +104,12 @@ async def test_every_action_is_reachable() -> None:
             for _ in machine_data.machines():
                 missing -= reachable(app)
                 await pilot.press("j")
+    with ColonyDouble(models_data.snapshot()) as double:
+        models_data.furnish(double)
+        async with app_for(double).run_test(size=(160, 45)) as pilot:
+            app = await connected(pilot)
+            await show_mode(pilot, "models")
+            missing -= reachable(app)
     assert not missing
 
 

@@ -24,7 +24,15 @@ from rbee.client import QueenClient, QueenStatus
 from rbee.daemons.detached import DetachedProcess, alive, gone, send
 from rbee.daemons.process import NETWORK, clean_environment, open_log, python_module, tail
 from rbee.daemons.state import DETACH, locked, read_state
-from rbee.errors import QueenRunning, QueenUnreachable, RbeeError, TimedOut, VersionMismatch
+from rbee.errors import (
+    Forbidden,
+    MissingApiKey,
+    QueenRunning,
+    QueenUnreachable,
+    RbeeError,
+    TimedOut,
+    VersionMismatch,
+)
 
 if TYPE_CHECKING:
     from rbee.paths import Paths
@@ -99,10 +107,15 @@ async def start_background(
 
 
 async def stop(found: Found, paths: Paths, *, timeout: float = CASCADE_LIMIT) -> None:
-    """Take a queen down with everything she runs; returns when she is gone, killed if need be."""
+    """Take a queen down with everything she runs; returns when she is gone, killed if need be.
+
+    Raises MissingApiKey or Forbidden when she does not do that for us.
+    """
     try:
         async with QueenClient(found.url) as client:
             await client.shutdown()
+    except (MissingApiKey, Forbidden):
+        raise
     except RbeeError as exc:
         log.info("asking the queen to stop: %s", exc)
     with anyio.move_on_after(timeout):
@@ -252,6 +265,13 @@ class Keeper:
     def hurry(self) -> None:
         """See QueenKeeper."""
         self._hurry.set()
+
+    def reload(self) -> bool:
+        """See QueenKeeper. Only a queen of this machine gets signals."""
+        if self._found is None or not self._found.here:
+            return False
+        send(self._found.pid, signal.SIGHUP)
+        return True
 
     async def stop(self) -> None:
         """See QueenKeeper."""

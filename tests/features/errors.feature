@@ -61,3 +61,17 @@ Feature: Errors, installation, settings
     When I run rbee config show
     Then the exit code is 2
     And stderr names SETTINGS_ERROR and queen.linger
+
+  @s44
+  Scenario: A wrong key is refused, and says where it is set
+    Given a queen I started
+    And a keeper with the key rbee_wrong for her
+    When I run rbee infer --model echo "hello"
+    Then the exit code is 1
+    And stderr names INVALID_API_KEY and what to do
+    And stderr names RBEE_API_KEY and set
+    And stderr does not have rbee_wrong
+    When I make a key anna and use it instead
+    And I run rbee infer --model echo "hello"
+    Then the exit code is 0
+    And stdout is "hello"

@@ -161,6 +161,8 @@ class Home:
             if process.poll() is None:
                 process.kill()
             process.wait(10)
+        for name in ("RBEE_QUEEN_URL", "RBEE_API_KEY"):
+            self.env.pop(name, None)
         if self.state is not None:
             self.rbee("queen", "stop")
         for process in self.processes():

@@ -92,7 +92,13 @@ class FirstRun:
     async def start(self, operation: First) -> None:
         """Have it done, and follow it to its end."""
         self.tried = operation
-        name = getattr(operation, "name", None) or getattr(operation, "hive", None) or ""
+        match operation:
+            case HiveAdd():
+                name = operation.name
+            case HiveInstall():
+                name = operation.hive
+            case ModelDownload() | WorkerSpawn():
+                name = operation.model
         kind = str(msgspec.to_builtins(operation)["operation"])
         errand = self.errand = Errand("", kind, name)
         self._changed()

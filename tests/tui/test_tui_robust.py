@@ -161,7 +161,7 @@ async def test_each_way_of_having_no_queen_is_told_and_ends_by_itself() -> None:
             keeper.say(status)
             await told(
                 "✗ queen not running", "Port 8500 belongs to pid 17 (nginx). Next try in 8 s.",
-                "Stop that process or choose another port.", "what is shown is as of ",
+                "Stop that process or choose another port.", "shown as of ",
             )  # fmt: skip
             assert app.screen.has_class("-stale")
             table = app.screen.query_one("#workers", RowTable)

@@ -19,6 +19,7 @@ from rbee.client import QueenStatus
 from rbee.errors import NoWorkers, PortTaken
 from rbee.protocol.jobs import JobInfo, JobState
 from rbee.tui.app import RbeeApp
+from rbee.tui.look import RAMPS
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.dialogs import Confirm, Details, Notice, Picker
 from rbee.tui.screens.report import Report
@@ -325,6 +326,8 @@ async def test_a_theme_change_reaches_every_panel() -> None:
         async with app.run_test(size=(80, 24)) as pilot:
             await connected(pilot)
             before = table(app).role_style("ok").color
+            await pilot.press("tab", "g")
+            assert app.glyphs.spark == RAMPS["braille"]
             app.choose_theme("honey-light")
             await pilot.pause()
             after = table(app).role_style("ok").color

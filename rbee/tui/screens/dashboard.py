@@ -79,7 +79,7 @@ class Dashboard(FirstSteps):
         if action in _NEEDS_WORKERS:
             return bool(store.workers) or (action == "open_row" and bool(store.jobs))
         if action == "new_worker":
-            return bool(store.offered_models())
+            return bool(store.offered_models()) and not self.first.welcomes
         return True
 
     def show(self) -> None:

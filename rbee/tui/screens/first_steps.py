@@ -87,7 +87,9 @@ class FirstSteps(ColonyScreen):
         if not store.connected:
             return False
         if action == "use_machine":
-            return errand is not None or any(hive.online for hive in store.hives.values())
+            if errand is not None:
+                return errand.awaits_key is not None or errand.stand is Stand.DONE
+            return any(hive.online for hive in store.hives.values())
         if errand is not None:
             return False
         if action == "install_machine":

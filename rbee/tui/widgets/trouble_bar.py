@@ -47,14 +47,14 @@ def trouble_content(store: ColonyStore, glyphs: Glyphs, key: str) -> Content | N
     words = cells.safe(told.what)
     head = f"{words[:1].upper()}{words[1:]}".rstrip(".")
     out: list[tuple[str, str] | str] = [
-        (f" {glyphs.failed} ", "$error bold"),
+        (f"{glyphs.failed} ", "$error bold"),
         (f"{head}.", "$foreground"),
         (f" {again[:1].upper()}{again[1:]}." if again else "", "$warning"),
-        f"\n {glyphs.arrow} ",
+        f"\n{glyphs.arrow} ",
         (cells.safe(told.action), "$foreground"),
     ]
     if again:
-        out += ["  ", (key, "$primary bold"), (" try now", "$muted")]
+        out += ["  ", (key, "$primary bold"), ("\N{NO-BREAK SPACE}try\N{NO-BREAK SPACE}now", "$muted")]
     if store.heard_at is not None:
-        out.append((f"  what is shown is as of {wall_time(store.heard_at)}", "$muted"))
+        out.append((f"  shown as of {wall_time(store.heard_at)}", "$muted"))
     return Content.assemble(*out)

@@ -84,6 +84,8 @@ class Welcome(Middle, can_focus=True):
         told = trouble(store)
         if told is not None:
             words = "The queen is being restarted." if store.link is Link.LOST else "No queen."
+            if store.link is Link.REFUSED:
+                words = f"{told.head.capitalize()}."
             return words, [Content.styled(cells.safe(told.what), "$error")]
         return "Looking for the queen…", [
             Content.styled("One is started if none is running.", "$muted")
@@ -148,7 +150,8 @@ def _told(errand: Errand, glyphs: Glyphs, width: int, *, wide: bool) -> Content:
         # Why it failed is worth more here than what had been done before.
         lines = [lines[0], *failure(errand.error, glyphs, width, brief=False)]
     rows = [_content(line) for line in lines]
-    title = f"{errand.verb} {cells.safe(errand.hive)}".strip()
+    middle = "rbee on " if errand.operation == "hive_install" else ""
+    title = f"{errand.verb} {middle}{cells.safe(errand.hive)}".strip()
     keys = [("esc", "cancel")]
     if errand.awaits_key is not None:
         keys = [("enter", "compare its host key and answer"), ("esc", "leave it")]

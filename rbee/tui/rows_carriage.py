@@ -114,7 +114,9 @@ def _done(one: Carriage) -> str:
     match one.verb:
         case "verify":
             files = result.get("files")
-            return f"all {files} files are as they should be" if files else "checked"
+            if not files:
+                return "checked"
+            return "its file is as it should be" if files == 1 else f"all {files} files are well"
         case "delete":
             freed = result.get("freed")
             amount = f"{size(freed)} freed" if isinstance(freed, int | float) else "deleted"

@@ -341,7 +341,7 @@ def test_carriages_put_what_runs_first_then_what_failed() -> None:
 @pytest.mark.parametrize(
     ("operation", "result", "told"),
     [
-        ("model_verify", {"files": 2}, "all 2 files are as they should be"),
+        ("model_verify", {"files": 2}, "all 2 files are well"),
         ("model_delete", {"freed": 3e9}, "3.0 GB freed"),
         ("model_download", {"bytes": 2e9, "already": True}, "it was there already: 2.0 GB"),
         ("model_copy", {}, "it is there"),

@@ -54,7 +54,7 @@ def trouble_content(store: ColonyStore, glyphs: Glyphs, key: str) -> Content | N
         (cells.safe(told.action), "$foreground"),
     ]
     if again:
-        out += ["  ", (key, "$primary bold"), ("\N{NO-BREAK SPACE}try\N{NO-BREAK SPACE}now", "$muted")]
+        out += ["  ", (f"{key}\xa0", "$primary bold"), ("try\xa0now", "$muted")]
     if store.heard_at is not None:
         out.append((f"  shown as of {wall_time(store.heard_at)}", "$muted"))
     return Content.assemble(*out)

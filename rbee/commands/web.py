@@ -119,10 +119,18 @@ class _Site:
             again = "; Enter makes another" if sys.stdin.isatty() else ""
             self.narrator.say(f"the link works once, on this machine{again}; Ctrl+C ends it all")
         if open_browser:
+            await self._open(link)
+
+    async def _open(self, link: str) -> None:
+        try:
             self.door.lead_to(link)
-            if not await anyio.to_thread.run_sync(self.door.open, abandon_on_cancel=True):
-                self.door.shut()
-                self.narrator.say("no browser with a window is here; open the link yourself")
+            opened = await anyio.to_thread.run_sync(self.door.open, abandon_on_cancel=True)
+        except (RbeeError, OSError) as exc:
+            self.narrator.say(f"the browser gets no file to open: {exc}; open the link yourself")
+            return
+        if not opened:
+            self.door.shut()
+            self.narrator.say("no browser with a window is here; open the link yourself")
 
     async def _more_links(self) -> None:
         """A line on the terminal asks for another link."""
@@ -131,10 +139,13 @@ class _Site:
         fd = sys.stdin.fileno()
         while True:
             await anyio.wait_readable(fd)
-            if os.tcgetpgrp(fd) != os.getpgrp():
-                await anyio.sleep(BACKGROUND_PAUSE)
-                continue
-            if not os.read(fd, 4096):
+            try:
+                if os.tcgetpgrp(fd) != os.getpgrp():
+                    await anyio.sleep(BACKGROUND_PAUSE)
+                    continue
+                if not os.read(fd, 4096):
+                    return
+            except OSError:  # the terminal has gone
                 return
             self.door.shut()
             _print(self.link())

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 HEAVY = {
-    "anyio", "asyncssh", "httpx", "huggingface_hub", "llama_cpp", "msgspec", "numpy", "psutil",
-    "sqlite3", "starlette", "textual", "uvicorn",
+    "aiohttp", "anyio", "asyncssh", "httpx", "huggingface_hub", "llama_cpp", "msgspec", "numpy",
+    "psutil", "sqlite3", "starlette", "textual", "textual_serve", "uvicorn",
 }  # fmt: skip
 PROGRAM = """
 import json, sys
@@ -35,6 +35,7 @@ sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modul
         ["model", "--help"],
         ["model", "download", "--help"],
         ["hive", "add", "--help"],
+        ["web", "--help"],
     ],
 )
 def test_help_imports_nothing_heavy(args: list[str], tmp_path: Path):

@@ -182,6 +182,19 @@ def test_a_queen_that_runs_is_left_alone_and_enter_makes_links(
     home.until_empty(20)
 
 
+def test_a_queen_of_its_own_stays_while_jobs_run(home: Home):
+    process = home.start("web")
+    body = {"operation": "infer", "model": "echo", "prompt": "@delay=100 @repeat=2000 tick"}
+    job = home.post("/v1/jobs", body).json()["job_id"]
+    wait_for(lambda: home.get(f"/v1/jobs/{job}")["state"] == "running", what="a job that runs")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert "1 job is running: the queen stays" in home.err(process)
+    assert home.get(f"/v1/jobs/{job}")["state"] == "running"
+    assert home.rbee("queen", "stop").returncode == 0
+    home.until_empty(20)
+
+
 def _own_terminal() -> None:
     os.setsid()
     os.close(os.open(os.ttyname(0), os.O_RDWR))

@@ -40,3 +40,8 @@ def segments(text: str) -> list[str]:
         blank = not line.strip()
         at += len(line)
     return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def joins(text: str) -> bool:
+    """Whether a piece goes on with the list of the one before it."""
+    return _ITEM.match(text) is not None

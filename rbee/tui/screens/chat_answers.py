@@ -122,6 +122,8 @@ class ChatAnswers(ChatBook):
                 tasks.start_soon(self._one, chat, exchange, answer)
         self.touch(chat)
         await self.save(chat)
+        if not self.query(Prompt):
+            return  # the app is leaving
         if (view := self._view_of(chat)) is not None:
             await view.sync(self.now())
         failed = all(answer.error is not None for answer in exchange.answers)

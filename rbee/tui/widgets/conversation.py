@@ -81,8 +81,8 @@ class TurnView(Vertical):
     def _suffix(self, at: int) -> str:
         exchange = self.exchange
         if exchange.chosen is None:
-            arrow = "←" if at == 0 else "→"
-            return "" if exchange.running else f"{arrow} keeps it"
+            arrows = ("<-", "->") if self._glyphs.arrow.isascii() else ("←", "→")
+            return "" if exchange.running else f"{arrows[min(at, 1)]} keep"
         count = len(exchange.answers)
         return f"{exchange.chosen + 1} of {count}" if count > 1 else ""
 

@@ -11,12 +11,13 @@ import time
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.widget import MountError
 from textual.widgets import Markdown, Static
 
 from rbee.narration import printable
 from rbee.tui.answer import Answer, usage_line
 from rbee.tui.glyphs import Glyphs
-from rbee.tui.segments import segments
+from rbee.tui.segments import joins, segments
 from rbee.tui.thinking import Parts
 
 DRAW_SECONDS = 0.08
@@ -103,8 +104,14 @@ class ReplyView(Vertical):
 
     async def _write_parts(self, parts: Parts, *, whole: bool) -> None:
         self._think(parts)
-        wanted = segments(parts.said) if parts.said else []
-        if not self.source or not parts.said.startswith(self.source[: len(parts.said)]):
+        try:
+            await self._write_text(parts.said, whole=whole)
+        except MountError:
+            self._finished = True  # the conversation was taken away while this was drawn
+
+    async def _write_text(self, said: str, *, whole: bool) -> None:
+        wanted = segments(said) if said else []
+        if not self.source or not said.startswith(self.source):
             await self._text.remove_children()
             self._drawn = []
         self._text.display = bool(wanted)
@@ -112,7 +119,8 @@ class ReplyView(Vertical):
         for at, text in enumerate(wanted):
             last = at == len(wanted) - 1
             if at >= len(self._drawn):
-                markdown = Markdown("", classes="answer", open_links=False)
+                joined = " -joined" if at and joins(text) else ""
+                markdown = Markdown("", classes=f"answer{joined}", open_links=False)
                 await self._text.mount(markdown)
                 await markdown.update(text)
                 self._drawn.append(text)

@@ -176,7 +176,7 @@ def detail_lines(
     head = [kind(model, entry), model.architecture or ""]
     head += [f"{count(model.parameters)} parameters" if model.parameters else ""]
     head += [f"ctx {model.context}" if model.context else ""]
-    files = [form(model), size(model.size), (model.digest or "")[:14]]
+    files = [form(model), size(model.size), _digest(model, glyphs)]
     for words in (head, files):
         told = dot.join(word for word in words if word)
         lines += [((f" {each}", "text"),) for each in wrapped(told, width - 2) if told]
@@ -193,6 +193,11 @@ def detail_lines(
         if more > 0:
             lines.append(((f"   and {more} more", "muted"),))
     return lines
+
+
+def _digest(model: ModelInfo, glyphs: Glyphs) -> str:
+    kind, _, text = (model.digest or "").partition(":")
+    return f"{kind} {text[:8]}{glyphs.more}" if text else ""
 
 
 def _facts(item: Item, store: ColonyStore, glyphs: Glyphs, width: int) -> list[Line]:

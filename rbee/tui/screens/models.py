@@ -17,7 +17,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from rbee.client import QueenClient
-from rbee.errors import NotFound, RbeeError
+from rbee.errors import ConnectionTimeout, QueenUnreachable, RbeeError
 from rbee.protocol.jobs import JobInfo
 from rbee.protocol.models import HeldModel, Spot
 from rbee.protocol.operations import ModelUnload, ModelVerify
@@ -340,10 +340,10 @@ class Models(FilteredScreen[LibraryTable]):
             try:
                 async with QueenClient(self.rbee.link.require().url) as client:
                     self._tales[job.job_id] = await tale_of(client, job.job_id)
-            except NotFound:
-                continue  # its stream is no longer kept; what the job itself says is shown
-            except RbeeError:
+            except (QueenUnreachable, ConnectionTimeout):
                 self._tales.pop(job.job_id, None)
+            except RbeeError:
+                continue  # such as a stream that is no longer kept: what the job says is shown
         self._repaint_here()
 
     def _repaint_here(self) -> None:

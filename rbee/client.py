@@ -32,7 +32,7 @@ from rbee.errors import (
 from rbee.protocol.access import KeyInfo, MadeKey, NewKey, UsageReport
 from rbee.protocol.base import Wire, convert, decode, encode
 from rbee.protocol.colony import EVENTS, Health, Info
-from rbee.protocol.decisions import Why
+from rbee.protocol.decisions import Decision, PolicyInfo, Why
 from rbee.protocol.hives import HiveInfo
 from rbee.protocol.jobs import JobAccepted, JobInfo
 from rbee.protocol.machines import Around, HiveChange, LogLine
@@ -92,6 +92,10 @@ class QueenKeeper(Protocol):
 
     def hurry(self) -> None:
         """Do not wait any longer with the next try."""
+        ...
+
+    def reload(self) -> bool:
+        """Have the queen read her settings again; False where she cannot be told."""
         ...
 
     async def stop(self) -> None:
@@ -194,6 +198,14 @@ class QueenClient:
     async def why(self, job_id: str) -> Why:
         """What was decided about a job, the oldest first."""
         return await self._get(f"/v1/jobs/{_part(job_id)}/decision", Why)
+
+    async def policy(self) -> PolicyInfo:
+        """What decides where work goes."""
+        return await self._get("/v1/policy", PolicyInfo)
+
+    async def decisions(self, *, limit: int = 100) -> list[Decision]:
+        """The latest decisions about any job, the newest first."""
+        return await self._list("/v1/decisions", "decisions", Decision, params={"limit": limit})
 
     async def queue(self) -> QueueInfo:
         """Who waits."""

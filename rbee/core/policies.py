@@ -8,6 +8,7 @@ from rbee.core.bars import busy_sentence, of_worker
 from rbee.core.choosing import Choice
 from rbee.core.costs import Facts
 from rbee.core.fleet import Worker
+from rbee.core.limits import Limits
 from rbee.core.policy import Run, Verdict, View, Wait
 from rbee.core.scheduling import Ect
 from rbee.core.states import WORKER_READY
@@ -31,6 +32,13 @@ class LeastConnections(Ect):
     def name(self) -> str:
         """As decisions call it."""
         return "least-connections"
+
+    def rules(self, limits: Limits) -> list[str]:
+        """What it does, a sentence each, for people."""
+        return [
+            "The worker of the model with the fewest jobs wins.",
+            "Where there is none, one is started at the first place that needs nobody to go.",
+        ]
 
     def choose(self, facts: Facts, view: View) -> Choice:
         """Looks at every live worker of the model."""

@@ -99,6 +99,10 @@ class Policy(Protocol):
         """How workers keep keys and values."""
         ...
 
+    def rules(self, limits: Limits) -> list[str]:
+        """What it does, a sentence each, for people."""
+        ...
+
     def admit(self, job: Job, view: View) -> RbeeError | None:
         """Why a job is not taken at all; None: it is."""
         ...

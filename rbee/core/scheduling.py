@@ -19,6 +19,7 @@ from rbee.core.experience import INIT
 from rbee.core.feasibility import Place, Wish
 from rbee.core.fleet import Worker
 from rbee.core.jobs import Job
+from rbee.core.limits import Limits
 from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, View, Wait
 from rbee.core.states import WORKER_READY
 from rbee.core.surveying import Survey, survey
@@ -48,6 +49,23 @@ class Ect:
     def name(self) -> str:
         """As decisions call it."""
         return "ect" if self.charge else "own-load"
+
+    def rules(self, limits: Limits) -> list[str]:
+        """What it does, a sentence each, for people."""
+        others = "what others lose by an eviction + " if self.charge else ""
+        cannot = "a pin, the context, memory, the backend, a breaker, a place where it failed"
+        terms = f"waiting for a slot + loading + waking the machine + {others}reading + writing"
+        patience = f"and after {limits.swap_patience:g} s in any case"
+        measured = "are measured as the colony works; before, reckoned from the memory bandwidth"
+        swap = "A model that others use goes once a job has waited as long as that costs them"
+        return [
+            f"What cannot be is left out: {cannot}.",
+            f"Of the rest the smallest expected completion time wins: {terms}, in seconds.",
+            "A job is given to a worker only when a slot is free there.",
+            f"A start must be {MARGIN:g} times better than what is there: it is paid at once.",
+            *([f"{swap}, {patience}."] if self.charge else []),
+            f"Speeds, load times and lengths {measured}.",
+        ]
 
     def admit(self, job: Job, view: View) -> RbeeError | None:
         """Ability, context, deadline."""

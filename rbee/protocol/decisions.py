@@ -61,6 +61,23 @@ class Decision(Wire, frozen=True, kw_only=True):
     evicted: list[str] = []
 
 
+class PolicyInfo(Wire, frozen=True, kw_only=True):
+    """GET /v1/policy: what decides where work goes."""
+
+    name: str
+    """As decisions call it."""
+    rules: list[str]
+    """What it does, a sentence each, in the order in which it is asked."""
+    figures: dict[str, str]
+    """What it reckons with, in words: `context of a slot` → `4096 tokens`."""
+
+
+class Decisions(Wire, frozen=True, kw_only=True):
+    """GET /v1/decisions: the latest, the newest first."""
+
+    decisions: list[Decision]
+
+
 class Why(Wire, frozen=True, kw_only=True):
     """GET /v1/jobs/{id}/decision: all recorded, the oldest first; of a waiting job also the present
     one."""

@@ -43,6 +43,7 @@ from rbee.tui.palette import Commands
 from rbee.tui.quitting import leave
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.chat import Chat
+from rbee.tui.screens.code import Code
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.hives import Hives
 from rbee.tui.screens.jobs import Jobs
@@ -50,6 +51,7 @@ from rbee.tui.screens.logs import Logs
 from rbee.tui.screens.models import Models
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.report import Report
+from rbee.tui.screens.settings import Settings
 from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
@@ -73,6 +75,8 @@ class RbeeApp(App[str]):
         "jobs": Jobs,
         "chat": Chat,
         "logs": Logs,
+        "code": Code,
+        "settings": Settings,
         **signposts(),
     }
     DEFAULT_MODE = "dashboard"

@@ -1,16 +1,18 @@
-"""A shell on a machine: the screens step aside for the user's own ssh, and come back.
+"""The screens step aside for another program, and come back: a shell on a machine, an editor.
 
-Owns the command line of ssh and the time in which the terminal is not ours. Never a shell string.
+Owns the command lines of both and the time in which the terminal is not ours. Never a shell string.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 _WITH_PORT = re.compile(
     r"(?P<user>[^@]*@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:@]+)):(?P<port>\d{1,5})"
 )
+_TAKE_LINES = frozenset(
+    {"vi", "vim", "nvim", "nano", "emacs", "emacsclient", "micro", "kak", "joe"}
+)
+"""Editors that take `+4` for a line."""
+Judge = Callable[[Sequence[str], int | OSError], RbeeError | None]
 _BRACKETS = re.compile(r"(?P<user>[^@]*@)?\[(?P<v6>[^\]]+)\]")
 
 
@@ -43,12 +50,31 @@ def ssh_command(target: str) -> list[str]:
 async def open_shell(app: RbeeApp, target: str) -> None:
     """Until the shell there is left. Raises Unavailable where there is no terminal to give away, or
     no ssh."""
-    argv = ssh_command(target)
+    await _hand_over(app, ssh_command(target), _shell_failed)
+
+
+def editor_command(path: Path, line: int | None, env: Mapping[str, str] = os.environ) -> list[str]:
+    """The words of the user's editor for a file. Raises Unavailable where none is named."""
+    words = shlex.split(env.get("VISUAL") or env.get("EDITOR") or "")
+    if not words:
+        raise Unavailable(
+            "no editor is named by VISUAL or EDITOR", action=f"The file is {path}.", path=str(path)
+        )
+    at = [f"+{line}"] if line is not None and Path(words[0]).name in _TAKE_LINES else []
+    return [*words, *at, str(path)]
+
+
+async def open_editor(app: RbeeApp, path: Path, line: int | None = None) -> None:
+    """Until the editor is left. Raises Unavailable where there is none, or no terminal for it."""
+    await _hand_over(app, editor_command(path, line), _editor_failed)
+
+
+async def _hand_over(app: RbeeApp, argv: Sequence[str], judge: Judge) -> None:
     failed: RbeeError | None = None
     try:
         # Nothing may be raised in here, or the terminal would not be taken back.
         with app.batch_update(), app.suspend(), _interrupts_are_the_shells():
-            failed = await _run(argv)
+            failed = await _run(argv, judge)
     except SuspendNotSupported as exc:
         raise Unavailable(
             "this terminal cannot be handed to another program",
@@ -60,17 +86,32 @@ async def open_shell(app: RbeeApp, target: str) -> None:
         raise failed
 
 
-async def _run(argv: Sequence[str]) -> RbeeError | None:
+async def _run(argv: Sequence[str], judge: Judge) -> RbeeError | None:
     # In a thread: the queen is followed, and a queen of ours kept alive, meanwhile.
     try:
         done = await anyio.to_thread.run_sync(lambda: subprocess.run(list(argv), check=False))
     except OSError as exc:
+        return judge(argv, exc)
+    return judge(argv, done.returncode)
+
+
+def _shell_failed(argv: Sequence[str], how: int | OSError) -> RbeeError | None:
+    if isinstance(how, OSError):
         return Unavailable(
-            f"ssh could not be started: {exc.strerror}", action="Install the OpenSSH client."
+            f"ssh could not be started: {how.strerror}", action="Install the OpenSSH client."
         )
-    if done.returncode == 255:  # ssh(1): 255 is its own error, all others are the shell's
+    if how == 255:  # ssh(1): 255 is its own error, all others are the shell's
         return Unavailable(
             f"{shlex.join(argv)} ended with an error", action="Run it in a terminal to see why."
+        )
+    return None
+
+
+def _editor_failed(argv: Sequence[str], how: int | OSError) -> RbeeError | None:
+    if isinstance(how, OSError):
+        return Unavailable(
+            f"{argv[0]} could not be started: {how.strerror}",
+            action=f"Set VISUAL or EDITOR to an editor. The file is {argv[-1]}.",
         )
     return None
 

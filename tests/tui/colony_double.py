@@ -24,7 +24,7 @@ from rbee.client import QueenStatus
 from rbee.errors import ModelNotFound, NotFound, RbeeError
 from rbee.protocol.base import Wire, encode
 from rbee.protocol.colony import Health, Info, Snapshot
-from rbee.protocol.decisions import Why
+from rbee.protocol.decisions import Decision, Decisions, PolicyInfo, Why
 from rbee.protocol.jobs import CancelledData, JobAccepted, JobInfo, JobState
 from rbee.protocol.machines import Around
 from rbee.protocol.models import FoundModel, HeldModel, Search, Spot
@@ -54,6 +54,9 @@ class ColonyDouble:
     stories: dict[str, list[Step]] = field(default_factory=dict)
     """Job → its stream, of jobs that were not submitted here."""
     why: dict[str, Why] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    """The newest first."""
+    policy: PolicyInfo = field(default_factory=lambda: PolicyInfo(name="ect", rules=[], figures={}))
     logs: dict[str, list[str]] = field(default_factory=dict)
     """Worker, hive or `queen` → its log, which is followed until the double goes."""
     unreadable: dict[str, RbeeError] = field(default_factory=dict[str, RbeeError])
@@ -123,6 +126,8 @@ class ColonyDouble:
                 Route("/v1/jobs/{job}/retry", self._retry, methods=["POST"]),
                 Route("/v1/jobs/{job}", self._job, methods=["GET"]),
                 Route("/v1/workers/{name}/logs", self._log),
+                Route("/v1/policy", self._policy),
+                Route("/v1/decisions", self._decisions),
                 Route("/v1/hives/nearby", self._nearby),
                 Route("/v1/hives/{name}/logs", self._log),
                 Route("/v1/logs", self._log),
@@ -223,6 +228,14 @@ class ColonyDouble:
         self._note(request)
         job = request.path_params["job"]
         return _json(self.why.get(job) or Why(job_id=job, state="completed", decisions=[]))
+
+    async def _policy(self, request: Request) -> Response:
+        self._note(request)
+        return _json(self.policy)
+
+    async def _decisions(self, request: Request) -> Response:
+        self._note(request)
+        return _json(Decisions(decisions=self.decisions))
 
     async def _retry(self, request: Request) -> Response:
         self._note(request)
@@ -354,6 +367,7 @@ class KeeperDouble:
         self.stopped = False
         self.left = False
         self.hurried = 0
+        self.reloaded = 0
         self.stop_gate: threading.Event | None = None
         self.fail: RbeeError | None = None
         self._report: Callable[[QueenStatus], None] | None = None
@@ -373,6 +387,10 @@ class KeeperDouble:
 
     def hurry(self) -> None:
         self.hurried += 1
+
+    def reload(self) -> bool:
+        self.reloaded += 1
+        return True
 
     async def stop(self) -> None:
         if self.stop_gate is not None:

@@ -259,6 +259,11 @@ class Store:
         )
         return [row[0] for row in reversed(rows)]
 
+    async def latest_decisions(self, limit: int) -> list[bytes]:
+        """The last decisions about any job, the newest first."""
+        rows = await self._read("SELECT body FROM decisions ORDER BY number DESC LIMIT ?", (limit,))
+        return [row[0] for row in rows]
+
     async def stream(self, job_id: str) -> list[tuple[str, bytes]] | None:
         """A finished job's stream as (event type, JSON), None when there is none to read."""
         rows = await self._read("SELECT stream FROM jobs WHERE job_id = ?", (job_id,))

@@ -1,16 +1,11 @@
-"""Keys of the screen Scheduler script."""
+"""Keys of the screen Code: what decides where work goes, to be read."""
 
 from __future__ import annotations
 
 from rbee.tui.actions import Action
 
-SCOPES = {"code": "Scheduler script"}
+SCOPES = {"code": "Scheduler"}
 ACTIONS = [
-    Action("code.save", "ctrl+s", "save", "Save the draft", "code", here=False),
-    Action("code.dry_run", "ctrl+r", "dry run", "Replay the recorded jobs", "code", here=False),
-    Action(
-        "code.live", "f5", "make live", "Make the draft the live policy (asks)", "code", here=False
-    ),
-    Action("code.api", "f1", "api", "The script's API", "code", here=False),
-    Action("code.leave", "escape", "leave", "Leave the editor", "code", here=False),
+    Action("code.why", "w", "why", "The whole decision", "code", "side('Decision')", True),
+    Action("code.policy", "p", "policy", "What the policy does", "code", "side('Policy')", True),
 ]

@@ -12,20 +12,8 @@ MODES: tuple[Mode, ...] = (
     Mode("jobs", "Jobs", "Jobs"),
     Mode("chat", "Chat", "Chat"),
     Mode("logs", "Logs", "Logs"),
-    Mode(
-        "code",
-        "Code",
-        "Scheduler script",
-        "A script of your own that decides where work goes, with a dry run before it is live.",
-        note="This version has no scripts: the built-in policy decides, the narration says why.",
-    ),
-    Mode(
-        "settings",
-        "Conf",
-        "Settings",
-        "Every setting with its value and where the value comes from.",
-        ("rbee config show",),
-    ),
+    Mode("code", "Code", "Scheduler"),
+    Mode("settings", "Conf", "Settings"),
 )
 
 SCOPES = {"everywhere": "Everywhere"}

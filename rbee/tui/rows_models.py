@@ -24,12 +24,12 @@ from rbee.tui.widgets.lines import Line
 from rbee.tui.widgets.table import Column, Row
 
 COLUMNS = (
-    Column("model", "model", 24, grow=True, least=12),
+    Column("model", "model", 24, grow=True, least=16),
     Column("kind", "kind", 7),
     Column("format", "format", 13),
     Column("size", "size", 7),
     Column("where", "where", 15, grow=True, least=8),
-    Column("workers", "workers", 8),
+    Column("workers", "workers", 8, least=3),
     Column("context", "context", 8, extra=True),
     Column("used", "used", 8, extra=True),
 )

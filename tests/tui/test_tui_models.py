@@ -237,6 +237,13 @@ async def test_the_library_follows_the_catalogue_and_is_filtered(colony: ColonyD
         repaint(app)
         row = next(row for row in screen.table.rows if row.key == whisper.model.id)
         assert (row.cells["where"][0], row.cells["model"][0]) == ("mule", "whisper-large-v3")
+        colony.push("job", ended("j-140", JobState.COMPLETED, operation="model_delete"))
+        await until(pilot, lambda: repaint(app) or screen._carried[-1].key == "j-140")
+        screen.transfers.focus()
+        await pilot.press("G", "escape")
+        await until(pilot, lambda: "j-140" not in [one.key for one in screen._carried])
+        assert "j-128" in [one.key for one in screen._carried]
+        screen.table.focus()
         await pilot.press("slash", *"!mule", "enter")
         await until(
             pilot,

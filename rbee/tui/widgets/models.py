@@ -12,7 +12,7 @@ from textual.content import Content
 from rbee.protocol.models import Spot
 from rbee.tui.carriage import Carriage, Stand
 from rbee.tui.glyphs import Glyphs, wall_time
-from rbee.tui.rows_carriage import BAR, WIDE_BAR, bar_spans, columns
+from rbee.tui.rows_carriage import BAR, SHORT_BAR, WIDE_BAR, bar_spans, columns
 from rbee.tui.rows_carriage import row as carriage_row
 from rbee.tui.rows_carriage import words as carriage_words
 from rbee.tui.rows_models import COLUMNS, Item, detail_lines
@@ -23,8 +23,8 @@ from rbee.tui.widgets.lines import Line, Lines
 from rbee.tui.widgets.machines import HintedTable
 from rbee.tui.widgets.table import Column, Row, RowTable
 
-BAR_FROM = 84
-"""Cells of the panel from which on a long bar has room beside all figures."""
+BARS = ((0, SHORT_BAR), (70, BAR), (84, WIDE_BAR))
+"""Cells of the panel from which on a bar has room beside all figures."""
 
 
 class LibraryTable(RowTable):
@@ -62,7 +62,7 @@ class TransferTable(HintedTable):
 
     def on_resize(self) -> None:
         """The bar takes what there is."""
-        self._bar = WIDE_BAR if self.size.width >= BAR_FROM else BAR
+        self._bar = max(bar for cells, bar in BARS if self.size.width >= cells)
         self.columns = columns(self._bar)
         super().on_resize()
 

@@ -15,7 +15,7 @@ from rbee.tui.texts import wrapped
 from rbee.tui.widgets.lines import Line, Span
 from rbee.tui.widgets.table import Column, Row
 
-SHORT_BAR, BAR, WIDE_BAR = 10, 17, 28
+SHORT_BAR, BAR, WIDE_BAR = 10, 17, 21
 """Cells of the bar's column, gap included."""
 _ROLES = {
     Stand.WAITING: "warn",

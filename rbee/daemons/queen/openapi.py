@@ -111,7 +111,7 @@ def _operation(method: str, path: str, told: Told, kinds: _Kinds) -> dict[str, A
     if not told.text:
         content[JSON] = {"schema": kinds.of(told.reply)}
     if told.streams:
-        content[EVENTS] = {"schema": {"type": "string"}}
+        content[EVENTS] = {}
     error = "OpenAIError" if told.tag == "openai" else "Error"
     failed = {JSON: {"schema": {"$ref": REF.format(name=error)}}}
     found: dict[str, Any] = {

@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from rbee.protocol.colony import Snapshot
+from rbee.protocol.hives import HiveInfo
 from rbee.protocol.jobs import EndData, ErrorData, StatusData
 from rbee.protocol.machines import Around, HiveRecord, Nearby
 from rbee.tui.app import RbeeApp
@@ -34,6 +35,13 @@ def fresh(*, demo: bool = True) -> Snapshot:
     return msgspec.structs.replace(
         data.quiet(), models=[data.MODELS[0], packaged] if demo else [data.MODELS[0]]
     )
+
+
+def added() -> HiveInfo:
+    """A machine that was added and has no rbee."""
+    record = HiveRecord(name="attic", target="attic", added_at=0.0)
+    attic = data.hive("attic", online=False)
+    return msgspec.structs.replace(attic, kind="ssh", record=record, version=None)
 
 
 def near() -> Around:
@@ -108,11 +116,7 @@ async def test_a_machine_is_added_and_rbee_installed_without_leaving() -> None:
             await kind(pilot, Dashboard)
             await has(pilot, app, "Added attic")
             assert double.submitted[1]["accept"] == "SHA256:abc"
-            record = HiveRecord(name="attic", target="attic", added_at=0.0)
-            attic = msgspec.structs.replace(
-                data.hive("attic", online=False), kind="ssh", record=record, version=None
-            )
-            double.push("hive", attic)
+            double.push("hive", added())
             await pilot.press("enter")
             await has(pilot, app, "i      install rbee there")
             double.script = failed()

@@ -7,15 +7,18 @@ from typing import Any
 import colony_data as data
 import machine_data
 import models_data
+import msgspec
 import pytest
 from colony_double import ColonyDouble
 from screen_driver import app_for, connected, until
 from screen_states import chat_empty
 from textual.app import App
+from test_tui_first_run import added, failed, fresh
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from rbee.errors import SettingsError
+from rbee.errors import NoWorkers, SettingsError
+from rbee.protocol.colony import Snapshot
 from rbee.tui import keymap
 from rbee.tui.app import RbeeApp
 from rbee.tui.screens.chat import Chat
@@ -104,6 +107,14 @@ async def test_every_action_is_reachable() -> None:
             for _ in machine_data.machines():
                 missing -= reachable(app)
                 await pilot.press("j")
+    with ColonyDouble(first_run(), script=failed()) as double:
+        async with app_for(double).run_test(size=(160, 45)) as pilot:
+            app = await connected(pilot)
+            missing -= reachable(app)
+            await pilot.press("i")
+            await until(pilot, lambda: "welcome.again" in reachable(app), "a failure")
+            app.toast(NoWorkers("none"))
+            missing -= reachable(app)
     with ColonyDouble(models_data.snapshot()) as double:
         models_data.furnish(double)
         async with app_for(double).run_test(size=(160, 45)) as pilot:
@@ -111,6 +122,12 @@ async def test_every_action_is_reachable() -> None:
             await show_mode(pilot, "models")
             missing -= reachable(app)
     assert not missing
+
+
+def first_run() -> Snapshot:
+    """This machine, and one that was added."""
+    snapshot = fresh()
+    return msgspec.structs.replace(snapshot, hives=[*snapshot.hives, added()])
 
 
 async def show_mode(pilot: Pilot[Any], name: str) -> None:
@@ -154,12 +171,12 @@ async def test_typing_in_chat_never_triggers_a_key() -> None:
 @pytest.mark.anyio
 async def test_a_users_key_replaces_ours() -> None:
     with ColonyDouble(data.full()) as double:
-        app = app_for(double, keys={"worker.stop": "ctrl+t"})
+        app = app_for(double, keys={"worker.stop": "ctrl+g"})
         async with app.run_test(size=(80, 24)) as pilot:
             await connected(pilot)
             await pilot.press("x")
             assert len(app.screen_stack) == 1
-            await pilot.press("ctrl+t")
+            await pilot.press("ctrl+g")
             await until(pilot, lambda: len(app.screen_stack) == 2)
 
 

@@ -108,6 +108,8 @@ class LogReader:
                 self._tasks[name].cancel()
         for name in set(self.trouble) - set(self._wanted):
             del self.trouble[name]
+        if self._store.connected:
+            self._forget()
         for name, since in self._open_since.items():
             if time.monotonic() - since > LIVE_SECONDS:  # also a log to which nothing is written
                 self.trouble.pop(name, None)
@@ -116,6 +118,13 @@ class LogReader:
             if free and name not in self._ended:
                 self._tasks[name] = anyio.CancelScope()
                 tasks.start_soon(self._follow, name, self._tasks[name])
+
+    def _forget(self) -> None:
+        """What was kept of the logs of those that are no more."""
+        there = {QUEEN, *self._store.hives, *self._store.workers, *self._tasks}
+        for kept in (self._known, self._last):
+            for name in kept.keys() - there:
+                del kept[name]
 
     async def _follow(self, name: str, scope: anyio.CancelScope) -> None:
         with scope:

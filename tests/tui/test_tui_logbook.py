@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 
+import anyio
+import colony_data as data
 import machine_data as m
+import msgspec
 import pytest
 from colony_data import NOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbee.errors import HiveOffline
-from rbee.tui import rows_logs
+from rbee.errors import HiveOffline, QueenUnreachable
+from rbee.protocol.colony import WorkerGone
+from rbee.protocol.workers import WorkerState
+from rbee.tui import log_reader, rows_logs
 from rbee.tui.glyphs import UNICODE
 from rbee.tui.log_lines import LONGEST, level_of_output, narrated, parse
+from rbee.tui.log_reader import STREAMS, LogReader
 from rbee.tui.log_seam import Seam
 from rbee.tui.logbook import SLACK, TOLD, Entry, Level, LogBook, Shown
 from rbee.tui.store import ColonyStore, Link
+
+
+async def so(true: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not true():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
 
 
 def at(text: str) -> float:
@@ -176,3 +189,34 @@ def test_the_tree_says_why_a_source_is_not_read() -> None:
     at = drawn.index(" ▌○ barn")
     words = [line.strip() for line in drawn[at + 1 : at + 4]]
     assert words == ["hive barn", "does not", "answer: n…"]
+
+
+@pytest.mark.anyio
+async def test_no_more_logs_are_open_than_fit_and_the_chosen_ones_come_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_reader, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(log_reader, "AGAIN_SECONDS", 60.0)
+    store = ColonyStore(clock=lambda: NOW, link=Link.UP)
+    crowd = [data.worker(f"w-{at:03}", "mule cpu", "m", WorkerState.IDLE) for at in range(60)]
+    away = data.worker("w-900", "barn cpu", "m", WorkerState.IDLE)
+    store.apply("snapshot", msgspec.structs.replace(m.full(), workers=[*crowd, away]))
+    asked: list[str] = []
+
+    def url() -> str:
+        asked.append("")
+        raise QueenUnreachable("no queen")
+
+    reader = LogReader(store, LogBook(), url)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.run)
+        await so(lambda: len(reader.trouble) == STREAMS)
+        assert len(asked) == STREAMS
+        assert "w-059" in reader.left_out()
+        assert "w-900" not in reader.left_out() | set(reader.trouble), "its hive is away"
+        reader.chosen = "w-059"
+        await so(lambda: "w-059" in reader.trouble)
+        assert len(reader.left_out()) == 60 + 6 - STREAMS
+        store.apply("worker_gone", WorkerGone(worker_id="w-059", reason="stopped"))
+        await so(lambda: "w-059" not in reader.trouble)
+        tasks.cancel_scope.cancel()

@@ -27,6 +27,9 @@ MOVES = ("list.up", "list.down", "list.first", "list.last", "list.page_up", "lis
 SOURCE = (6, 12)
 """Cells of the column of sources."""
 TIME = 12
+SHORT_TIME = 8
+CRAMPED = 56
+"""Below so many cells the milliseconds make room for words."""
 LEVEL = 4
 NARROWEST = 16
 """Cells of a line's words at least."""
@@ -180,6 +183,11 @@ class LogPanel(Lines):
         else:
             self._stand_on(self.rows[-1][0])
 
+    def on_resize(self) -> None:
+        """The newest line stays in sight."""
+        if self.following:
+            self.call_after_refresh(self._to_end)
+
     def on_click(self, event: events.Click) -> None:
         """A click moves the cursor."""
         at = event.get_content_offset(self)
@@ -224,7 +232,11 @@ class LogPanel(Lines):
 
     @property
     def _head(self) -> int:
-        return 1 + TIME + 1 + self._source_width + 1 + LEVEL + 1
+        return 1 + self._time + 1 + self._source_width + 1 + LEVEL + 1
+
+    @property
+    def _time(self) -> int:
+        return TIME if self.size.width >= CRAMPED else SHORT_TIME
 
     @property
     def _room(self) -> int:
@@ -253,7 +265,7 @@ class LogPanel(Lines):
             return ((" " * self._head, "text"), *spans)
         name = self.glyphs.clip(entry.source, self._source_width)
         return (
-            (f" {moment(entry)} ", "muted"),
+            (f" {moment(entry)[: self._time]} ", "muted"),
             (cells.pad(name, self._source_width) + " ", "name"),
             (f"{label:<{LEVEL}} ", role),
             *spans,

@@ -12,8 +12,8 @@ import pytest
 from colony_double import ColonyDouble
 from screen_driver import app_for, connected, until
 from screen_states import chat_empty
-from textual.app import App
 from test_tui_first_run import added, failed, fresh
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widget import Widget
 

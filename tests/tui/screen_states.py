@@ -116,10 +116,3 @@ async def quitting(pilot: Pilot[Any]) -> None:
     await dashboard(pilot)
     await pilot.press("ctrl+q")
     await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
-
-
-async def signpost(pilot: Pilot[Any]) -> None:
-    await dashboard(pilot)
-    await pilot.press("8")
-    await pilot.pause()
-    await pilot.pause()

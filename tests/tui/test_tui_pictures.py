@@ -20,7 +20,6 @@ from screen_states import (
     mid_answer,
     palette,
     quitting,
-    signpost,
     welcome,
 )
 from textual.pilot import Pilot
@@ -144,10 +143,6 @@ def test_palette(snap_compare: Compare, full: ColonyDouble) -> None:
 
 def test_quit_dialog(snap_compare: Compare, full: ColonyDouble) -> None:
     assert snap_compare(app_for(full), terminal_size=(80, 24), run_before=quitting)
-
-
-def test_signpost(snap_compare: Compare, full: ColonyDouble) -> None:
-    assert snap_compare(app_for(full), terminal_size=(80, 24), run_before=signpost)
 
 
 def test_queen_restarting(snap_compare: Compare, full: ColonyDouble) -> None:

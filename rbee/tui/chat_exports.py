@@ -25,9 +25,12 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$
 _SENT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-def curl(url: str, chat: Dialogue, exchange: Exchange, answer: Answer) -> str:
+def curl(
+    url: str, chat: Dialogue, exchange: Exchange, answer: Answer, *, keyed: bool = False
+) -> str:
     """The question as a command for a shell, by the queen's OpenAI route. What that route would
-    choose otherwise than this chat is written out."""
+    choose otherwise than this chat is written out. `keyed`: with the key that the shell has in
+    RBEE_API_KEY, which is not written out."""
     messages = [message.plain() for message in chat.messages(exchange)]
     if chat.sampling.system:
         messages.insert(0, {"role": "system", "content": chat.sampling.system})
@@ -39,7 +42,9 @@ def curl(url: str, chat: Dialogue, exchange: Exchange, answer: Answer) -> str:
     }
     where = f"{url.rstrip('/')}/v1/chat/completions"
     kind = "Content-Type: application/json"
-    return shlex.join(["curl", "-sN", where, "-H", kind, "-d", json.dumps(body)])
+    key = ' -H "Authorization: Bearer $RBEE_API_KEY"' if keyed else ""
+    told = shlex.join(["-H", kind, "-d", json.dumps(body)])
+    return f"{shlex.join(['curl', '-sN', where])}{key} {told}"
 
 
 def sampling_body(sampling: Sampling) -> dict[str, object]:

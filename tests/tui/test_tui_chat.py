@@ -201,8 +201,8 @@ async def test_an_answer_goes_on_while_another_screen_is_shown() -> None:
 
 
 async def test_many_deltas_end_as_the_whole_text_and_the_view_follows() -> None:
-    text = "".join(f"Line **{at}** of `many`.\n\n" for at in range(150))
-    pieces = data.tokens(text, 5)
+    text = "".join(f"Line **{at}** of `many`{', with words' * 10}.\n\n" for at in range(25))
+    pieces = data.tokens(text, 8)
     script = [
         data.started(),
         *pieces,

@@ -203,6 +203,8 @@ def test_a_curl_command_is_safe_in_a_shell() -> None:
     body = json.loads(words[-1])
     assert body["messages"][1]["content"] == first.prompt
     assert (body["temperature"], body["max_tokens"], body["stream"]) == (0.7, 5, True)
+    keyed = chat_exports.curl("http://hive:8500", talk, first, first.answer, keyed=True)
+    assert '-H "Authorization: Bearer $RBEE_API_KEY"' in keyed
 
 
 def test_the_last_block_of_code() -> None:

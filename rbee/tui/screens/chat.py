@@ -177,12 +177,12 @@ class Chat(ChatLeaving):
     def _written(self) -> None:
         text = self.query_one(Prompt).text
         fitting = slash.fitting(text) if len(text) < 200 else []
-        dot = f" {self.rbee.glyphs.dot} "
-        if len(fitting) == 1:
-            one = fitting[0]
-            self._hint(f"/{one.name} {one.takes}  {one.help}".replace("  ", " "))
-        else:
-            self._hint(dot.join(f"/{one.name} {one.help}" for one in fitting))
+        parts: list[tuple[str, str]] = []
+        for at, one in enumerate(fitting):
+            takes = f" {one.takes}" if one.takes and len(fitting) == 1 else ""
+            gap = f" {self.rbee.glyphs.dot} " if at else ""
+            parts += [(gap, ""), (f"/{one.name}{takes}", "$primary"), (f" {one.help}", "")]
+        self._hint(Content.assemble(*parts))
 
     @on(Prompt.Sent)
     async def _sent(self) -> None:
@@ -192,7 +192,7 @@ class Chat(ChatLeaving):
         try:
             command = slash.read(prompt.text)
         except NotFound as exc:
-            self._hint(f"{self.rbee.glyphs.failed} {exc.message} {exc.action}", wrong=True)
+            self._wrong(f"{exc.message} {exc.action}")
             return
         if command is not None:
             await self._command(command[0].name, command[1])
@@ -226,7 +226,7 @@ class Chat(ChatLeaving):
                 try:
                     model = self._named(rest)
                 except NotFound as exc:
-                    self._hint(f"{self.rbee.glyphs.failed} {exc.message}", wrong=True)
+                    self._wrong(exc.message)
                     return
                 (self._choose if name == "model" else self._oppose)(model)
             case "model":
@@ -280,11 +280,14 @@ class Chat(ChatLeaving):
         choices = [Choice("k", "keep it", "keep"), Choice("c", "delete them for good", "clear")]
         self.rbee.push_screen(Confirm("Empty this chat?", words, choices), cleared)
 
-    def _hint(self, words: str, *, wrong: bool = False) -> None:
+    def _hint(self, words: Content, *, wrong: bool = False) -> None:
         hints = self.query_one("#slash", Static)
-        hints.display = bool(words)
+        hints.display = bool(words.plain)
         hints.set_class(wrong, "-wrong")
-        hints.update(Content(words))
+        hints.update(words)
+
+    def _wrong(self, words: str) -> None:
+        self._hint(Content(f"{self.rbee.glyphs.failed} {words}"), wrong=True)
 
     def _pick(
         self,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from rbee.access.keys import looks_like_key
+from rbee.access.presented import for_url
 from rbee.errors import RbeeError
 from rbee.tui import chat_exports
 from rbee.tui.screens.chat_answers import ChatAnswers
@@ -34,7 +36,9 @@ class ChatLeaving(ChatAnswers):
         """The question as a command line, by the OpenAI route."""
         here, url = self.chat.here, self.rbee.store.address or self.rbee.store.url
         if here is not None and url is not None:
-            self._copy("curl command", chat_exports.curl(url, self.dialogue, here, here.answer))
+            keyed = looks_like_key(for_url(self.rbee.store.url or url).key)
+            command = chat_exports.curl(url, self.dialogue, here, here.answer, keyed=keyed)
+            self._copy("curl command", command)
 
     def export(self, ending: str) -> None:
         """Write the conversation as `md` or `json`; what is there is never replaced."""

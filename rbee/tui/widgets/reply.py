@@ -26,6 +26,12 @@ REST = 4
 LONGEST_THOUGHT = 20_000
 
 
+class AsciiMarkdown(Markdown):
+    """For terminals that have nothing but ASCII."""
+
+    BULLETS = ["* ", "- ", "+ ", "* ", "- "]
+
+
 class ReplyView(Vertical):
     """One answer. `draw` while it comes, `finish` when it has ended."""
 
@@ -120,7 +126,8 @@ class ReplyView(Vertical):
             last = at == len(wanted) - 1
             if at >= len(self._drawn):
                 joined = " -joined" if at and joins(text) else ""
-                markdown = Markdown("", classes=f"answer{joined}", open_links=False)
+                kind = AsciiMarkdown if self._glyphs.arrow.isascii() else Markdown
+                markdown = kind("", classes=f"answer{joined}", open_links=False)
                 await self._text.mount(markdown)
                 await markdown.update(text)
                 self._drawn.append(text)
@@ -141,7 +148,7 @@ class ReplyView(Vertical):
         words = len(parts.thought.split())
         verb = "thinking" if parts.open and not self.answer.ended else "thought"
         mark = "▾" if self._unfolded else "▸"
-        if self._glyphs.running == ">":
+        if self._glyphs.arrow.isascii():
             mark = "v" if self._unfolded else ">"
         line = f"{mark} {verb} {self._glyphs.dot} {words} words"
         hint = "" if self._unfolded else f" {self._glyphs.dot} t unfolds"

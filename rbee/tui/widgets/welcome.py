@@ -103,7 +103,7 @@ class Welcome(Middle, can_focus=True):
             lines += self._option("enter", "use this machine", machine_words(here, self._glyphs))
         elif here is None and fresh is None:
             lines += [
-                Content.styled(" This machine's own hive joins by itself.", "$muted"),
+                Content.styled("  This machine's own hive joins by itself.", "$muted"),
                 Content(""),
             ]
         free = free_hosts(store.around)

@@ -28,8 +28,9 @@ PACKAGES = ("langchain-openai==1.7.3", "litellm==1.83.0", "schemathesis==4.32.5"
 NPM = "openai@6.49.0"
 INSTALL = 500.0
 may_install = pytest.mark.timeout(600)
-SKIPPED = "/v1/(shutdown|stay|jobs|hives|keys|catalog/(search|look|import|gc))"
-"""Routes that end the queen, reach machines or the hub, or change files of hers."""
+SKIPPED = "/v1/(shutdown|stay|jobs|hives|keys|catalog/(search|look|import|gc)|events)|/logs"
+"""Routes that end the queen, reach machines or the hub, or change files of hers; and streams that
+do not end."""
 
 
 def run(command: list[str], env: dict[str, str], limit: float = 100.0) -> str:
@@ -38,7 +39,7 @@ def run(command: list[str], env: dict[str, str], limit: float = 100.0) -> str:
         command, env=env, capture_output=True, text=True, timeout=limit, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     return done.stdout
 
 
@@ -151,7 +152,7 @@ def test_the_document_is_true(user: Home, python: Path, tmp_path: Path) -> None:
         [
             str(python.with_name("st")), "run", f"{user.url}/openapi.json", "--max-examples=2",
             "--phases=coverage,fuzzing", f"--checks={checks},response_schema_conformance",
-            f"--exclude-path-regex={SKIPPED}", "--request-timeout=30", "--workers=2",
+            f"--exclude-path-regex={SKIPPED}", "--request-timeout=30", "--workers=1",
             "--seed=1", "--no-color", f"--header=Authorization:{user.owner['Authorization']}",
         ],
         env,

@@ -1,4 +1,4 @@
-"""The reference pages of the guides, written from the code: every command and every setting.
+"""The reference pages of the guides, written from the code: commands, settings and keys.
 
 `python docs/reference.py` writes them beside itself (`make reference`). Owns their text; a test
 compares what lies in docs/ with what this would write.
@@ -15,6 +15,8 @@ import typer.main
 from rbee.cli import app
 from rbee.settings import SECTIONS, fields
 from rbee.settings_text import toml_value
+from rbee.tui.keymap import ACTIONS, BY_ID, SCOPES, written
+from rbee.tui.keys.vim import VIM
 
 NOTE = "<!-- Written by `make reference` from the code; change it there. -->"
 STREAMS = """\
@@ -35,12 +37,23 @@ VARIABLES = """\
 In a variable a list is written `a,b` and a table `name=value,other=value`. `RBEE_HOME` is no
 setting: it puts every folder under the one it names."""
 KEYS = """\
-Keys of the screen, as `action = "key"`; in the file only. `?` on a screen shows its keys."""
+Keys of the screen, as `"worker.stop" = "x,delete"`: an action's id from [keys.md](keys.md) in
+quotes, one key or several, `"none"` for no key; in a file only. An id or a key that is not known,
+and a key that would do two things on one screen, is an error that names what was meant. The
+Settings screen shows all of them and takes a new key by pressing it."""
+KEY_NOTES = """\
+Every key of the screens, by where it works. `?` shows those of the screen that you see, `ctrl+p`
+everything by name. Each can be changed: [`[keys]`](configuration.md) in the settings file, or
+9 Conf, Keys."""
+VIM_NOTES = """\
+With `tui.vim = true` these work besides. `gg` needs no key of its own: `g` goes to the first row,
+and stays there. Texts are wrapped to their panel, so `h` and `l` turn the sides of what is shown,
+`0` and `$` go to its beginning and end."""
 
 
 def pages() -> dict[str, str]:
     """File name → content of each page."""
-    return {"cli.md": cli(), "configuration.md": configuration()}
+    return {"cli.md": cli(), "configuration.md": configuration(), "keys.md": keys()}
 
 
 def cli() -> str:
@@ -91,6 +104,25 @@ def configuration() -> str:
         KEYS,
     ]
     return "\n\n".join(out) + "\n"
+
+
+def keys() -> str:
+    """Every key of the registry."""
+    out = ["# Keys", NOTE, KEY_NOTES]
+    head = ("key", "what it does", "id")
+    for scope, title in sorted(SCOPES.items(), key=lambda item: item[0] != "everywhere"):
+        actions = [action for action in ACTIONS if action.scope == scope and action.here]
+        if actions:
+            rows = [(_keys_of(a.keys), a.help, f"`{a.id}`") for a in actions]
+            out += [f"## {title}", _table(head, rows)]
+    rows = [(_keys_of(text), BY_ID[id_].help, f"`{id_}`") for id_, text in VIM.items()]
+    out += ["## vim", VIM_NOTES, _table(head, rows)]
+    return "\n\n".join(out) + "\n"
+
+
+def _keys_of(text: str) -> str:
+    """`up,k` → `` `↑` `k` ``: each as people write it."""
+    return " ".join(f"`{written(key)}`" for key in text.split(","))
 
 
 def _commands(command: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import anyio.to_thread
 from textual import on
 from textual.app import App
 from textual.binding import BindingType
@@ -56,7 +56,7 @@ from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.talk_files import Shelf, Summary
-from rbee.tui.theme_shelf import ThemeShelf
+from rbee.tui.theme_shelf import DARK, ThemeShelf
 from rbee.tui.themes import variable_defaults
 
 TICK_SECONDS = 1.0
@@ -127,9 +127,10 @@ class RbeeApp(App[str]):
         try:
             self.themes.choose(tui.theme)
         except SettingsError as exc:
-            if not self.themes.errors:  # it may be the one that is broken
+            if desk is None:  # else it may be one of the user's that is gone, or broken
                 raise
             self.themes.errors.append(exc)
+            self.themes.choose(DARK)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """rbee's own variables, for themes that do not know them."""
@@ -192,7 +193,7 @@ class RbeeApp(App[str]):
 
     async def _keep_theme(self, name: str) -> None:
         try:
-            await anyio.to_thread.run_sync(self.desk.write, "tui.theme", name)
+            await self.desk.run(partial(self.desk.write, "tui.theme", name))
         except RbeeError as exc:
             self.toast(exc)
 

@@ -1,7 +1,8 @@
 """SettingsDesk: the settings as the screens read and change them, with a way back.
 
 Owns the last reading of all layers and what was changed since the start; writes `ui.toml` through
-rbee.settings_file and nothing else. Its methods read and write files: call them in a thread.
+rbee.settings_file and nothing else. Its methods read and write files: the screens call them
+through `run`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
 
 from rbee.errors import RbeeError, SettingsError
 from rbee.paths import Paths
@@ -17,6 +21,7 @@ from rbee.settings import Loaded, Settings, fields, load
 from rbee.settings_file import read_file, set_aside, write_entries, write_value
 from rbee.settings_layers import Field
 
+T = TypeVar("T")
 Check = Callable[[Mapping[str, str]], object]
 
 
@@ -49,6 +54,7 @@ class SettingsDesk:
         self._env = env
         self._flags = dict(flags or {})
         self._done: list[Undoable] = []
+        self._turn = anyio.Lock()
         self.fields: dict[str, Field] = {field.name: field for field in fields()}
         self.problem: SettingsError | None = None
         self.loaded: Loaded
@@ -63,6 +69,11 @@ class SettingsDesk:
     def can_undo(self) -> bool:
         """Whether something was changed here."""
         return bool(self._done)
+
+    async def run(self, act: Callable[[], T]) -> T:
+        """One of the methods that read and write files, in a thread; in the order of the calls."""
+        async with self._turn:
+            return await anyio.to_thread.run_sync(act)
 
     def value(self, name: str) -> Any:
         """Of `tui.theme`."""

@@ -37,6 +37,7 @@ __all__ = [
     "all_keys_text",
     "bindings",
     "key_text",
+    "written",
 ]
 
 _PARTS = (
@@ -84,7 +85,18 @@ _KEY_TEXT = {
     "down": "↓",
     "left": "←",
     "right": "→",
+    "dollar_sign": "$",
+    "exclamation_mark": "!",
+    "plus": "+",
+    "minus": "-",
+    "full_stop": ".",
 }
+
+
+def written(key: str) -> str:
+    """One key as guides write it: `question_mark` → `?`, the others by name."""
+    head, plus, last = key.rpartition("+")
+    return f"{head}{plus}{_KEY_TEXT.get(last, last)}"
 
 
 def key_text(keys: str) -> str:

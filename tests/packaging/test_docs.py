@@ -15,7 +15,7 @@ from rbee.errors import Local, RbeeError
 from rbee.protocol.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = ["docs/cli.md", "docs/configuration.md"]
+REFERENCE = ["docs/cli.md", "docs/configuration.md", "docs/keys.md"]
 WRITTEN = ["architecture", "api", "models", "security"]
 GUIDES = ["README.md", *(f"docs/{one}.md" for one in WRITTEN), *REFERENCE]
 

@@ -5,7 +5,7 @@ A screen that is not shown does nothing: its timer stops when another mode comes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import events
@@ -56,6 +56,10 @@ class ColonyScreen(Screen[None]):
     def show(self) -> None:
         """Bring the body up to date with the store."""
 
+    def crumbs(self) -> Sequence[str]:
+        """Where on the screen somebody is, from its title inwards; empty: on its first level."""
+        return ()
+
     def tells(self, job: JobInfo) -> bool:
         """Whether the screen itself says how a job of ours has ended, so that no toast does."""
         return False
@@ -94,6 +98,7 @@ class ColonyScreen(Screen[None]):
         if not self.is_mounted or not self.children:
             return
         self.query_one(TopBar).repaint()
+        self.query_one(NavBar).repaint()
         self.query_one(TroubleBar).repaint()
         store = self.rbee.store
         self.set_class(store.heard_at is not None and not store.connected, "-stale")

@@ -25,6 +25,7 @@ from rbee.tui.rows_code import COLUMNS, decision_key, policy_lines, rows
 from rbee.tui.screens.listing import SHARED_KEYS, EmptyPanel, ListScreen, set_subtitle, set_title
 from rbee.tui.widgets.facets import Facet, TabbedTable
 from rbee.tui.widgets.lines import Line
+from rbee.tui.widgets.table import Row
 
 TABS = ("Decision", "Policy")
 LATEST = 200
@@ -124,6 +125,10 @@ class Code(ListScreen):
                 facet.show_lines(self._lines(name, row.key if row is not None else "", width))
         set_title(self.facets["Policy"], "Policy")
         self.offer(row and row.key)
+
+    def crumb_of(self, row: Row) -> str:
+        """The job that was decided about."""
+        return row.key.partition(" ")[0]
 
     def action_tab(self, step: int) -> None:
         """The decision, or the policy."""

@@ -6,7 +6,7 @@ focus. What the things are and what may be done to them belongs to the screens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from textual.binding import BindingType
@@ -17,7 +17,9 @@ from textual.widgets import Static
 
 from rbee.tui import keymap
 from rbee.tui.screens.filtering import FilteredScreen
+from rbee.tui.widgets.bars import NavBar
 from rbee.tui.widgets.facets import Facet, TabbedTable, tab_spans
+from rbee.tui.widgets.table import Row
 
 _ASCII_ARROWS = str.maketrans({"←": "left", "→": "right", "↑": "up", "↓": "down"})
 STACKED = (110, 36)
@@ -76,6 +78,7 @@ class ListScreen(FilteredScreen[TabbedTable]):
             self.tab = held
         self.tab = names[(names.index(self.tab) + step) % len(names)]
         self.changed()
+        self.query_one(NavBar).repaint()
         if held is not None:
             self.call_after_refresh(self.facets[self.tab].focus)
 
@@ -142,11 +145,24 @@ class ListScreen(FilteredScreen[TabbedTable]):
             shown.focus()
         self.refresh_bindings()
 
+    def crumbs(self) -> Sequence[str]:
+        """The row whose details are open, and which of them."""
+        row = self.table.current
+        if row is None or not self.has_class("-open"):
+            return ()
+        title = next(mode.title for mode in keymap.MODES if mode.name == self.MODE)
+        return (title, self.crumb_of(row), *([] if self.has_class("-stacked") else [self.tab]))
+
+    def crumb_of(self, row: Row) -> str:
+        """What the thing under the cursor is called."""
+        return row.key
+
     def action_open_row(self) -> None:
         """To the details of the row under the cursor."""
         if self.table.current is not None:
             self.add_class("-open")
             self.changed()
+            self.query_one(NavBar).repaint()
             self.call_after_refresh(self.facets[self.tab].focus)
 
     def back(self) -> bool:
@@ -162,4 +178,5 @@ class ListScreen(FilteredScreen[TabbedTable]):
             return False
         self.table.focus()
         self.changed()
+        self.query_one(NavBar).repaint()
         return True

@@ -119,9 +119,8 @@ class Settings(FilteredScreen[RowTable]):
             found = key_rows(keymap.ACTIONS, self.rbee.overrides, desk)
             self._keys.set_rows([*(setting_as_key(row) for row in rows), *found])
         elif self._open == "About":
-            self._about.set_lines(
-                about_lines(about_facts(desk, self.rbee.store), glyphs, self._about.size.width - 1)
-            )
+            facts, width = about_facts(desk, self.rbee.store), self.query_one("#chosen").size.width
+            self._about.set_lines(about_lines(facts, glyphs, width - 3))
         else:
             self._values.set_rows(setting_rows(desk, self._open, glyphs))
         self.changed()
@@ -292,7 +291,7 @@ class Settings(FilteredScreen[RowTable]):
         """Do it in a thread, then have it count; what is wrong is said beside the value."""
         desk, before = self.rbee.desk, self.rbee.desk.loaded
         try:
-            await anyio.to_thread.run_sync(act)
+            await desk.run(act)
             self.rbee.apply_settings()
         except RbeeError as exc:
             self._error = f"{exc.message}. {exc.action}" if told else ""

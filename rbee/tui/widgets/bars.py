@@ -6,7 +6,8 @@ text has changed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from textual import events
 from textual.binding import Binding
@@ -15,7 +16,7 @@ from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
-from rbee.tui import keymap
+from rbee.tui import cells, keymap
 from rbee.tui.glyphs import Glyphs, duration
 from rbee.tui.keymap import MODES
 from rbee.tui.store import ColonyStore, Link
@@ -122,8 +123,18 @@ class TopBar(_Bar):
         return top_parts(self.rbee.store, self.rbee.glyphs, self.size.width)
 
 
+@runtime_checkable
+class HasCrumbs(Protocol):
+    """A screen that says where on it somebody is."""
+
+    def crumbs(self) -> Sequence[str]:
+        """From the screen's title inwards; empty: on its first level."""
+        ...
+
+
 class NavBar(_Bar):
-    """The nine screens, the current one in brackets; each is also a button."""
+    """The nine screens, the current one in brackets; each is also a button. At the right, where
+    somebody has gone in from there: `Workers › w-05`."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()
@@ -131,7 +142,8 @@ class NavBar(_Bar):
 
     def build(self) -> Content:
         parts: list[Content | str] = ["  "]
-        full = self.size.width >= 77
+        crumbs = self.screen.crumbs() if isinstance(self.screen, HasCrumbs) else ()
+        full = self.size.width >= (77 if not crumbs else 110)
         for number, mode in enumerate(MODES, 1):
             if number > 1:
                 parts.append("  ")
@@ -143,7 +155,13 @@ class NavBar(_Bar):
             else:
                 label = Content.styled(str(number), "$muted")
             parts.append(label.stylize(click))
-        return Content.assemble(*parts)
+        if not crumbs:
+            return Content.assemble(*parts)
+        row = Content.assemble(*parts)
+        room = self.size.width - row.cell_length - 2
+        text = self.rbee.glyphs.clip(f" {self.rbee.glyphs.crumb} ".join(crumbs), max(0, room))
+        gap = " " * max(2, self.size.width - row.cell_length - cells.width(text) - 1)
+        return Content.assemble(row, gap, (text, "$muted"))
 
 
 class FooterBar(_Bar):
@@ -154,7 +172,9 @@ class FooterBar(_Bar):
 
     def build(self) -> Content:
         width = self.size.width
-        palette = f"{self.rbee.glyphs.edge}^p"
+        usual = keymap.BY_ID["app.palette"].keys
+        key = keymap.key_text(self.rbee.overrides.get("app.palette", usual))
+        palette = f"{self.rbee.glyphs.edge}{key}"
         tail = len(palette) + len(" palette") + 1
         parts: list[Content | str] = [" "]
         used = 1

@@ -23,9 +23,10 @@ from rbee.tui.app import RbeeApp
 from rbee.tui.screens.adding import AddMachine
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.dialogs import Confirm
-from rbee.tui.screens.first_steps import AskModel
+from rbee.tui.screens.finding import FindModel
 
 pytestmark = pytest.mark.anyio
+WANTED = "hf:org/tiny@0123456789abcdef0123456789abcdef01234567:tiny.gguf"
 TAIL = [f"line {number}" for number in range(1, 13)]
 
 
@@ -153,15 +154,12 @@ async def test_a_model_is_downloaded_and_called_off_without_leaving() -> None:
             await connected(pilot)
             await has(pilot, app, "d      download a model")
             await pilot.press("d")
-            await kind(pilot, AskModel)
-            await pilot.press("enter")
-            await pilot.pause()
-            assert isinstance(app.screen, AskModel), "an empty reference is asked for again"
-            app.screen.query_one(Input).value = "org/tiny:Q4_K_M"
+            await kind(pilot, FindModel)
+            app.screen.query_one(Input).value = WANTED
             await pilot.press("enter")
             await kind(pilot, Dashboard)
             await has(pilot, app, "12.0 of 88.0 MiB, 3 MiB/s")
-            assert double.submitted[0]["model"] == "org/tiny:Q4_K_M"
+            assert double.submitted[0]["model"] == WANTED
             await pilot.press("2")
             await until(pilot, lambda: app.current_mode == "hives")
             await pilot.press("1")

@@ -6,19 +6,8 @@ shown is the first run's to say; what it shows is the widget's.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import msgspec
-from textual import on
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Input, Static
 
-from rbee.errors import RbeeError
-from rbee.protocol.base import convert
 from rbee.protocol.jobs import JobInfo
 from rbee.protocol.operations import HiveAdd, HiveInstall, ModelDownload, WorkerSpawn
 from rbee.tui.errand import Errand, Stand
@@ -26,42 +15,10 @@ from rbee.tui.first_run import First, FirstRun, demo_model, to_install
 from rbee.tui.looking import look_around
 from rbee.tui.screens.adding import TRUST, AddMachine, key_question
 from rbee.tui.screens.base import ColonyScreen
+from rbee.tui.screens.finding import FindModel, Wanted
 
 _LAST = frozenset({"again"})
 _STEPS = frozenset({"use_machine", "add_machine", "install_machine", "demo"})
-
-
-class AskModel(ModalScreen[ModelDownload | None]):
-    """Which model to download; None for escape."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
-
-    def __init__(self) -> None:
-        super().__init__(classes="dialog")
-
-    def compose(self) -> ComposeResult:
-        words = "org/name of the hub, org/name:Q4_K_M for one size of it, or an hf: reference."
-        box = Vertical(
-            Static(words, markup=False),
-            Input(id="model-ref", compact=True, max_length=300, placeholder="org/name:Q4_K_M"),
-            Static("", id="wrong", markup=False),
-            classes="box wide",
-        )
-        box.border_title = "Download a model"
-        box.border_subtitle = "enter download · esc"
-        yield box
-
-    def on_mount(self) -> None:
-        self.query_one(Input).cursor_blink = False
-
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        model = event.value.strip()
-        try:
-            self.dismiss(convert({"operation": "model_download", "model": model}, ModelDownload))
-        except RbeeError as exc:
-            words = exc.message if model else "Say which."
-            self.query_one("#wrong", Static).update(Content(words))
 
 
 class FirstSteps(ColonyScreen):
@@ -130,7 +87,7 @@ class FirstSteps(ColonyScreen):
         if model is not None:
             self._begin(WorkerSpawn(model=model))
         else:
-            self.rbee.push_screen(AskModel(), self._begin_one)
+            self.rbee.push_screen(FindModel(), self._fetch)
 
     def action_again(self) -> None:
         """The same once more."""
@@ -157,6 +114,10 @@ class FirstSteps(ColonyScreen):
     async def _look(self) -> None:
         await look_around(self.rbee, lan=True)
         self.repaint()
+
+    def _fetch(self, wanted: Wanted | None) -> None:
+        if wanted is not None:
+            self._begin(ModelDownload(model=wanted.ref))
 
     def _begin_one(self, operation: First | None) -> None:
         if operation is not None:

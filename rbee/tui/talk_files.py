@@ -103,7 +103,10 @@ class Shelf:
             )
         try:
             there = self._about(path).revision
-        except (FileNotFoundError, RbeeError):
+        except RbeeError:
+            there = 0
+            self._set_aside(path)
+        except FileNotFoundError:
             there = 0
             if sum(1 for _ in self._paths()) >= MOST_CHATS:
                 raise PayloadTooLarge(

@@ -7,7 +7,7 @@ import pytest
 
 from rbee.errors import InsufficientRam
 from rbee.protocol.base import Wire, encode
-from rbee.protocol.jobs import CancelledData, ErrorData
+from rbee.protocol.jobs import CancelledData, ErrorData, QueuedData
 from rbee.sse import ServerEvent
 from rbee.tui.answer import Answer, Phase, usage_line
 from rbee.tui.glyphs import ASCII, UNICODE
@@ -93,3 +93,11 @@ def test_meter(fraction: float | None, shown: str) -> None:
 def test_clip_marks_what_it_leaves_out() -> None:
     assert UNICODE.clip("qwen2.5-32b", 6) == "qwen2…"
     assert UNICODE.clip("qwen", 6) == "qwen"
+
+
+def test_why_it_waits_is_told() -> None:
+    answer = asked()
+    queued = QueuedData(position=2, eta_ms=4200)
+    answer.apply(event(("queued", queued)), 101.0)
+    line = usage_line(answer, UNICODE, 101.0, waiting_for="waiting for 19.8G on mule:0")
+    assert "… queued #2, waiting for 19.8G on mule:0 · first word in about 4 s" in line

@@ -19,13 +19,16 @@ from rbee.protocol.base import decode
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.workers import WorkerState
 from rbee.tui import asking
-from rbee.tui.answer import Phase
+from rbee.tui.answer import Answer, Phase
 from rbee.tui.app import RbeeApp
+from rbee.tui.screens import chat_book
 from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dialogs import Confirm, Picker
 from rbee.tui.screens.naming import AskText
 from rbee.tui.screens.parameters import Parameters
-from rbee.tui.talk import Talk
+from rbee.tui.talk import Dialogue, Exchange, Talk
+from rbee.tui.talk_files import Shelf
+from rbee.tui.widgets import conversation
 from rbee.tui.widgets.prompt import Prompt
 
 pytestmark = pytest.mark.anyio
@@ -299,3 +302,67 @@ async def test_a_queen_that_goes_away_is_waited_for(monkeypatch: pytest.MonkeyPa
             seen = 2 + len(data.tokens(nasty))
             assert asked[0].endswith("after=0")
             assert all(path.endswith(f"after={seen}") for path in asked[1:])
+
+
+def kept(folder: Path, id_: str, questions: int, at: float, *, revision: int = 1) -> None:
+    """A conversation on disk."""
+    shelf, exchanges = Shelf(folder), []
+    for number in range(questions):
+        answer = Answer(prompt=f"q{number}", model="llama-3.2-3b", asked_at=at)
+        answer.text, answer.phase = [f"answer {number}"], Phase.DONE
+        exchanges.append(Exchange(f"q{number} of {id_[-1]}", [answer]))
+    chat = Dialogue(id=id_, created_at=at, changed_at=at, revision=revision, exchanges=exchanges)
+    shelf.save(id_, chat.talk())
+
+
+async def test_many_chats_and_long_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "WINDOW", 3)
+    monkeypatch.setattr(chat_book, "MOST_OPEN", 2)
+    ids = [f"c-20260101-000000-00000{at}" for at in range(4)]
+    for at, id_ in enumerate(ids):
+        kept(tmp_path, id_, 8 if at == 3 else 1, float(at))
+    gate = threading.Event()
+    script = [data.started(), *data.tokens("ok"), *data.ended(1)]
+    with ColonyDouble(colony(), script=script) as double:
+        app = app_for(double, model="llama-3.2-3b", chats_folder=tmp_path)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await chat_empty(pilot)
+            chat = app.screen
+            assert isinstance(chat, Chat)
+            await until(pilot, lambda: len(chat.chats) == 4, "the list")
+            for id_ in ids:
+                assert await chat.bring(id_)
+            assert len(chat._views) <= 3
+            assert len(chat.chat.turns) == 3
+            assert chat.chat._earlier.display
+            chat.chat.scroll_home(animate=False)
+            await until(pilot, lambda: shows(pilot, "5 earlier questions; k or g shows them"))
+            await pilot.press("escape", "k", "k", "k")
+            await until(pilot, lambda: len(chat.chat.turns) > 3, "an earlier one")
+            await pilot.press("g")
+            await until(pilot, lambda: shows(pilot, "q0 of 3"))
+            assert len(chat.chat.turns) == 8
+            assert not shows(pilot, "earlier questions")
+
+            # Another rbee writes the same chat: both are kept.
+            kept(tmp_path, ids[3], 1, 9.0, revision=2)
+            await sent(pilot, chat, "mine")
+            await quiet(pilot, chat, 9)
+            await until(pilot, lambda: not chat._dirty, "it is written")
+            assert chat.dialogue.id != ids[3]
+            shelf = Shelf(tmp_path)
+            assert len(shelf.load(ids[3]).turns) == 1
+            assert len(shelf.load(chat.dialogue.id).turns) == 9
+
+            double.script = [data.started(), *data.tokens("half"), gate]
+            await sent(pilot, chat, "to be deleted")
+            await until(pilot, lambda: shows(pilot, "half"))
+            gone = chat.dialogue
+            await pilot.press("f4", "delete")
+            await dialog(pilot, Confirm)
+            await pilot.press("d")
+            await until(pilot, lambda: chat.dialogue is not gone, "another chat")
+            await until(pilot, lambda: double.cancelled, "the cancel")
+            await until(pilot, lambda: not (tmp_path / f"{gone.id}.json").exists(), "its file")
+            await pilot.press("tab")
+            assert not chat.query_one(Prompt).has_focus

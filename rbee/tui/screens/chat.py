@@ -43,6 +43,7 @@ class Chat(ChatLeaving):
         dot = glyphs.dot
         placeholder = f"Ask the hive{glyphs.more}   enter sends {dot} ^j newline {dot} / commands"
         self._against: str | None = None
+        self._subtitle = ""
         self._editing: Exchange | None = None
         switcher = self.begin(self.rbee)
         hints = Static("", id="slash", markup=False)
@@ -71,8 +72,9 @@ class Chat(ChatLeaving):
         words = model_name(model) if model else "no model yet"
         if self._against:
             words += f" against {model_name(self._against)}"
-        if prompt.border_subtitle != words:
-            prompt.border_subtitle = words
+        if self._subtitle != words:
+            self._subtitle = words
+            prompt.border_subtitle = Content(words)
         title = "" if self._editing is None else f"editing {self.rbee.glyphs.dot} esc leaves it"
         if prompt.border_title != title:
             prompt.border_title = title

@@ -81,13 +81,14 @@ class ChatBook(ColonyScreen):
         found, aside = await anyio.to_thread.run_sync(self._shelf.listing)
         for summary in found:
             self._summaries.setdefault(summary.id, summary)
-        for name in aside:
-            folder = self._shelf.folder
+        if aside:
+            places = f"{self._shelf.folder / aside[0]}"
+            words = "A chat cannot be read and is"
+            if len(aside) > 1:
+                words = f"{len(aside)} chats cannot be read and are"
+                places += " and those beside it"
             self.rbee.toast(
-                Local(
-                    "A chat cannot be read and is not in the list",
-                    action=f"Nothing is lost: the file is {folder / name}",
-                )
+                Local(f"{words} not in the list", action=f"Nothing is lost: see {places}")
             )
         self.repaint()
 

@@ -147,7 +147,7 @@ class Picker(ModalScreen[str | None]):
             OptionList(id="models", compact=True),
             classes="box wide",
         )
-        box.border_title = self._title
+        box.border_title = Content(self._title)
         box.border_subtitle = "enter take · esc"
         yield box
 

@@ -79,7 +79,14 @@ async def find(settings: Settings, paths: Paths) -> Found | None:
     """
     if settings.queen.url:
         learn(settings.queen.url, settings, paths)
-        return await _ask(settings.queen.url, here=None)
+        try:
+            return await _ask(settings.queen.url, here=None)
+        except QueenUnreachable as exc:
+            raise QueenUnreachable(
+                exc.message,
+                action="Start her there; without `queen.url` one is started here.",
+                away=True,
+            ) from exc
     state = read_state(paths)
     if state is not None and alive(state.pid):
         learn(state.url, settings, paths)

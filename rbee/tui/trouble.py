@@ -44,6 +44,8 @@ def trouble(store: ColonyStore) -> Trouble | None:
         return None
     error = store.error
     what = store.message or "the queen does not answer"
+    if error is not None and error.details.get("away"):
+        return Trouble("queen away", what, error.action)
     if store.link is Link.LOST:
         action = "Nothing to do: she is brought back by herself."
         if error is not None and error.code not in ("QUEEN_UNREACHABLE", "CONNECTION_TIMEOUT"):

@@ -55,7 +55,7 @@ def top_parts(store: ColonyStore, glyphs: Glyphs, width: int) -> Content:
         case Link.LOST | Link.FAILED | Link.REFUSED:
             told = trouble(store)
             head = "" if told is None else told.head
-            tail = glyphs.queued if store.link is Link.LOST else ""
+            tail = glyphs.queued if head.endswith("restarting") else ""
             left += [(f"{glyphs.failed} {head}{tail}", "$error bold")]
             room = width - sum(len(text) for text, _ in left) - 3
             left += [(f"  {glyphs.clip(store.message, room)}", "$muted")]

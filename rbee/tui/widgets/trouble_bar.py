@@ -43,7 +43,7 @@ def trouble_content(store: ColonyStore, glyphs: Glyphs, key: str) -> Content | N
     told = trouble(store)
     if told is None:
         return None
-    again = again_words(store)
+    again = again_words(store).replace(" ", "\xa0")
     words = cells.safe(told.what)
     head = f"{words[:1].upper()}{words[1:]}".rstrip(".")
     out: list[tuple[str, str] | str] = [
@@ -56,5 +56,5 @@ def trouble_content(store: ColonyStore, glyphs: Glyphs, key: str) -> Content | N
     if again:
         out += ["  ", (f"{key}\xa0", "$primary bold"), ("try\xa0now", "$muted")]
     if store.heard_at is not None:
-        out.append((f"  shown as of {wall_time(store.heard_at)}", "$muted"))
+        out.append((f"  shown\xa0as\xa0of\xa0{wall_time(store.heard_at)}", "$muted"))
     return Content.assemble(*out)

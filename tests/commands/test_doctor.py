@@ -98,8 +98,8 @@ def test_a_taken_port_is_a_failure_that_names_it(home: Home) -> None:
 def test_an_open_address_is_refused_as_the_queen_would(home: Home) -> None:
     home.env["RBEE_QUEEN_HOST"] = "0.0.0.0"
     found = doctor(home, code=1)
-    assert "no API keys" in found["queen"]["message"]
-    assert "access" not in found
+    assert "there is no key to protect it" in found["queen"]["message"]
+    assert "rbee key create" in found["queen"]["action"]
 
 
 def test_a_running_queen_is_found(home: Home) -> None:

@@ -114,7 +114,7 @@ class Welcome(Middle, can_focus=True):
         if demo_model(store):
             lines += self._option("d", "try it with the demo model", "")
         elif any(hive.online for hive in store.hives.values()):
-            lines += self._option("d", "download a model", "found on the hub, with what fits this machine")
+            lines += self._option("d", "download a model", "from the hub, with what fits where")
         return head, _marked(lines, self._glyphs)
 
     def _option(self, key: str, words: str, below: str) -> list[Content]:

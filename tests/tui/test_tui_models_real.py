@@ -113,7 +113,7 @@ async def test_one_download_is_seen_and_cancelled_and_another_one_finished(
         screen.table.cursor_key = TINY
         await pilot.press("v")
         await until(pilot, lambda: verified(app, screen), "the check")
-        assert any("home cpu" in "".join(text for text, _ in line) for line in screen.details.lines)
+        await until(pilot, lambda: repaint(app) or fits_at_home(screen), "the forecast")
         await pilot.press("delete")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         await pilot.press("d")
@@ -123,6 +123,11 @@ async def test_one_download_is_seen_and_cancelled_and_another_one_finished(
             "it is gone",
         )
     assert owner.rbee("queen", "stop").returncode == 0
+
+
+def fits_at_home(screen: Models) -> bool:
+    lines = ["".join(text for text, _ in line) for line in screen.details.lines]
+    return any("✓ home cpu" in line for line in lines)
 
 
 def verified(app: RbeeApp, screen: Models) -> bool:

@@ -126,12 +126,16 @@ class Models(FilteredScreen[LibraryTable]):
     def show(self) -> None:
         """The tables, and all of the model under the cursor."""
         store = self.rbee.store
-        self._keep_fresh()
+        shown = store.connected and self.rbee.screen is self  # a late repaint asks for nothing
+        if shown:
+            self._keep_fresh()
+        elif not store.connected:
+            self._read = None
         for gone in self._tales.keys() - store.jobs.keys():
             del self._tales[gone]
         self._put_away &= store.jobs.keys()
         waiting = unread(store, self._tales)
-        if waiting and store.connected:
+        if waiting and shown:
             for job in waiting:
                 self._tales[job.job_id] = Tale()
             self.run_worker(partial(self._hear, waiting), group="tales", exit_on_error=True)
@@ -287,9 +291,6 @@ class Models(FilteredScreen[LibraryTable]):
     def _keep_fresh(self) -> None:
         """Read the catalogue when something has changed in it."""
         store = self.rbee.store
-        if not store.connected:
-            self._read = None
-            return
         online = frozenset(hive.name for hive in store.hives.values() if hive.online)
         now, state = store.clock(), (tuple(store.models), online)
         if state == self._read and now - self._read_at < REREAD_SECONDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from rbee.errors import HiveOffline, NotFound
 from rbee.protocol.colony import HiveGone, Narration, WorkerGone
 from rbee.tui import log_reader
 from rbee.tui.app import RbeeApp
-from rbee.tui.logbook import Shown
+from rbee.tui.logbook import Level, Shown
 from rbee.tui.screens.dashboard import Dashboard
 from rbee.tui.screens.logs import Logs
 
@@ -204,6 +205,44 @@ async def test_levels_finding_pausing_following_copying_and_saving(
         assert {path.stat().st_mode & 0o777 for path in (first, second)} == {0o600}
         assert len(first.read_text().splitlines()) == panel.count
         await until(pilot, lambda: "lines saved to" in words(app))
+
+
+@pytest.mark.anyio
+async def test_what_comes_in_pieces_and_late_stands_as_if_it_had_come_at_once() -> None:
+    chance = random.Random(7)
+    words = ["short", "cuda " * 30, "a wide 漢字 line " * 9]
+    with ColonyDouble(data.quiet()) as double:
+        async with app_for(double).run_test(size=(80, 24)) as pilot:
+            screen = await logs(pilot)
+            await pilot.press("v", "w")
+            panel = screen.panel
+            panel.find("cuda")
+            for _ in range(40):
+                for _ in range(chance.randrange(60)):
+                    level, late = chance.choice(list(Level)), chance.choice([0, 0, 0, 90.0])
+                    at = NOW + screen.book.dropped + len(screen.book.entries) - late
+                    screen.book.add(
+                        at, chance.choice(["w-01", "queen"]), level, chance.choice(words)
+                    )
+                screen.draw()
+            rows, matches, count = list(panel.rows), list(panel.matches), panel.count
+            assert len(rows) > count > 900
+            assert panel.following
+            assert panel.scroll_offset.y == panel.max_scroll_y
+            screen.book.generation += 1
+            screen.draw()
+            assert (panel.rows, panel.matches, panel.count) == (rows, matches, count)
+            await pilot.press("g", "pagedown")
+            standing, top = panel.current, panel.scroll_offset.y
+            screen.book.add(NOW - 900, "queen", Level.INFO, "older than all")
+            screen.draw()
+            assert panel.current is standing
+            assert panel.scroll_offset.y == top + 1, "what is looked at does not move"
+            await pilot.resize_terminal(160, 45)
+            await until(pilot, lambda: panel.fits() and len(panel.rows) < len(rows))
+            assert panel.current is standing
+            await pilot.press("w")
+            assert len(panel.rows) == count + 1
 
 
 @pytest.mark.anyio

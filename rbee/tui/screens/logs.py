@@ -63,17 +63,17 @@ class Logs(ColonyScreen):
         ]
 
     def on_mount(self) -> None:
-        self._drawing = self.set_interval(DRAW_SECONDS, self._draw)
+        self.drawing = self.set_interval(DRAW_SECONDS, self.draw)
         super().on_mount()
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
-        self._drawing.resume()
+        self.drawing.resume()
         self.run_worker(self.reader.run, group="logs", exclusive=True, exit_on_error=True)
 
     def on_screen_suspend(self) -> None:
         super().on_screen_suspend()
-        self._drawing.pause()
+        self.drawing.pause()
         self.workers.cancel_group(self, "logs")
 
     def show(self) -> None:
@@ -88,7 +88,7 @@ class Logs(ColonyScreen):
         )
         self.tree_panel.show(rows)
         self.panel.name_width(max((len(row.name) for row in rows), default=0))
-        self._draw()
+        self.draw()
         self._explain()
         self._subtitle()
 
@@ -129,7 +129,7 @@ class Logs(ColonyScreen):
 
     def action_pause(self) -> None:
         """Stand still while lines come, and go on with all of them."""
-        self._draw()
+        self.draw()
         self.frozen = list(self.book.entries) if self.frozen is None else None
         self.meanwhile = 0
         self._laid_out = ()
@@ -204,7 +204,7 @@ class Logs(ColonyScreen):
         set_title(self.panel, f"Narration + logs of {name}" if name else "Narration + logs")
         self.show()
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Bring the lines up to date; nothing is done when nothing has come."""
         if not self.is_mounted:
             return

@@ -60,7 +60,9 @@ class LogPanel(Lines):
         self._keep: Callable[[Entry], bool] = bool
         self._wrap = False
         self._source_width = SOURCE[0]
-        self._laid_out: tuple[bool, int, int] = (False, 0, 0)
+        self._laid_out: tuple[bool, int, int] = (False, 80, SOURCE[0])
+        """Wrapping, the panel's width and that of the sources, for which the rows were made: they
+        are drawn with these until they are made anew."""
 
     @property
     def current(self) -> Entry | None:
@@ -232,15 +234,15 @@ class LogPanel(Lines):
 
     @property
     def _head(self) -> int:
-        return 1 + self._time + 1 + self._source_width + 1 + LEVEL + 1
+        return 1 + self._time + 1 + self._laid_out[2] + 1 + LEVEL + 1
 
     @property
     def _time(self) -> int:
-        return TIME if self.size.width >= CRAMPED else SHORT_TIME
+        return TIME if self._laid_out[1] >= CRAMPED else SHORT_TIME
 
     @property
     def _room(self) -> int:
-        return max(NARROWEST, self.size.width - self._head - 1)
+        return max(NARROWEST, self._laid_out[1] - self._head - 1)
 
     def _append(self, entry: Entry) -> None:
         self.rows.append((entry, 0))
@@ -255,7 +257,7 @@ class LogPanel(Lines):
         return chop_cells(text, room) or [""]
 
     def _line(self, entry: Entry, part: int) -> Line:
-        if self._wrap:
+        if self._laid_out[0]:
             words = self._pieces(entry.text)[part]
         else:
             words = cells.clip(entry.text, self._room, self.glyphs.more)
@@ -263,10 +265,11 @@ class LogPanel(Lines):
         spans = self._marked(words, "text" if role == "muted" else role)
         if part:
             return ((" " * self._head, "text"), *spans)
-        name = self.glyphs.clip(entry.source, self._source_width)
+        width = self._laid_out[2]
+        name = self.glyphs.clip(entry.source, width)
         return (
             (f" {moment(entry)[: self._time]} ", "muted"),
-            (cells.pad(name, self._source_width) + " ", "name"),
+            (cells.pad(name, width) + " ", "name"),
             (f"{label:<{LEVEL}} ", role),
             *spans,
         )

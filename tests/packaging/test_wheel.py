@@ -18,7 +18,7 @@ from rbee import __version__
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"rbee": "rbee", "backends": "rbee/backends", "themes": "rbee/themes"}
-SHIPPED = {".py", ".sh", ".tcss", ".toml", ".typed"}
+SHIPPED = {".css", ".html", ".js", ".py", ".sh", ".tcss", ".toml", ".typed"}
 
 
 @pytest.fixture(scope="module")

@@ -6,27 +6,19 @@ streams. It never starts a queen and never retries what is not safe to repeat.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from rbee import __version__
-from rbee.access.presented import authority, for_url
 from rbee.errors import (
     BadGateway,
-    ConnectionTimeout,
-    InvalidRequest,
-    MissingApiKey,
     NotFound,
     QueenUnreachable,
     RbeeError,
-    SettingsError,
     ValidationFailed,
 )
 from rbee.protocol.access import KeyInfo, MadeKey, NewKey, UsageReport
@@ -50,20 +42,16 @@ from rbee.protocol.models import (
 from rbee.protocol.operations import Operation
 from rbee.protocol.queue import QueueInfo
 from rbee.protocol.workers import WorkerInfo
-from rbee.sse import Decoder, ServerEvent
+from rbee.sse import ServerEvent
+from rbee.transport import Transport, events_of, part
 
 T = TypeVar("T")
-EVENT_LIMIT = 512 << 20
-"""Bytes: the vectors of an embed job are one event."""
-_CONTROL = httpx.Timeout(10.0, connect=2.0)
 _HUB = httpx.Timeout(90.0, connect=2.0)
 """What the queen may first have to ask the hub about; she limits that herself, by less."""
 _FAR = httpx.Timeout(120.0, connect=2.0)
 """What the queen first has to reach other machines for: three tries of 10 s, through jumps."""
 _DISK = httpx.Timeout(3600.0, connect=2.0)
 """A model may be read or copied from disk to disk meanwhile."""
-_STREAM = httpx.Timeout(20.0, connect=2.0)
-"""Streams: the queen says something at least every 5 s, so 20 s of silence is a dead link."""
 
 
 @dataclass(frozen=True)
@@ -107,22 +95,6 @@ class QueenKeeper(Protocol):
         ...
 
 
-def _tls(url: str, ca: str) -> ssl.SSLContext:
-    """Reading the machine's certificates takes 50 ms, which nobody needs without TLS."""
-    if not url.startswith("https:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context = ssl.create_default_context()
-    if (file := authority(ca)) is not None:
-        try:
-            context.load_verify_locations(file)
-        except (OSError, ssl.SSLError) as exc:
-            raise SettingsError(
-                f"{file} is no certificate of an authority",
-                action="Set `queen.tls_ca` to the ca.pem that `rbee cert create` has made there.",
-            ) from exc
-    return context
-
-
 class QueenClient:
     """REST and event streams of one queen. Use as an async context manager.
 
@@ -133,25 +105,13 @@ class QueenClient:
     def __init__(self, url: str, *, name: str | None = None) -> None:
         """`name`: whose jobs these are when clients take turns; None: the queen's usual."""
         self.url = url
-        self._shown = shown = for_url(url)
-        headers = {"User-Agent": f"rbee/{__version__}"}
-        if name is not None:
-            headers["X-Rbee-Client"] = name
-        if shown.key:
-            headers["Authorization"] = f"Bearer {shown.key}"
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            timeout=_CONTROL,
-            trust_env=False,
-            headers=headers,
-            verify=_tls(url, shown.ca),
-        )
+        self._wire = Transport(url, name=name)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._wire.aclose()
 
     async def health(self) -> Health:
         """GET /health"""
@@ -185,19 +145,19 @@ class QueenClient:
 
     async def job(self, job_id: str) -> JobInfo:
         """One job."""
-        return await self._get(f"/v1/jobs/{_part(job_id)}", JobInfo)
+        return await self._get(f"/v1/jobs/{part(job_id)}", JobInfo)
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job; JobFinished when it has already ended."""
-        await self._call("DELETE", f"/v1/jobs/{_part(job_id)}")
+        await self._call("DELETE", f"/v1/jobs/{part(job_id)}")
 
     async def retry(self, job_id: str) -> JobAccepted:
         """Ask again what failed or was cancelled: a new job. Conflict when it is neither."""
-        return decode(await self._call("POST", f"/v1/jobs/{_part(job_id)}/retry"), JobAccepted)
+        return decode(await self._call("POST", f"/v1/jobs/{part(job_id)}/retry"), JobAccepted)
 
     async def why(self, job_id: str) -> Why:
         """What was decided about a job, the oldest first."""
-        return await self._get(f"/v1/jobs/{_part(job_id)}/decision", Why)
+        return await self._get(f"/v1/jobs/{part(job_id)}/decision", Why)
 
     async def policy(self) -> PolicyInfo:
         """What decides where work goes."""
@@ -217,7 +177,7 @@ class QueenClient:
 
     async def worker(self, worker_id: str) -> WorkerInfo:
         """One worker."""
-        return await self._get(f"/v1/workers/{_part(worker_id)}", WorkerInfo)
+        return await self._get(f"/v1/workers/{part(worker_id)}", WorkerInfo)
 
     async def hives(self) -> list[HiveInfo]:
         """All hives."""
@@ -225,11 +185,11 @@ class QueenClient:
 
     async def hive(self, name: str) -> HiveInfo:
         """One hive. Raises HiveNotFound."""
-        return await self._get(f"/v1/hives/{_part(name)}", HiveInfo)
+        return await self._get(f"/v1/hives/{part(name)}", HiveInfo)
 
     async def change_hive(self, name: str, change: HiveChange) -> HiveInfo:
         """Change what is remembered of a machine."""
-        path, content = f"/v1/hives/{_part(name)}", encode(change)
+        path, content = f"/v1/hives/{part(name)}", encode(change)
         reply = await self._call("PATCH", path, content=content, timeout=_FAR)
         return decode(reply, HiveInfo)
 
@@ -245,11 +205,11 @@ class QueenClient:
 
     def hive_logs(self, name: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
         """The last lines of a hive's log, and with `follow` those that come."""
-        return self._lines(f"/v1/hives/{_part(name)}/logs", lines=lines, follow=follow)
+        return self._lines(f"/v1/hives/{part(name)}/logs", lines=lines, follow=follow)
 
     def worker_logs(self, worker_id: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
         """The last lines of a worker's log, and with `follow` those that come."""
-        return self._lines(f"/v1/workers/{_part(worker_id)}/logs", lines=lines, follow=follow)
+        return self._lines(f"/v1/workers/{part(worker_id)}/logs", lines=lines, follow=follow)
 
     async def models(self) -> list[HeldModel]:
         """Models on the colony's disks."""
@@ -257,7 +217,7 @@ class QueenClient:
 
     async def model(self, name: str) -> HeldModel:
         """One of them, by id, reference or alias. Raises ModelNotFound."""
-        return await self._get(f"/v1/catalog/models/{_part(name)}", HeldModel)
+        return await self._get(f"/v1/catalog/models/{part(name)}", HeldModel)
 
     async def search(self, text: str, *, limit: int = 10) -> Search:
         """What the hub has, and what of it would fit where."""
@@ -308,11 +268,11 @@ class QueenClient:
 
     async def revoke_key(self, name: str) -> KeyInfo:
         """A key that opens nothing from now on."""
-        return decode(await self._call("DELETE", f"/v1/keys/{_part(name)}"), KeyInfo)
+        return decode(await self._call("DELETE", f"/v1/keys/{part(name)}"), KeyInfo)
 
     async def rotate_key(self, name: str) -> MadeKey:
         """A new secret under the same name; the old one opens nothing from now on."""
-        return decode(await self._call("POST", f"/v1/keys/{_part(name)}/rotate"), MadeKey)
+        return decode(await self._call("POST", f"/v1/keys/{part(name)}/rotate"), MadeKey)
 
     async def usage(self, *, days: int) -> UsageReport:
         """What was used on the last so many days, today included."""
@@ -334,7 +294,7 @@ class QueenClient:
 
         Without `follow`: those that are there.
         """
-        path = f"/v1/jobs/{_part(job_id)}/stream"
+        path = f"/v1/jobs/{part(job_id)}/stream"
         params: dict[str, str | int] = {"after": after} | ({} if follow else {"follow": "false"})
         async with self._stream(path, params=params) as events:
             async for event in events:
@@ -358,21 +318,18 @@ class QueenClient:
     async def _lines(self, path: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
         """Of a log: a stream of `{line}`, or `{lines}` at once."""
         params = {"lines": lines, "follow": int(follow)}
-        with self._translated():
-            async with self._http.stream("GET", path, timeout=_STREAM, params=params) as reply:
-                if reply.status_code >= 400:
-                    raise self._error(reply.status_code, await reply.aread())
-                if reply.headers.get("content-type", "").startswith("application/json"):
-                    for line in decode(await reply.aread(), dict[str, list[str]])["lines"]:
-                        yield line
+        async with self._wire.reply(path, params=params) as reply:
+            if reply.headers.get("content-type", "").startswith("application/json"):
+                for line in decode(await reply.aread(), dict[str, list[str]])["lines"]:
+                    yield line
+                return
+            async for event in events_of(reply):
+                if event.data == "[DONE]":
                     return
-                async for event in _decode(reply):
-                    if event.data == "[DONE]":
-                        return
-                    if event.event == "error":
-                        raise RbeeError.from_body({"error": decode(event.data, dict[str, Any])})
-                    if event.data:
-                        yield decode(event.data, LogLine).line
+                if event.event == "error":
+                    raise RbeeError.from_body({"error": decode(event.data, dict[str, Any])})
+                if event.data:
+                    yield decode(event.data, LogLine).line
         raise BadGateway("the stream of a log broke off", action="Ask for it again.")
 
     def _stranger(self, told: str = "") -> BadGateway:
@@ -389,81 +346,9 @@ class QueenClient:
         return [convert(item, kind) for item in body[key]]
 
     async def _call(self, method: str, path: str, **kwargs: Any) -> bytes:
-        with self._translated():
-            reply = await self._http.request(method, path, **kwargs)
-        if reply.status_code >= 400:
-            raise self._error(reply.status_code, reply.content)
-        return reply.content
+        return await self._wire.call(method, path, **kwargs)
 
     @asynccontextmanager
     async def _stream(self, path: str, **kwargs: Any) -> AsyncGenerator[AsyncIterator[ServerEvent]]:
-        with self._translated():
-            async with self._http.stream("GET", path, timeout=_STREAM, **kwargs) as reply:
-                if reply.status_code >= 400:
-                    raise self._error(reply.status_code, await reply.aread())
-                yield _decode(reply)
-
-    def _error(self, status: int, content: bytes) -> RbeeError:
-        """What the queen said; of a key that is not right, where this side has it from."""
-        error = _error(status, content)
-        if isinstance(error, MissingApiKey) and "scope" not in error.details:
-            if self._shown.key:
-                action = f"It comes from {self._shown.origin}: set the right one there."
-            else:
-                action = "Set `queen.api_key`, or RBEE_API_KEY, to a key of that queen."
-            error.details["suggested_action"] = action
-        return error
-
-    def _translated(self) -> _Translate:
-        return _Translate(self.url)
-
-
-class _Translate:
-    """httpx's exceptions as ours, with the address in the message."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, exc: BaseException | None, tb: object) -> None:
-        if isinstance(exc, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(exc):
-            raise QueenUnreachable(
-                f"the certificate of {self._url} is not vouched for by anybody known here",
-                action="Copy the ca.pem of `rbee cert create` from there, and name the copy in"
-                " `queen.tls_ca`.",
-            ) from exc
-        if isinstance(
-            exc, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError
-        ):
-            raise QueenUnreachable(f"no queen answers at {self._url}") from exc
-        if isinstance(exc, httpx.TimeoutException):
-            raise ConnectionTimeout(f"the queen at {self._url} does not answer") from exc
-        if isinstance(exc, httpx.InvalidURL | UnicodeError):
-            raise InvalidRequest("that cannot be part of an address") from exc
-
-
-def _part(text: str) -> str:
-    """One part of a path. Raises InvalidRequest for what cannot be one."""
-    try:
-        quoted = quote(text, safe="")
-    except UnicodeError:
-        quoted = ""
-    if quoted in ("", ".", ".."):  # which even quoted would lead to another path
-        raise InvalidRequest(f"{text[:80]!r} is no id")
-    return quoted
-
-
-async def _decode(reply: httpx.Response) -> AsyncIterator[ServerEvent]:
-    decoder = Decoder(EVENT_LIMIT)
-    async for chunk in reply.aiter_raw():
-        for event in decoder.feed(chunk):
-            yield event
-
-
-def _error(status: int, content: bytes) -> RbeeError:
-    try:
-        return RbeeError.from_body(msgspec.json.decode(content), status)
-    except msgspec.DecodeError:
-        return BadGateway(f"reply with status {status} is not rbee's")
+        async with self._wire.reply(path, **kwargs) as reply:
+            yield events_of(reply)

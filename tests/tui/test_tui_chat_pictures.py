@@ -114,16 +114,6 @@ def test_chat_list(snap_compare: Compare, talking: ColonyDouble) -> None:
     assert snap_compare(app_for(talking), terminal_size=(80, 24), run_before=before)
 
 
-def test_chat_commands(snap_compare: Compare, talking: ColonyDouble) -> None:
-    async def before(pilot: Pilot[Any]) -> None:
-        await chat_empty(pilot)
-        await pilot.press("/")
-        await pilot.pause()
-        await pilot.pause()
-
-    assert snap_compare(app_for(talking), terminal_size=(80, 24), run_before=before)
-
-
 @pytest.mark.parametrize("theme", ["honey-contrast", "ansi-dark"])
 def test_chat_themes(snap_compare: Compare, talking: ColonyDouble, theme: str) -> None:
     app = app_for(talking, theme=theme)

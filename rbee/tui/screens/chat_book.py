@@ -107,9 +107,9 @@ class ChatBook(ColonyScreen):
                 view = self._view(found)
                 await self._switcher.add_content(view)
             self._switcher.current = view.id
+            self.opened()
             await view.sync(self.now())
             await self._put_away()
-        self.opened()
         return True
 
     def opened(self) -> None:

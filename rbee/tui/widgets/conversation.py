@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import anyio
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -100,7 +101,9 @@ class Conversation(VerticalScroll, can_focus=True):
         self.at: int | None = None
         """The exchange that keys are about; None: the last one."""
         self._hint = Static(self._hint_words(), classes="hint")
+        self._hint.display = not dialogue.exchanges
         self._earlier = Static("", classes="earlier", markup=False)
+        self._mounting = anyio.Lock()
 
     @property
     def title(self) -> str:
@@ -119,9 +122,8 @@ class Conversation(VerticalScroll, can_focus=True):
         yield self._hint
         yield self._earlier
 
-    async def on_mount(self) -> None:
+    def on_mount(self) -> None:
         self.watch(self, "virtual_size", self._size_changed, init=False)
-        await self.sync(0.0)
 
     def on_resize(self) -> None:
         """More or less room may change what fits."""
@@ -138,35 +140,33 @@ class Conversation(VerticalScroll, can_focus=True):
             if not overflows:
                 self.scroll_to(y=0, animate=False)
 
-    async def sync(self, now: float) -> None:
-        """Show the exchanges there are: the last ones, and the earlier ones shown before."""
-        exchanges = self.dialogue.exchanges
-        self._hint.display = not exchanges
-        known = {id(view.exchange): view for view in self.turns}
-        first = min(
-            (at for at, one in enumerate(exchanges) if id(one) in known),
-            default=max(0, len(exchanges) - WINDOW),
-        )
-        await self._show_from(first, now)
-
-    async def _show_from(self, first: int, now: float) -> None:
-        wanted = self.dialogue.exchanges[first:]
-        known = {id(view.exchange): view for view in self.turns}
-        gone = [view for view in self.turns if all(view.exchange is not one for one in wanted)]
-        for view in gone:
-            await view.remove()
-        views = [known.get(id(one)) or TurnView(one, self._glyphs) for one in wanted]
-        previous: TurnView | None = None
-        for view in views:
-            if not view.is_attached:
-                await self.mount(view, after=previous or self._earlier)
-            await view.sync(now)
-            previous = view
-        self.turns = views
-        self._earlier.display = first > 0
-        if first:
+    async def sync(self, now: float, *, first: int | None = None) -> None:
+        """Show the exchanges there are: the last ones, and the earlier ones shown before.
+        `first`: or those from there on."""
+        async with self._mounting:
+            exchanges = self.dialogue.exchanges
+            self._hint.display = not exchanges
+            known = {id(view.exchange): view for view in self.turns}
+            if first is None:
+                first = min(
+                    (at for at, one in enumerate(exchanges) if id(one) in known),
+                    default=max(0, len(exchanges) - WINDOW),
+                )
+            wanted = exchanges[first:]
+            for view in self.turns:
+                if all(view.exchange is not one for one in wanted):
+                    await view.remove()
+            views = [known.get(id(one)) or TurnView(one, self._glyphs) for one in wanted]
+            previous: TurnView | None = None
+            for view in views:
+                if not view.is_attached:
+                    await self.mount(view, after=previous or self._earlier)
+                await view.sync(now)
+                previous = view
+            self.turns = views
+            self._earlier.display = first > 0
             self._earlier.update(Content(f"{first} earlier questions; k or g shows them"))
-        self._mark()
+            self._mark()
 
     def follow(self) -> None:
         """Stay with the newest text, if the reader was there."""
@@ -237,7 +237,7 @@ class Conversation(VerticalScroll, can_focus=True):
         self.at = at
         first = len(exchanges) - len(self.turns)
         if at < first:
-            await self._show_from(max(0, min(at, first - WINDOW)), 0.0)
+            await self.sync(0.0, first=max(0, min(at, first - WINDOW)))
         self._mark()
         turn = self.turn_here()
         if turn is not None:

@@ -32,6 +32,7 @@ from rbee.daemons.queen.catalog import Catalog
 from rbee.daemons.queen.deciding import decide_by
 from rbee.daemons.queen.doors import Doors
 from rbee.daemons.queen.effects import Effects
+from rbee.daemons.queen.first_words import first_words
 from rbee.daemons.queen.front import Front
 from rbee.daemons.queen.journal import Journal
 from rbee.daemons.queen.links import HttpLink, LocalLink
@@ -316,16 +317,8 @@ class Queen:
                     tasks.start_soon(self._linger)
                 if self.settings.queen.announce:
                     tasks.start_soon(announce, self.settings.hive.name, self.effects.narrate)
-                for kept in (self.store, self.journal, self.machines.registry):
-                    if kept.set_aside is not None:
-                        what = f"{kept.path.name} was unreadable and set aside: {kept.set_aside}"
-                        self.effects.narrate("queen", what, "error")
-                for name in self.machines.registry.unread:
-                    what = f"what hives.db says of {name} cannot be read: add it again"
-                    self.effects.narrate("queen", what, "error")
-                self.effects.narrate("queen", f"listening on {self.url}")
-                for what in self.access.posture(self.doors):
-                    self.effects.narrate("queen", what, "warning")
+                for level, what in first_words(self):
+                    self.effects.narrate("queen", what, level)
                 task_status.started(self.url)
                 await self._stop.wait()
                 with anyio.move_on_after(CASCADE_LIMIT):

@@ -232,7 +232,7 @@ async def test_what_comes_in_pieces_and_late_stands_as_if_it_had_come_at_once() 
             screen.book.generation += 1
             screen.draw()
             assert (panel.rows, panel.matches, panel.count) == (rows, matches, count)
-            await pilot.press("g", "pagedown")
+            await pilot.press("g", "pagedown", "shift+pagedown", "shift+pageup")
             standing, top = panel.current, panel.scroll_offset.y
             screen.book.add(NOW - 900, "queen", Level.INFO, "older than all")
             screen.draw()

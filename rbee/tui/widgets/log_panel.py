@@ -23,7 +23,10 @@ from rbee.tui.logbook import Entry, Key, LogBook
 from rbee.tui.rows_logs import LEVEL_WORDS, moment
 from rbee.tui.widgets.lines import Line, Lines, Span
 
-MOVES = ("list.up", "list.down", "list.first", "list.last", "list.page_up", "list.page_down")
+MOVES = (
+    *("list.up", "list.down", "list.first", "list.last"),
+    *("list.page_up", "list.page_down", "list.half_up", "list.half_down"),
+)
 SOURCE = (6, 12)
 """Cells of the column of sources."""
 TIME = 12
@@ -172,6 +175,10 @@ class LogPanel(Lines):
     def action_page(self, step: int) -> None:
         """By what fits the panel."""
         self.action_cursor(step * max(1, self.size.height - 1))
+
+    def action_half_page(self, step: int) -> None:
+        """By half of what fits the panel."""
+        self.action_cursor(step * max(1, self.size.height // 2))
 
     def action_first(self) -> None:
         """To the oldest line."""

@@ -86,6 +86,10 @@ class SourceTree(Lines):
         """Move by what fits the panel."""
         self._move_to(self._at() + step * max(1, self.size.height - 1))
 
+    def action_half_page(self, step: int) -> None:
+        """Move by half of what fits the panel."""
+        self._move_to(self._at() + step * max(1, self.size.height // 2))
+
     def action_first(self) -> None:
         """To all of them."""
         self._move_to(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rbee.access.keys import Keys, owner_token
@@ -15,53 +14,42 @@ from rbee.errors import InternalError, NotFound
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from rbee.clock import Clock
-    from rbee.core.colony import Colony
     from rbee.daemons.queen.callers import Caller
     from rbee.daemons.queen.doors import Doors
-    from rbee.daemons.queen.store import Store
-    from rbee.paths import Paths
-    from rbee.settings import QueenSettings
+    from rbee.daemons.queen.queen import Queen
 
 
 class Access:
     """`gate` lets callers in, `ledger` hears what their jobs used, `keys` are on disk."""
 
-    def __init__(
-        self,
-        *,
-        paths: Paths,
-        clock: Clock,
-        settings: Callable[[], QueenSettings],
-        colony: Callable[[], Colony],
-        store: Store,
-    ) -> None:
+    def __init__(self, queen: Queen) -> None:
         """Raises InternalError when what is kept cannot be read."""
-        self._colony = colony
-        self._store = store
-        self._clock = clock
-        self._settings = settings
-        self.keys = Keys(paths.keys_file)
-        owner = owner_token(paths.owner_file, make=True)
+        self._queen = queen
+        self.keys = Keys(queen.paths.keys_file)
+        owner = owner_token(queen.paths.owner_file, make=True)
         if owner is None:
-            raise InternalError(f"{paths.owner_file} cannot be made")
+            raise InternalError(f"{queen.paths.owner_file} cannot be made")
         self.gate = Gate(
-            keys=self.keys, owner=owner, settings=settings, clock=clock, owns=self._owns
+            keys=self.keys,
+            owner=owner,
+            settings=lambda: queen.settings.queen,
+            clock=queen.clock,
+            owns=self._owns,
         )
-        self.usage = Usage(paths.usage_file, settings().usage_days)
-        self.ledger = Ledger(self.usage, self.gate, clock)
+        self.usage = Usage(queen.paths.usage_file, queen.settings.queen.usage_days)
+        self.ledger = Ledger(self.usage, self.gate, queen.clock)
 
     def posture(self, doors: Doors) -> list[str]:
         """What is open beyond her owner, one sentence each."""
-        keys = self.keys.usable(self._clock.utc())
-        return posture(self._settings(), doors.tls, doors.address, keys)
+        keys = self.keys.usable(self._queen.clock.utc())
+        return posture(self._queen.settings.queen, doors.tls, doors.address, keys)
 
     async def _owns(self, request: Request, caller: Caller) -> None:
         """A job of other callers is, for one with a key for models only, none. Raises NotFound."""
         job_id = request.path_params["job_id"]
-        job = self._colony().jobs.get(job_id)
+        job = self._queen.colony.jobs.get(job_id)
         if job is None:
-            await self._store.flush()
-        known = job or await self._store.job(job_id)
+            await self._queen.store.flush()
+        known = job or await self._queen.store.job(job_id)
         if known is None or known.client != caller.client:
             raise NotFound(f"no job {job_id[:80]} of this key")

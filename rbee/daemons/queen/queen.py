@@ -122,13 +122,7 @@ class Queen:
             retention=settings.job.retention,
         )
         self.brain = Brain(self.colony, clock, self.effects.execute)
-        self.access = Access(
-            paths=paths,
-            clock=clock,
-            settings=lambda: self.settings.queen,
-            colony=lambda: self.colony,
-            store=self.store,
-        )
+        self.access = Access(self)
         self.effects.closed = self.access.ledger.closed
         self.catalog = Catalog(
             settings=lambda: self.settings,

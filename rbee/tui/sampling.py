@@ -14,6 +14,7 @@ from rbee.errors import ValidationFailed
 from rbee.protocol.base import Wire, convert
 from rbee.protocol.messages import Message
 from rbee.protocol.operations import Infer
+from rbee.tui.thinking import clean
 
 NUMBERS = (
     "temperature",
@@ -74,7 +75,7 @@ def read(name: str, text: str) -> Any:
     if name == "system":
         if len(text) > LONGEST_SYSTEM:
             raise _bad(name, f"at most {LONGEST_SYSTEM} characters, these are {len(text)}")
-        return text.strip()
+        return clean(text).strip()
     value: Any
     if name == "stop":
         value = _words(text)

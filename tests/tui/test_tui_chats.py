@@ -248,7 +248,7 @@ async def test_parameters_commands_and_what_is_wrong_with_them(tmp_path: Path) -
             await dialog(pilot, Parameters)
             await pilot.press("backspace", "0", "down", "down", "7", "enter")
             await until(pilot, lambda: app.screen is chat)
-            await sent(pilot, chat, "/system be brief")
+            await sent(pilot, chat, "/system be\x1b brief")
             await until(pilot, lambda: chat.dialogue.sampling.system == "be brief")
             await sent(pilot, chat, "/model smol")
             await until(pilot, lambda: chat.model == "smollm2-135m")

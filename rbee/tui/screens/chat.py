@@ -26,6 +26,7 @@ from rbee.tui.screens.chat_leaving import ChatLeaving
 from rbee.tui.screens.dialogs import Choice, Confirm, Picker
 from rbee.tui.screens.parameters import Parameters
 from rbee.tui.talk import Exchange
+from rbee.tui.thinking import clean
 from rbee.tui.widgets.prompt import Prompt
 from rbee.tui.widgets.session import SessionPanel
 
@@ -238,7 +239,7 @@ class Chat(ChatLeaving):
             case "compare":
                 self.action_compare()
             case "system" if rest:
-                self._tuned(replace(self.dialogue.sampling, system=rest))
+                self._tuned(replace(self.dialogue.sampling, system=clean(rest)))
             case "system":
                 self._tune("system")
             case "new":

@@ -18,6 +18,7 @@ from rbee.tui.rows import model_name
 from rbee.tui.screens.chat_book import ChatBook
 from rbee.tui.screens.choosing import Chooser, Offer
 from rbee.tui.talk import Dialogue, Exchange
+from rbee.tui.thinking import clean
 from rbee.tui.widgets.conversation import Conversation
 from rbee.tui.widgets.prompt import Prompt
 from rbee.tui.widgets.reply import ReplyView
@@ -32,7 +33,7 @@ class ChatAnswers(ChatBook):
 
     def put_question(self, chat: Dialogue, prompt: str, models: Sequence[str]) -> None:
         """Ask one model, or two to compare them."""
-        now = self.now()
+        now, prompt = self.now(), clean(prompt)
         answers = [Answer(prompt=prompt, model=model, asked_at=now) for model in models]
         exchange = Exchange(prompt, answers, chosen=0 if len(answers) == 1 else None)
         chat.exchanges.append(exchange)

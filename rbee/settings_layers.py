@@ -127,11 +127,19 @@ def parse(field: Field, text: str, origin: str) -> Any:
     return _convert(field, value, origin, strict=False)
 
 
+_PLAIN = {
+    "Expected `float`, got `str`": "Expected a number",
+    "Expected `int`, got `str`": "Expected a whole number",
+    "Expected `bool`, got `str`": "Expected true or false",
+}
+
+
 def _convert(field: Field, value: Any, origin: str, *, strict: bool) -> Any:
     try:
         return msgspec.convert(value, field.kind, strict=strict)
     except msgspec.ValidationError as exc:
         reason = str(exc).split(" - at ", 1)[0]
+        reason = _PLAIN.get(reason, reason)
         shown = "…" if field.name in SECRET else repr(value)
         raise SettingsError(
             f"{origin}: {field.name} = {shown}: {reason[0].lower()}{reason[1:]}",

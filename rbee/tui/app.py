@@ -24,7 +24,7 @@ from textual.widget import Widget
 
 from rbee import __version__
 from rbee.client import QueenKeeper
-from rbee.errors import InternalError, RbeeError, SettingsError
+from rbee.errors import InternalError, RbeeError
 from rbee.paths import Paths
 from rbee.protocol.base import Wire
 from rbee.protocol.jobs import JobInfo, JobState
@@ -56,7 +56,7 @@ from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.talk_files import Shelf, Summary
-from rbee.tui.theme_shelf import DARK, ThemeShelf
+from rbee.tui.theme_shelf import ThemeShelf
 from rbee.tui.themes import variable_defaults
 
 TICK_SECONDS = 1.0
@@ -124,13 +124,7 @@ class RbeeApp(App[str]):
         tui = TuiSettings(theme=theme, ascii=ascii_glyphs) if desk is None else desk.settings.tui
         put_on(self, tui)
         self.use_keys((keys or {}) if desk is None else desk.settings.keys, vim=tui.vim)
-        try:
-            self.themes.choose(tui.theme)
-        except SettingsError as exc:
-            if desk is None:  # else it may be one of the user's that is gone, or broken
-                raise
-            self.themes.errors.append(exc)
-            self.themes.choose(DARK)
+        self.themes.begin(tui.theme, sure=desk is None)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """rbee's own variables, for themes that do not know them."""

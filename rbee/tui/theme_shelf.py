@@ -50,6 +50,17 @@ class ThemeShelf:
         found = self._app.available_themes
         return sorted(found, key=lambda name: (name in BUILTIN_THEMES, name))
 
+    def begin(self, name: str, *, sure: bool) -> None:
+        """The first one. Not `sure`: one that is gone or broken is told, and ours is in its place;
+        else it raises SettingsError."""
+        try:
+            self.choose(name)
+        except SettingsError as exc:
+            if sure:
+                raise
+            self.errors.append(exc)
+            self.choose(DARK)
+
     def choose(self, name: str) -> None:
         """Switch at once. Raises SettingsError for a theme that is not there."""
         if name != AUTO and name not in self._app.available_themes:

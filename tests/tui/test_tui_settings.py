@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +23,19 @@ from screen_driver import app_for, connected, repaint, text_of, until
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from rbee.errors import SettingsError
 from rbee.paths import Paths
 from rbee.settings import load
+from rbee.settings_layers import SECRET, parse
 from rbee.tui.app import RbeeApp
+from rbee.tui.background import background_is_dark
 from rbee.tui.desk import SettingsDesk
+from rbee.tui.glyphs import UNICODE
+from rbee.tui.key_choices import effective
+from rbee.tui.keymap import BY_ID
+from rbee.tui.keys.vim import VIM
+from rbee.tui.rows_settings import CATEGORIES, RELOADED, applies, as_text, category_of, unit_of
+from rbee.tui.rows_settings import shown as shown_value
 from rbee.tui.screens.key_capture import CaptureKey
 from rbee.tui.screens.settings import Settings
 from rbee.tui.screens.theme_chooser import ThemeChooser
@@ -34,7 +53,7 @@ def colony() -> Iterator[ColonyDouble]:
 
 def home_of(tmp_path: Path, text: str = "", ui: str = "") -> Paths:
     paths = Paths.user({"RBEE_HOME": str(tmp_path)})
-    paths.config.mkdir()
+    paths.config.mkdir(exist_ok=True)
     if text:
         paths.config_file.write_text(text, "utf-8")
     if ui:
@@ -242,3 +261,194 @@ async def test_what_cannot_be_is_set_aside_and_files_are_opened(
         screen._read_again()
         await until(pilot, lambda: "unknown setting worker.ctxx" in words(app), "a toast")
         assert app.desk.value("worker.ctx") == 1024, "what was read last stays"
+
+
+def pictured(
+    colony: ColonyDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **kwargs: Any
+) -> RbeeApp:
+    """An app whose folders have the same names every time."""
+    home_of(tmp_path, '[tui]\ntheme = "honey-dark"\ndensity = "compact"\n')
+    monkeypatch.chdir(tmp_path)
+    there = Paths(*(Path(name) for name in ("config", "data", "state", "cache", "run")))
+    return app_for(colony, desk=desk_of(there), **kwargs)
+
+
+def state(category: str, *keys: str) -> Callable[[Pilot[Any]], Awaitable[None]]:
+    async def before(pilot: Pilot[Any]) -> None:
+        await shown(pilot, category)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        if isinstance(pilot.app.screen, Settings):
+            pilot.app.screen.repaint()
+        await pilot.pause()
+
+    return before
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_settings_appearance(
+    snap_compare: Compare,
+    colony: ColonyDouble,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    size: tuple[int, int],
+) -> None:
+    app = pictured(colony, monkeypatch, tmp_path)
+    assert snap_compare(app, terminal_size=size, run_before=state("Appearance", "enter"))
+
+
+def test_settings_refused(
+    snap_compare: Compare, colony: ColonyDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app = pictured(colony, monkeypatch, tmp_path)
+
+    async def before(pilot: Pilot[Any]) -> None:
+        await state("Queen", "enter", "enter", "x", "enter")(pilot)
+        await until(pilot, lambda: "expected" in words(app), "why not")
+        app.screen.query_one("#edit", Input).cursor_blink = False
+
+    assert snap_compare(app, terminal_size=(80, 24), run_before=before)
+
+
+def test_settings_clash(
+    snap_compare: Compare, colony: ColonyDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app = pictured(colony, monkeypatch, tmp_path)
+
+    async def before(pilot: Pilot[Any]) -> None:
+        await state("Keys", "enter", "slash", *"worker.stop", "enter", "enter", "n")(pilot)
+        await until(pilot, lambda: "does already" in words(app), "the clash")
+
+    assert snap_compare(app, terminal_size=(80, 24), run_before=before)
+
+
+def test_settings_without_colour_and_lines(
+    snap_compare: Compare, colony: ColonyDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    home_of(tmp_path, ui="[tui]\nascii = true\n")
+    app = pictured(colony, monkeypatch, tmp_path)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=state("Appearance", "enter"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"worker.stpo": "x"}, "did you mean 'worker.stop'"),
+        ({"worker.stop": "ctlr+x"}, "there is no key 'ctlr+x'; did you mean 'ctrl+x'"),
+        ({"worker.stop": "x,"}, "there is no key ''"),
+        ({"worker.stop": "n"}, "'worker.new'"),
+        ({"worker.stop": "1"}, "'screen.dashboard'"),
+        ({"job.cancel": "R"}, "'job.retry'"),
+        ({"list.up": "ctrl+p"}, "'app.palette'"),
+    ],
+)
+def test_keys_that_cannot_be_are_named(keys: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        RbeeApp.check_keys(keys)
+    assert told in caught.value.message
+
+
+def test_keys_that_can_be() -> None:
+    chosen = {
+        "worker.stop": "X, delete",
+        "list.filter": "/,f9",
+        "worker.new": "none",
+        "job.cancel": "n",
+        "view.jump": "alt+o",
+    }
+    assert RbeeApp.check_keys(chosen) == {
+        "worker.stop": "X,delete",
+        "list.filter": "slash,f9",
+        "worker.new": "none",
+        "job.cancel": "n",
+        "view.jump": "alt+o",
+    }
+    vim = effective({"narration.last": "none"}, vim=True)
+    assert vim["list.half_down"] == "shift+pagedown,ctrl+d"
+    assert vim["narration.last"] == "none"
+    assert set(VIM) <= set(BY_ID)
+
+
+@pytest.mark.parametrize(
+    ("answer", "dark"),
+    [
+        (b"\x1b]11;rgb:1414/1111/0b0b\x1b\\\x1b[?62;22c", True),
+        (b"\x1b]11;rgb:ffff/f9f9/ecec\x07\x1b[?6c", False),
+        (b"\x1b]11;rgba:f/f/f/f\x07", False),
+        (b"\x1b[?1;2c", None),
+    ],
+)
+def test_the_terminal_tells_its_background(answer: bytes, dark: bool | None) -> None:
+    ours, theirs = pty.openpty()
+
+    def answers() -> None:
+        asked = b""
+        while not asked.endswith(b"\x1b[c"):
+            asked += os.read(ours, 64)
+        os.write(ours, answer)
+
+    terminal = threading.Thread(target=answers)
+    terminal.start()
+    try:
+        assert background_is_dark({}, theirs) is dark
+    finally:
+        terminal.join(10)
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "dark"), [("15;0", True), ("0;15", False), ("0;default;7", False), ("", None)]
+)
+def test_a_variable_tells_the_background(text: str, dark: bool | None) -> None:
+    assert background_is_dark({"COLORFGBG": text}) is dark
+
+
+def test_every_setting_has_a_place_a_form_and_a_unit(tmp_path: Path) -> None:
+    desk = desk_of(home_of(tmp_path))
+    seconds = [name for name, field in desk.fields.items() if unit_of(field) == "s"]
+    assert "worker.keep_alive" in seconds
+    assert "models.keep_alive" not in seconds
+    for name, field in desk.fields.items():
+        assert category_of(field) in CATEGORIES
+        value = desk.value(name)
+        assert parse(field, as_text(field, value), "here") == value, name
+        assert applies(field)
+    assert set(desk.fields) >= RELOADED
+    secret = next(iter(SECRET))
+    assert shown_value(desk.fields[secret], "hunter2", UNICODE) == "(hidden)"
+
+
+def test_sixteen_colours_are_enough(tmp_path: Path) -> None:
+    """The real app in a terminal that has no more: no other colour is ever sent."""
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\n"
+        "from screen_driver import app_for\n"
+        "app = app_for(None)\n"
+        "app.call_later(app.set_timer, 0.5, app.exit)\n"
+        "app.run()\n"
+    )
+    env = {
+        **os.environ, "TERM": "xterm", "TEXTUAL_COLOR_SYSTEM": "standard",
+        "RBEE_HOME": str(tmp_path),
+    }  # fmt: skip
+    env.pop("NO_COLOR", None)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, here], stdin=theirs, stdout=theirs, stderr=theirs, env=env
+    )
+    os.close(theirs)
+    out = b""
+    with contextlib.suppress(OSError):  # the other end is gone
+        while chunk := os.read(ours, 65536):
+            out += chunk
+    assert process.wait(20) == 0
+    os.close(ours)
+    assert b"rbee" in out
+    styles = re.findall(rb"\x1b\[([0-9;]*)m", out)
+    assert any(re.search(rb"(^|;)(3[0-7]|9[0-7])(;|$)", style) for style in styles)
+    assert not [style for style in styles if re.search(rb"(^|;)[34]8;[25];", style)]

@@ -294,7 +294,7 @@ class Settings(FilteredScreen[RowTable]):
             await desk.run(act)
             self.rbee.apply_settings()
         except RbeeError as exc:
-            self._error = f"{exc.message}. {exc.action}" if told else ""
+            self._error = self._beside(exc, name) if told else ""
             if not told:
                 self.rbee.toast(exc)
             self.changed()
@@ -310,6 +310,14 @@ class Settings(FilteredScreen[RowTable]):
             desk.problem = None
         if self.rbee.screen is self:
             self.repaint()
+
+    def _beside(self, error: RbeeError, name: str) -> str:
+        """Without what stands there anyhow: which setting it is, and what it means."""
+        field = self.rbee.desk.fields.get(name)
+        told = error.message.removeprefix("rbee config set: ")
+        if field is None or error.action.startswith(field.description):
+            return told if field is not None else f"{told}. {error.action}"
+        return f"{told}. {error.action}"
 
     def _when_it_counts(self, name: str, told: str) -> str:
         field = self.rbee.desk.fields.get(name)

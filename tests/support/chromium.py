@@ -146,7 +146,7 @@ class Page:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def until(self, condition: Callable[[], T | None], what: str, limit: float = 30.0) -> T:
+    def until(self, condition: Callable[[], T | None], what: str, limit: float = 45.0) -> T:
         """The condition's first true value."""
         deadline = time.monotonic() + limit
         while not (value := condition()):
@@ -170,14 +170,15 @@ class Page:
         """For a failure."""
         return {"text": self.text()[-400:], "lines": self.lines(), "log": self.complaints()}
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, control: bool = False) -> None:
         """One printable key."""
+        code, held = ord(key.upper()), 2 if control else 0
         for kind in ("keyDown", "keyUp"):
-            text = {"text": key} if kind == "keyDown" else {}
-            code = ord(key.upper())
+            text = {"text": key} if kind == "keyDown" and not control else {}
             self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text
-            )
+                "Input.dispatchKeyEvent", type=kind, key=key, modifiers=held,
+                windowsVirtualKeyCode=code, **text,
+            )  # fmt: skip
 
     def close(self) -> None:
         """Close the tab and forget its profile."""

@@ -40,7 +40,12 @@ def test_the_screens_are_drawn_in_a_browser_and_nobody_else_gets_in(home: Home):
         assert not [one for one in asked if not one.startswith(own)]
         assert not page.complaints()
 
+        queen = home.state
+        page.press("q", control=True)
+        page.until(lambda: "This screen has ended." in page.text(), "the end")
+        assert home.state == queen
+        assert home.get("/health")["status"] == "healthy"
+
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0, home.err(process)
-        page.until(lambda: "This screen has ended." in page.text(), "the end")
     home.until_empty(20)

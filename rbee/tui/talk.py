@@ -121,8 +121,10 @@ class Dialogue:
 
     @property
     def comparing(self) -> bool:
-        """Two answers of the last question wait for one to be kept."""
-        return bool(self.exchanges) and self.exchanges[-1].chosen is None
+        """Two answers of the last question wait for one to be kept; not when both have failed."""
+        if not self.exchanges or self.exchanges[-1].chosen is not None:
+            return False
+        return any(answer.error is None for answer in self.exchanges[-1].answers)
 
     def messages(self, last: Exchange) -> list[Message]:
         """What the model is told: what was answered before, without thoughts, and the question."""

@@ -259,3 +259,15 @@ def test_a_stream_that_was_resumed_says_so() -> None:
     assert "w-1 was lost" in lines[2]
     assert "resumed after a lost worker" in lines[5]
     assert (answer.body(), answer.seen, answer.worker_id) == ("half and half", 6, "w-2")
+
+
+def test_two_that_failed_need_not_be_chosen_from() -> None:
+    talk = chat(answered("a", "b"))
+    assert not talk.comparing
+    both = [Answer(prompt="a", model=model, asked_at=0.0) for model in ("m", "n")]
+    talk.exchanges.append(Exchange("a", both, chosen=None))
+    assert talk.comparing
+    both[0].fail(NotFound("gone"), 1.0)
+    assert talk.comparing
+    both[1].fail(NotFound("gone"), 1.0)
+    assert not talk.comparing

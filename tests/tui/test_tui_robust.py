@@ -160,10 +160,10 @@ async def test_each_way_of_having_no_queen_is_told_and_ends_by_itself() -> None:
             status = QueenStatus(False, None, error.message, error=error, retry_s=8.0)
             away = QueenUnreachable("no queen answers at http://mule:8500", away=True)
             keeper.say(QueenStatus(False, None, away.message, error=away, retry_s=2.0))
-            await told("✗ queen away", "No queen answers at http://mule:8500. Next try in 2 s.")
+            await told("✗ queen away", "No queen answers at http://mule:8500.  Next try in 2 s.")
             keeper.say(status)
             await told(
-                "✗ queen not running", "Port 8500 belongs to pid 17 (nginx). Next try in 8 s.",
+                "✗ queen not running", "Port 8500 belongs to pid 17 (nginx).  Next try in 8 s.",
                 "Stop that process or choose another port.", "shown as of ",
             )  # fmt: skip
             assert app.screen.has_class("-stale")

@@ -30,7 +30,7 @@ class TroubleBar(Static):
         """From the store; nothing happens while all is well."""
         rbee = cast("RbeeApp", self.app)
         key = keymap.key_text(rbee.overrides.get("queen.retry", keymap.BY_ID["queen.retry"].keys))
-        content = trouble_content(rbee.store, rbee.glyphs, key)
+        content = trouble_content(rbee.store, rbee.glyphs, key, self.app.size.width - 2)
         if self.display != (content is not None):
             self.display = content is not None
         if content is not None and content.markup != self._shown:
@@ -38,23 +38,33 @@ class TroubleBar(Static):
             self.update(content)
 
 
-def trouble_content(store: ColonyStore, glyphs: Glyphs, key: str) -> Content | None:
-    """What the bar says; None: there is nothing to say."""
+def trouble_content(store: ColonyStore, glyphs: Glyphs, key: str, room: int) -> Content | None:
+    """What the bar says in lines of `room` cells; None: there is nothing to say."""
     told = trouble(store)
     if told is None:
         return None
-    again = again_words(store).replace(" ", "\xa0")
+    again = again_words(store)
     words = cells.safe(told.what)
-    head = f"{words[:1].upper()}{words[1:]}".rstrip(".")
-    out: list[tuple[str, str] | str] = [
+    head = Content.assemble(
         (f"{glyphs.failed} ", "$error bold"),
-        (f"{head}.", "$foreground"),
-        (f" {again[:1].upper()}{again[1:]}." if again else "", "$warning"),
-        f"\n{glyphs.arrow} ",
-        (cells.safe(told.action), "$foreground"),
-    ]
+        (f"{words[:1].upper()}{words[1:]}".rstrip(".") + ".", "$foreground"),
+    )
+    lines = _joined(head, [Content.styled(f"{again[:1].upper()}{again[1:]}.", "$warning")]
+                    if again else [], room)  # fmt: skip
+    tail: list[Content] = []
     if again:
-        out += ["  ", (f"{key}\xa0", "$primary bold"), ("try\xa0now", "$muted")]
+        tail.append(Content.assemble((key, "$primary bold"), (" try now", "$muted")))
     if store.heard_at is not None:
-        out.append((f"  shown\xa0as\xa0of\xa0{wall_time(store.heard_at)}", "$muted"))
-    return Content.assemble(*out)
+        tail.append(Content.styled(f"shown as of {wall_time(store.heard_at)}", "$muted"))
+    action = Content.assemble(f"{glyphs.arrow} ", (cells.safe(told.action), "$foreground"))
+    return Content("\n").join([*lines, *_joined(action, tail, room)])
+
+
+def _joined(first: Content, parts: list[Content], room: int) -> list[Content]:
+    """On one line what fits it; else the parts on one of their own."""
+    behind = Content("  ").join(parts)
+    if not parts:
+        return [first]
+    if first.cell_length + 2 + behind.cell_length <= room:
+        return [Content.assemble(first, "  ", behind)]
+    return [first, Content.assemble("  ", behind)]

@@ -94,8 +94,9 @@ class ColonyScreen(Screen[None]):
 
     def repaint(self) -> None:
         """Everything that has changed since last time, and nothing else."""
-        # On its way out its parts are gone before what reads streams for it is.
-        if not self.is_mounted or not self.children:
+        # On its way out its parts are gone, one by one, before what reads streams for it is.
+        parts = (TopBar, NavBar, TroubleBar, FooterBar)
+        if not self.is_mounted or not all(self.query(part) for part in parts):
             return
         self.query_one(TopBar).repaint()
         self.query_one(NavBar).repaint()

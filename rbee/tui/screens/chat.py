@@ -68,6 +68,8 @@ class Chat(ChatLeaving):
 
     def show(self) -> None:
         """Model, session panel and list; the messages draw themselves."""
+        if not self.query(Prompt):
+            return  # the app is leaving
         prompt = self.query_one(Prompt)
         model = self.model
         words = model_name(model) if model else "no model yet"

@@ -26,12 +26,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Mode:
-    """One of the nine screens: its key is its number. `job` and `command` are shown while the
-    screen itself is not in this version."""
+    """One of the nine screens: its key is its number."""
 
     name: str
     short: str
     title: str
-    job: str = ""
-    commands: tuple[str, ...] = ()
-    note: str = "This version has no screen for it. The command line does it now:"

@@ -52,7 +52,6 @@ from rbee.tui.screens.models import Models
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.report import Report
 from rbee.tui.screens.settings import Settings
-from rbee.tui.screens.signpost import signposts
 from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.talk_files import Shelf, Summary
@@ -77,7 +76,6 @@ class RbeeApp(App[str]):
         "logs": Logs,
         "code": Code,
         "settings": Settings,
-        **signposts(),
     }
     DEFAULT_MODE = "dashboard"
     COMMANDS = {Commands}

@@ -17,7 +17,7 @@ from rbee.protocol.operations import WorkerSpawn
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui.glyphs import Glyphs, duration, gib, rate, total_gib, wall_time
 from rbee.tui.past import WorkerPast
-from rbee.tui.rows import WORKER_COLUMNS, load_role, worker_row
+from rbee.tui.rows import WORKER_COLUMNS, WorkerRows, load_role, worker_row
 from rbee.tui.store import ColonyStore
 from rbee.tui.texts import fact, spread, wrapped
 from rbee.tui.widgets.lines import Line, Span
@@ -28,10 +28,15 @@ LIVING = frozenset({WorkerState.LOADING, WorkerState.IDLE, WorkerState.BUSY})
 _WORDS = {WorkerState.IDLE: "ready", WorkerState.BUSY: "serving"}
 
 
-def rows(store: ColonyStore, glyphs: Glyphs) -> list[Row]:
+def kept_rows() -> WorkerRows:
+    """What a screen holds so that rows that are as they were are kept."""
+    return WorkerRows(_row)
+
+
+def rows(store: ColonyStore, glyphs: Glyphs, kept: WorkerRows) -> list[Row]:
     """All workers, then the last that went."""
     now = store.clock()
-    there = [_row(worker, glyphs, now) for worker in store.worker_list()]
+    there = kept.rows(store.worker_list(), glyphs, now)
     return there + [_gone(past, glyphs, now) for past in store.past.departed()]
 
 

@@ -29,6 +29,7 @@ from rbee.tui.rows_workers import (
     COLUMNS,
     LIVING,
     info_lines,
+    kept_rows,
     metric_lines,
     rows,
     spec_lines,
@@ -71,6 +72,7 @@ class Workers(ListScreen):
     ]
 
     def body(self) -> Iterable[Widget]:
+        self._kept = kept_rows()
         table = TabbedTable("Workers", COLUMNS, glyphs=self.rbee.glyphs, many=True, id="workers")
         empty = EmptyPanel(
             "Workers",
@@ -101,7 +103,7 @@ class Workers(ListScreen):
     def show(self) -> None:
         """The table, and what is shown of the worker under the cursor."""
         store = self.rbee.store
-        found = rows(store, self.table.glyphs)
+        found = rows(store, self.table.glyphs, self._kept)
         self.set_out(any_rows=bool(found))
         self.table.set_rows(found)
         self._subtitle()

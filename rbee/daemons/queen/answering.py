@@ -38,7 +38,6 @@ NO_USE = "another answer to the same request failed"
 PATIENCE = 2.0
 """Seconds that a streamed reply waits for its first token before its headers go out without who
 serves it: a model that is being loaded takes longer, and then its progress is told."""
-ErrorReply = Callable[..., Response]
 
 
 class Answering:

@@ -52,7 +52,9 @@ class Responses:
         except RbeeError as exc:
             return answering.refused(exc)
         stored = asked.store is not False and self._store.keeps
-        growing = Growing(asked, runs[0], id=f"resp_{secrets.token_hex(16)}", stored=stored)
+        growing = Growing(
+            asked, runs[0], response_id=f"resp_{secrets.token_hex(16)}", stored=stored
+        )
 
         def kept() -> Kept:
             said = [*before, *messages_of(asked.input), growing.said()]

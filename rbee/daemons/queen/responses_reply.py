@@ -25,10 +25,10 @@ IN_PROGRESS, COMPLETED, INCOMPLETE, FAILED = "in_progress", "completed", "incomp
 
 
 class Growing:
-    """One response from its first token to its end. `id`: its own, `resp_…`."""
+    """One response from its first token to its end. `response_id`: its own, `resp_…`."""
 
-    def __init__(self, asked: ResponseRequest, run: Run, *, id: str, stored: bool) -> None:  # noqa: A002
-        self.id = id
+    def __init__(self, asked: ResponseRequest, run: Run, *, response_id: str, stored: bool) -> None:
+        self.id = response_id
         self.output: list[Event] = []
         self.status = IN_PROGRESS
         self.error: RbeeError | None = None

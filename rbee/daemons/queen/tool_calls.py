@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from rbee.daemons.queen.tool_text import KEYS, STRING, called, closed, overlap, unquoted
+from rbee.daemons.queen.tool_text import KEYS, STRING, Scan, called, overlap, unquoted
 
 MARKS = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>")
 _ENDS = ("</tool_call>",)
@@ -38,7 +38,7 @@ _HEAD = re.compile(
 """A call up to its arguments, when the name comes first, as it does in all these forms."""
 _FIRST_KEY = re.compile(rf"\s*\{{\s*({STRING})\s*:", re.DOTALL)
 _NAMED = re.compile(rf'\s*\{{\s*"name"\s*:\s*({STRING})\s*[,}}]', re.DOTALL)
-_PLAIN_NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*(?:\[CALL_ID\]\s*([A-Za-z0-9]+)\s*)?"
+_PLAIN_NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*(?:\[CALL_ID\]\s*[A-Za-z0-9]+\s*)?"
                          r"(?:\[ARGS\])?\s*(?=\{)")  # fmt: skip
 
 
@@ -88,8 +88,7 @@ class CallReader:
         """What the call that is read began with; empty: nothing."""
         self._listed = False
         self._out: list[Part] = []
-        self._depth = 0
-        self._quoted = self._escaped = False
+        self._scan = Scan()
         self._bare = self._spoken = False
 
     def feed(self, text: str) -> list[Part]:
@@ -151,6 +150,7 @@ class CallReader:
 
     def _begin(self, mark: str, rest: str) -> bool:
         self._mark, self._rest, self._step = mark, rest, self._call
+        self._scan = Scan()
         return True
 
     def _call(self) -> bool:
@@ -193,15 +193,13 @@ class CallReader:
 
     def _whole_call(self) -> bool:
         """An object in another order: it is looked at when all of it is there."""
+        end = self._scan.closed(self._rest)
+        if end < 0:
+            return self._no_call() if len(self._rest) > _LONGEST_HELD else False
         try:
-            value, end = json.JSONDecoder().raw_decode(self._rest.lstrip())
-        except ValueError:
-            hopeless = closed(self._rest) or len(self._rest) > _LONGEST_HELD
-            return self._no_call() if hopeless else False
-        except RecursionError:
-            return self._no_call()
-        end += len(self._rest) - len(self._rest.lstrip())
-        found = called(value)
+            found = called(json.loads(self._rest[:end]))
+        except (ValueError, RecursionError):
+            found = None
         if found is None or not self._known(found[0]):
             return self._no_call()
         self._out.append(CallBegun(self.count, self._make_id(), found[0]))
@@ -213,72 +211,48 @@ class CallReader:
     def _call_of(self, name: str, length: int, *, bare: bool = False) -> None:
         self._out.append(CallBegun(self.count, self._make_id(), name))
         self._rest = self._rest[length:]
-        self._depth = 0
-        self._quoted = self._escaped = False
-        self._bare = bare
+        self._scan, self._bare = Scan(), bare
         text = self._rest[0] == '"'
         self._step = self._text_arguments if text else self._arguments
 
     def _arguments(self) -> bool:
         """An object, told on as it comes."""
-        for at, char in enumerate(self._rest):
-            if self._escaped:
-                self._escaped = False
-            elif self._quoted:
-                self._escaped = char == "\\"
-                self._quoted = char != '"'
-            elif char == '"':
-                self._quoted = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if not self._depth:
-                    self._more(self._rest[: at + 1])
-                    self._rest = self._rest[at + 1 :]
-                    self._after_arguments()
-                    return True
-        self._more(self._rest)
-        self._rest = ""
-        return False
+        end = self._scan.closed(self._rest)
+        self._scan.moved()
+        said = self._rest if end < 0 else self._rest[:end]
+        self._more(said)
+        self._rest = self._rest[len(said) :]
+        if end >= 0:
+            self._after_arguments()
+        return end >= 0
 
     def _text_arguments(self) -> bool:
         """JSON as a text: told when it is whole."""
-        found = re.match(STRING, self._rest, re.DOTALL)
-        if found is None:
+        end = self._scan.unquoted(self._rest)
+        if end < 0:
             return False
-        self._more(unquoted(found[0]))
-        self._rest = self._rest[found.end() :]
+        self._more(unquoted(self._rest[:end]))
+        self._rest = self._rest[end:]
         self._after_arguments()
         return True
 
     def _after_arguments(self) -> None:
+        self._scan = Scan()
         if self._bare:
             self._ended()
         else:
-            self._depth, self._quoted, self._escaped = 1, False, False
             self._step = self._tail
 
     def _tail(self) -> bool:
         """What stands between the arguments and the end of the call; models forget its brace."""
-        for at, char in enumerate(self._rest):
-            if self._escaped:
-                self._escaped = False
-            elif self._quoted:
-                self._escaped = char == "\\"
-                self._quoted = char != '"'
-            elif char == '"':
-                self._quoted = True
-            elif char == "}":
-                self._rest = self._rest[at + 1 :]
-                self._ended()
-                return True
-            elif char in "<;[":
-                self._rest = self._rest[at:]
-                self._ended()
-                return True
-        self._rest = ""
-        return False
+        end = self._scan.outside(self._rest, "}<;[")
+        if end < 0:
+            self._rest = ""
+            self._scan.moved()
+            return False
+        self._rest = self._rest[end + (self._rest[end] == "}") :]
+        self._ended()
+        return True
 
     def _ended(self) -> None:
         self.count += 1

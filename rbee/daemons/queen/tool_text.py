@@ -31,23 +31,62 @@ def unquoted(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def closed(text: str) -> bool:
-    """Whether all brackets are closed: what cannot be read then never will be."""
-    depth, quoted, escaped = 0, False, False
-    for char in text:
-        if escaped:
-            escaped = False
-        elif quoted:
-            escaped, quoted = char == "\\", char != '"'
+class Scan:
+    """Finds where brackets or a string end in a text that grows; each character is read once."""
+
+    def __init__(self, depth: int = 0) -> None:
+        self.depth = depth
+        self.quoted = self._escaped = False
+        self._seen = 0
+
+    def closed(self, text: str) -> int:
+        """The place behind the bracket that closes the outermost; -1: it is still to come."""
+        for at in range(self._seen, len(text)):
+            char = text[at]
+            if self._string(char):
+                continue
+            if char in "{[":
+                self.depth += 1
+            elif char in "}]":
+                self.depth -= 1
+                if self.depth <= 0:
+                    return at + 1
+        self._seen = len(text)
+        return -1
+
+    def unquoted(self, text: str) -> int:
+        """The place behind the string that the text begins with; -1: its end is still to come."""
+        for at in range(self._seen, len(text)):
+            self._string(text[at])
+            if not self.quoted:
+                return at + 1
+        self._seen = len(text)
+        return -1
+
+    def outside(self, text: str, ends: str) -> int:
+        """The place of the first of these characters that is in no string; -1: none yet."""
+        for at in range(self._seen, len(text)):
+            if not self._string(text[at]) and text[at] in ends:
+                return at
+        self._seen = len(text)
+        return -1
+
+    def moved(self) -> None:
+        """What was read is no part of the text any more."""
+        self._seen = 0
+
+    def _string(self, char: str) -> bool:
+        """Whether the character belongs to a string."""
+        if self._escaped:
+            self._escaped = False
+        elif self.quoted:
+            self._escaped = char == "\\"
+            self.quoted = char != '"'
         elif char == '"':
-            quoted = True
-        elif char in "{[":
-            depth += 1
-        elif char in "}]":
-            depth -= 1
-            if depth <= 0:
-                return True
-    return False
+            self.quoted = True
+        else:
+            return False
+        return True
 
 
 def called(value: Any) -> tuple[str, str] | None:

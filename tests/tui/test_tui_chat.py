@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Markdown
 
 from rbee.errors import InsufficientRam
-from rbee.protocol.jobs import EndData
+from rbee.protocol.jobs import EndData, JobInfo, JobState
 from rbee.tui import asking
 from rbee.tui.answer import Phase
 from rbee.tui.app import RbeeApp
@@ -80,6 +80,10 @@ async def test_waiting_is_told() -> None:
         async with app_for(double).run_test(size=(80, 24)) as pilot:
             chat = await ask(pilot)
             await until(pilot, lambda: shows(pilot, "… queued #2"))
+            why = "waiting for 19.8G on mule:0"
+            job = JobInfo(job_id="j-201", operation="infer", state=JobState.QUEUED, waiting_for=why)
+            double.push("job", job)
+            await until(pilot, lambda: shows(pilot, f"… queued #2, {why}"))
             gates[0].set()
             await until(pilot, lambda: shows(pilot, "loading llama-3.2-3b 40%"))
             gates[1].set()

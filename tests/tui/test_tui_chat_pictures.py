@@ -8,7 +8,7 @@ from typing import Any
 import colony_data as data
 import pytest
 from colony_double import ColonyDouble
-from screen_driver import app_for, repaint, until
+from screen_driver import Clock, app_for, repaint, until
 from screen_states import answered, chat_empty
 from textual.pilot import Pilot
 
@@ -94,21 +94,21 @@ def test_chat_parameters(
 
 
 def test_chat_list(snap_compare: Compare, talking: ColonyDouble) -> None:
+    clock = Clock()
+
     async def before(pilot: Pilot[Any]) -> None:
         await answered(pilot)
         chat = pilot.app.screen
         assert isinstance(chat, Chat)
         await chat.name_chat(chat.dialogue.id, "bees")
+        clock.now += 1  # what was said last comes first
         await pilot.press("ctrl+n")
         await asked(pilot, "rust lifetimes", 1)
-        for one in chat.chats:
-            if one.title == "bees":
-                chat.dialogue.changed_at += 1
-        chat.touch(chat.dialogue)
         await pilot.press("f4")
         await settled(pilot, chat, 1)
 
-    assert snap_compare(app_for(talking), terminal_size=(80, 24), run_before=before)
+    app = app_for(talking, clock=clock)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=before)
 
 
 @pytest.mark.parametrize("theme", ["honey-contrast", "ansi-dark"])

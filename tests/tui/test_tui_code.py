@@ -1,4 +1,4 @@
-"""Code: the policy in words, the latest decisions, and the whole of one; against double and queen."""
+"""Code: the policy in words, the latest decisions and the whole of one; double and queen."""
 
 from __future__ import annotations
 

@@ -179,6 +179,9 @@ async def test_a_key_is_pressed_taken_from_another_and_given_back(
         await until(pilot, lambda: len(app.screen_stack) == 2, "the question")
         await pilot.press("escape", "x")
         assert len(app.screen_stack) == 1
+        footer = text_of(app)[-1]
+        assert "n stop" in footer
+        assert "none" not in footer
         await pilot.press("9", "u")
         await until(pilot, lambda: not app.chosen_keys, "the usual keys")
         await pilot.press("delete")
@@ -317,7 +320,12 @@ def test_settings_clash(
     app = pictured(colony, monkeypatch, tmp_path)
 
     async def before(pilot: Pilot[Any]) -> None:
-        await state("Keys", "enter", "slash", *"worker.stop", "enter", "enter", "n")(pilot)
+        await state("Keys", "enter")(pilot)
+        screen = app.screen
+        assert isinstance(screen, Settings)
+        screen.table.set_filter("worker.stop")
+        screen.repaint()
+        await pilot.press("enter", "n")
         await until(pilot, lambda: "does already" in words(app), "the clash")
 
     assert snap_compare(app, terminal_size=(80, 24), run_before=before)

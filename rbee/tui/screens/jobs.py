@@ -243,7 +243,8 @@ class Jobs(ListScreen):
         width = self.facet_width
         for name in self.set_out_facets(job.job_id if job is not None else "Job"):
             facet, story = self.facets[name], self._story
-            state = (job, story and story.version, self._why, self._trouble, width, facet.tabs)
+            look = (width, facet.tabs, self.table.glyphs.bar)
+            state = (job, story and story.version, self._why, self._trouble, look)
             if state == self._drawn.get(name):
                 continue
             self._drawn[name] = state

@@ -198,8 +198,9 @@ class FooterBar(_Bar):
     def _shown_actions(self) -> list[tuple[str, keymap.Action, Binding]]:
         active: dict[str, Binding] = {}
         for entry in self.screen.active_bindings.values():
-            if entry.binding.id and entry.enabled and entry.binding.id not in active:
-                active[entry.binding.id] = entry.binding
+            id_ = entry.binding.id
+            if id_ and entry.binding.key != "none" and entry.enabled and id_ not in active:
+                active[id_] = entry.binding
         local = [a for a in keymap.ACTIONS if a.show and a.scope != "everywhere"]
         # A screen may take the filter's key from the dashboard, whose actions come first.
         local.sort(key=lambda action: action.id == "list.filter")

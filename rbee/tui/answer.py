@@ -226,7 +226,8 @@ def _waiting(answer: Answer, glyphs: Glyphs, waiting_for: str) -> list[str]:
         if answer.eta_ms is not None:
             out.append(f"first word in about {max(1, round(answer.eta_ms / 1000))} s")
     if answer.stage:
-        percent = "" if answer.progress is None else f" {answer.progress:.0%}"
+        told = answer.progress is None or "%" in answer.stage
+        percent = "" if told else f" {answer.progress:.0%}"
         out.append(f"{answer.stage}{percent}")
     elif answer.phase is Phase.SENDING:
         out.append("sending")

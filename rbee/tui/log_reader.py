@@ -79,7 +79,7 @@ class LogReader:
 
     def left_out(self) -> set[str]:
         """Sources that are not read because there are too many."""
-        return set(self._sources()) - set(self._wanted[:STREAMS])
+        return set(self._sources()[STREAMS:])
 
     def _sources(self) -> list[str]:
         """Those whose log can be asked for, by need. The hive of the queen's own machine writes

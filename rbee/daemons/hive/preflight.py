@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from rbee.core.sizing import Spread, insufficient, need_of
+from rbee.core.sizing import GIB, Spread, insufficient, need_of
 from rbee.daemons.hive.workers import Child
 from rbee.errors import RbeeError
 from rbee.models import gguf
@@ -112,7 +112,10 @@ class Preflight:
         )
         if not self._measurements.record(model, seen):
             return False
-        log.info("%s took %d bytes, %s", model.id, taken, seen)
+        log.info(
+            "%s took %.2f GiB on %s with %d slots of %d tokens",
+            model.id, taken / GIB, spec.device, spec.slots, spec.ctx,
+        )  # fmt: skip
         return True
 
     async def _check(self, spec: WorkerSpec) -> _Promise | None:

@@ -26,7 +26,7 @@ from rbee.tui.widgets.lines import Line
 from rbee.tui.widgets.machines import free_hosts, known_words
 
 ROOM = 52
-"""Cells of the card's right half."""
+"""Cells of the words below an option."""
 _STYLES = {
     "muted": "$muted",
     "strong": "$foreground bold",
@@ -120,7 +120,7 @@ class Welcome(Middle, can_focus=True):
     def _option(self, key: str, words: str, below: str) -> list[Content]:
         lines = [Content.assemble((f" {key:<7}", "$primary bold"), (words, "$foreground"))]
         if below:
-            lines.append(Content.styled(f"{'':<8}{self._glyphs.clip(below, ROOM - 8)}", "$muted"))
+            lines.append(Content.styled(f"{'':<8}{self._glyphs.clip(below, ROOM)}", "$muted"))
         return lines
 
 

@@ -2,8 +2,8 @@
 
 Importing this package is cheap: the library is looked for, and loaded only by what `create` makes.
 `native` is the door to the C library, `model` and `vocab` hold what is loaded. `generate` makes a
-request ready (`template`, `grammar`), `engine` answers all requests at once in the slots of one
-`context`, `sampling` chooses tokens and `text` makes safe text of them; `embedding` makes vectors.
+request ready (`grammar`) for the engine of `shared`, which answers all requests at once in the
+slots of one `context`; `embedding` makes vectors.
 """
 
 from __future__ import annotations

@@ -1,13 +1,7 @@
-"""How models say that a function is to be called, and grammars that make them say it.
+"""Grammars that make a model say that a function is to be called.
 
-Owns the forms that models were trained on, told by what their templates contain, and the rules for
-an answer that must call. Taking calls out of an answer is not done here: whoever reads it sees the
-markers, which is why those that are control tokens are told as text.
-
-    hermes   <tool_call> {"name": …, "arguments": …} </tool_call>, for each call (Qwen, Hermes)
-    mistral  [TOOL_CALLS] [{"name": …, "arguments": …}, …]
-    llama    {"name": …, "parameters": …}, perhaps after <|python_tag|> (Llama 3)
-    json     {"name": …, "arguments": …}: every other template that tells of tools
+Owns the rules for an answer that must call, in the form the model was trained to say it in
+(`shared.families`).
 """
 
 from __future__ import annotations
@@ -16,50 +10,18 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rbee.errors import ValidationFailed
 
+from ..shared.families import Family
 from . import gbnf, schema
 from .json_gbnf import COLON, json_text, literal
 
-MARKERS = (
-    "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>"
-)  # fmt: skip
-"""What is shown of an answer although it may be a control token."""
 MOST_CALLS = 8
 """In one answer that must call: a model that cannot stop would fill its context with them."""
 _OWN = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\b(root|r[0-9]+)\b')
 """Rules of one schema's own, outside of literals and sets."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """One form. `begin` and `end` stand around each call; `several`: more calls may follow."""
-
-    name: str
-    key: str = "arguments"
-    begin: str = ""
-    end: str = ""
-    several: bool = False
-
-
-HERMES = Family("hermes", begin="<tool_call>\n", end="\n</tool_call>", several=True)
-MISTRAL = Family("mistral")
-LLAMA = Family("llama", key="parameters")
-JSON = Family("json")
-
-
-def family_of(template: str) -> Family:
-    """By the marks of a chat template, of the variant for tools where there are two."""
-    if "<tool_call>" in template:
-        return HERMES
-    if "[TOOL_CALLS]" in template:
-        return MISTRAL
-    if "<|python_tag|>" in template or '"parameters": ' in template:
-        return LLAMA
-    return JSON
 
 
 def calls(

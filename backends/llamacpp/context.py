@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rbee.backend_api import LoadOptions
 from rbee.errors import InternalError, ModelLoadFailed
 
+from ..shared.context import KvFull
 from .batch import Batch
 from .model import Model
 from .native import LOG, library, quick
@@ -36,10 +37,6 @@ KV_TYPES = {
     "bf16": 30,
 }  # fmt: skip
 """Names of ggml's types that the KV cache can have, as in llama.cpp's --cache-type-k."""
-
-
-class KvFull(Exception):
-    """The KV cache has no place for the batch; nothing of it was kept."""
 
 
 class Context:

@@ -26,12 +26,12 @@ from rbee.errors import (
     ValidationFailed,
 )
 
+from ..shared.fitting import check_length
+from ..shared.stats import Stats
 from .batch import Batch
 from .context import FLASH
-from .generate import check_length
 from .model import Model, give_back
 from .native import LOG, library
-from .stats import Stats
 
 log = logging.getLogger("rbee.llamacpp")
 _TEXTS = 64

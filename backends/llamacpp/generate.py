@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
-from rbee.errors import ContextLengthExceeded, ModelIncompatible, ValidationFailed
+from rbee.errors import ModelIncompatible, ValidationFailed
 
-from . import calling, emitted, grammar
+from ..shared import emitted
+from ..shared.engine import Engine
+from ..shared.families import MARKERS
+from ..shared.fitting import check_length
+from ..shared.task import Task
+from ..shared.template import ChatTemplate
+from . import grammar
 from .context import Context
-from .engine import Engine
 from .model import Model, give_back
 from .sampling import Sampler
-from .task import Task
-from .template import ChatTemplate
 
 
 class TextModel:
@@ -39,10 +42,11 @@ class TextModel:
         self._template = template
         self._bos = model.vocab.name(model.vocab.bos)
         if template.supports_tools:
-            for marker in calling.MARKERS:
+            for marker in MARKERS:
                 model.vocab.show(marker)
         self._engine = Engine(
             context,
+            name="llama.cpp",
             max_gap_ms=load.max_gap_ms,
             cache_bytes=load.prompt_cache_bytes,
             on_device=model.on_gpu,
@@ -109,17 +113,6 @@ class TextModel:
             raise ValidationFailed("prompt: is empty", field="prompt", constraint="not empty")
         check_length(len(tokens) + 1, self.ctx, "the prompt with one token for the answer")
         return tokens
-
-
-def check_length(required: int, available: int, what: str, *, action: str | None = None) -> None:
-    """Raises ContextLengthExceeded with both numbers."""
-    if required > available:
-        raise ContextLengthExceeded(
-            f"{what} takes {required} tokens, and the context holds {available}",
-            action=action,
-            required=required,
-            available=available,
-        )
 
 
 def template_of(model: Model, name: str) -> ChatTemplate:

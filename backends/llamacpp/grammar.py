@@ -12,14 +12,14 @@ import json
 from rbee.backend_api import Generation
 from rbee.errors import ValidationFailed
 
+from ..shared.families import JSON, Family
 from . import calling, gbnf, schema
-from .calling import Family
 
 MAX_SCHEMA = 256 << 10
 """Characters of a schema's JSON text."""
 
 
-def source_of(request: Generation, family: Family = calling.JSON) -> str | None:
+def source_of(request: Generation, family: Family = JSON) -> str | None:
     """GBNF for llama_sampler_init_grammar, root `root`; None where anything may be written.
 
     `family`: how the model calls. Raises ValidationFailed naming `grammar`, `json_schema` or

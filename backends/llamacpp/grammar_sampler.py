@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from rbee.errors import InternalError, ValidationFailed
 
-from .candidates import Ids, Row, most_likely
+from ..shared.candidates import Ids, Row, most_likely
+from ..shared.pieces import begins_text, unfinished
 from .native import LOG, library, quick
-from .pieces import begins_text, unfinished
 from .vocab import Vocab
 
 _ENTRY = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from rbee.errors import InternalError, ValidationFailed
 
+from ..shared.pieces import Pieces
 from .native import library, quick
-from .pieces import Pieces
 
 _OVERFLOW = -(1 << 31)
 
@@ -46,9 +46,13 @@ class Vocab:
         """The library's handle; valid while the model is loaded."""
         return self._vocab
 
-    @functools.cached_property
+    @property
     def pieces(self) -> Pieces:
         """The bytes of all tokens. The first call takes about a second per million tokens."""
+        return self._pieces
+
+    @functools.cached_property
+    def _pieces(self) -> Pieces:
         return Pieces(self._piece(token, special=False) for token in range(self.size))
 
     def tokenize(self, text: str, *, special: bool, markers: bool = True) -> NDArray[np.int32]:

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 
-from rbee.backends.llamacpp.template import ChatTemplate
+from rbee.backends.shared.template import ChatTemplate
 
 from rbee.errors import RbeeError
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import jsonschema
 import pytest
 from rbee.backends.llamacpp import calling, gbnf, schema
-from rbee.backends.llamacpp.calling import HERMES, JSON, LLAMA, MISTRAL, Family, family_of
+from rbee.backends.shared.families import HERMES, JSON, LLAMA, MISTRAL, Family, family_of
 
+from rbee import registry
+from rbee.backend_api import Generation
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore, read
 from rbee.errors import ValidationFailed
+from tests.support.backends import Driver, load
 from tests.support.gbnf_walk import Walk
+from tests.support.tiny_gguf import CHATML, llama
 
 WEATHER = {
     "type": "object",
@@ -113,3 +118,26 @@ def test_what_cannot_be_enforced_names_the_function_and_the_place() -> None:
 )
 def test_a_template_tells_its_family(template: str, family: Family) -> None:
     assert family_of(template) is family
+
+
+@pytest.mark.skipif(
+    not registry.load("llamacpp").probe().available, reason="llama-cpp-python is not installed"
+)
+def test_a_mark_that_is_a_control_token_is_shown_where_tools_are_told_of(tmp_path: Path) -> None:
+    template = "{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}[TOOL_CALLS]"
+    file = llama(layers=1)
+    tokens = file.metadata["tokenizer.ggml.tokens"].value
+    at = tokens.index("<|im_start|>")
+    tokens[at] = "[TOOL_CALLS]"
+    for name, marked in (("with", template), ("without", CHATML)):
+        file.set({"tokenizer.chat_template": marked})
+        driver = Driver(load(file.save(tmp_path / f"{name}.gguf"), ctx=128, slots=1))
+        bias = {at: 100.0}
+        asked = Generation(
+            messages=({"role": "user", "content": "hi"},), max_tokens=2, temperature=0.0,
+            logit_bias=bias,
+        )  # fmt: skip
+        stream = driver.submit(asked)
+        stream.end()
+        assert stream.text == ("[TOOL_CALLS]" * 2 if name == "with" else "")
+        driver.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rbee.backends.llamacpp.candidates import Filters, draw, most_likely, survivors
+from rbee.backends.shared.candidates import Filters, draw, most_likely, survivors
 
 from rbee.errors import InternalError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from rbee.backends.llamacpp.dice import Dice
+from rbee.backends.shared.dice import Dice
 
 
 class Sequential:

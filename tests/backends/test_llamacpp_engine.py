@@ -255,7 +255,8 @@ def test_idle_costs_no_cpu_and_close_ends_what_runs(path, flash):
 
 
 def test_a_full_kv_cache_costs_the_youngest_and_never_all(path, monkeypatch):
-    from rbee.backends.llamacpp.context import Context, KvFull
+    from rbee.backends.llamacpp.context import Context
+    from rbee.backends.shared.context import KvFull
 
     driver = Driver(load(path, slots=3, ctx=CTX))
     real, full = Context.decode, threading.Event()
@@ -369,9 +370,9 @@ def test_learned_positions_end_where_their_table_does(tmp_path):
 
 def test_nobody_waits_for_a_prompt_whose_rest_could_not_be_used():
     import numpy as np
-    from rbee.backends.llamacpp.pace import CHUNK
-    from rbee.backends.llamacpp.prefixes import Prefixes
-    from rbee.backends.llamacpp.slots import Slots
+    from rbee.backends.shared.pace import CHUNK
+    from rbee.backends.shared.prefixes import Prefixes
+    from rbee.backends.shared.slots import Slots
 
     prompt = np.arange(2 * CHUNK - 8, dtype=np.int32)
     task: Any = SimpleNamespace(request=Generation(seed=1), repeatable=True, reusable=prompt[:-1])
@@ -391,7 +392,7 @@ def test_nobody_waits_for_a_prompt_whose_rest_could_not_be_used():
 
 
 def test_a_defect_of_the_engine_ends_what_waits_and_nothing_after(path, monkeypatch):
-    from rbee.backends.llamacpp.prefixes import Prefixes
+    from rbee.backends.shared.prefixes import Prefixes
 
     driver = Driver(load(path, slots=1, ctx=CTX))
     real, broken = Prefixes.give, threading.Event()

@@ -20,7 +20,7 @@ def tokens(*numbers: int) -> np.ndarray:
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=12), st.integers(1, 2048))
 def test_shares_use_the_budget_and_give_nobody_more_than_wanted(wanted, budget):
-    from rbee.backends.llamacpp.pace import shares
+    from rbee.backends.shared.pace import shares
 
     given_ = shares(wanted, budget)
     assert all(0 <= part <= want for part, want in zip(given_, wanted, strict=True))
@@ -29,13 +29,13 @@ def test_shares_use_the_budget_and_give_nobody_more_than_wanted(wanted, budget):
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one():
-    from rbee.backends.llamacpp.pace import shares
+    from rbee.backends.shared.pace import shares
 
     assert shares([5000, 30, 5000], 512) == [256, 30, 226]
 
 
 def test_the_budget_follows_what_steps_cost():
-    from rbee.backends.llamacpp.pace import LEAST, Pace
+    from rbee.backends.shared.pace import LEAST, Pace
 
     pace = Pace(200.0)
     assert pace.budget(answers=0, room=512) == 500  # one second at two milliseconds a token
@@ -51,7 +51,7 @@ def test_the_budget_follows_what_steps_cost():
 
 
 def test_a_part_is_cut_to_whole_tiles_after_the_token_that_goes_with_the_answers():
-    from rbee.backends.llamacpp.pace import whole_tiles
+    from rbee.backends.shared.pace import whole_tiles
 
     assert whole_tiles(200, left=3000, answers=0) == 192
     assert whole_tiles(200, left=3000, answers=4) == 193
@@ -61,7 +61,7 @@ def test_a_part_is_cut_to_whole_tiles_after_the_token_that_goes_with_the_answers
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.lists(st.integers(0, 3), max_size=30))
 def test_the_common_beginning(one, other):
-    from rbee.backends.llamacpp.prefix import common
+    from rbee.backends.shared.prefix import common
 
     expected = 0
     for a, b in zip(one, other, strict=False):
@@ -73,7 +73,7 @@ def test_the_common_beginning(one, other):
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60))
 def test_the_host_cache_never_mixes_states_up_and_keeps_the_newest(sizes):
-    from rbee.backends.llamacpp.prefix import HostCache
+    from rbee.backends.shared.prefix import HostCache
 
     cache = HostCache(100)
     kept = []
@@ -95,7 +95,7 @@ def test_the_host_cache_never_mixes_states_up_and_keeps_the_newest(sizes):
 
 
 def placed(*busy: int, held: dict[int, np.ndarray] | None = None, adjacent: bool = True):
-    from rbee.backends.llamacpp.slots import Phase, Slots
+    from rbee.backends.shared.slots import Phase, Slots
 
     slots = Slots.of(6, 16, adjacent=adjacent)
     for slot in slots:

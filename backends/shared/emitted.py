@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from rbee.backend_api import Generation
 from rbee.errors import ValidationFailed
 
-from .vocab import Vocab
+from .vocabulary import Vocabulary
 
 _BEFORE = ("", "\n", "a")
 """Put before the text, and taken away from its tokens: some vocabularies (SentencePiece's) begin
 every text with a space, and some would make one token of the text's beginning and a new line."""
 
 
-def tokens_of(request: Generation, vocab: Vocab) -> NDArray[np.int32]:
+def tokens_of(request: Generation, vocab: Vocabulary) -> NDArray[np.int32]:
     """The tokens of what was said, none where nothing was.
 
     Raises ValidationFailed naming `emitted_ids` for what is none of the model's tokens, and for one
@@ -35,7 +35,7 @@ def tokens_of(request: Generation, vocab: Vocab) -> NDArray[np.int32]:
     return np.array(request.emitted_ids, np.int32)
 
 
-def _tokenized(text: str, vocab: Vocab) -> NDArray[np.int32]:
+def _tokenized(text: str, vocab: Vocabulary) -> NDArray[np.int32]:
     """Tokens whose bytes are the text's and nothing more, wherever the vocabulary has such."""
     if not text:
         return np.empty(0, np.int32)
@@ -51,7 +51,7 @@ def _tokenized(text: str, vocab: Vocab) -> NDArray[np.int32]:
     return vocab.tokenize(text, special=False, markers=False)
 
 
-def _start(tokens: NDArray[np.int32], wanted: bytes, vocab: Vocab) -> int:
+def _start(tokens: NDArray[np.int32], wanted: bytes, vocab: Vocabulary) -> int:
     """From which of the tokens on they are just the wanted bytes; -1 when none begins there."""
     left, at = len(wanted), len(tokens)
     while left > 0 and at > 0:

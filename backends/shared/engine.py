@@ -26,7 +26,7 @@ from .slots import Phase, Slot, Slots
 from .stats import Stats
 from .task import Task
 
-log = logging.getLogger("rbee.llamacpp")
+log = logging.getLogger("rbee.engine")
 _MERGE_SECONDS = 0.012
 """Hand-overs of running answers within this time are made together: a screen shows no difference,
 and at 300 steps a second each one costs the event loop more than the tokens in it."""
@@ -36,8 +36,16 @@ class Engine:
     """Answers tasks until closed. Everything is public to any thread; nothing blocks but close."""
 
     def __init__(
-        self, context: Context, *, max_gap_ms: float, cache_bytes: int, on_device: bool
+        self,
+        context: Context,
+        *,
+        name: str,
+        max_gap_ms: float,
+        cache_bytes: int,
+        on_device: bool,
     ) -> None:
+        """`name`: the library's, for the words of errors."""
+        self._name = name
         self.stats = Stats()
         self._context = context
         self._slots = Slots.of(context.slots, context.size, adjacent=context.adjacent)
@@ -85,7 +93,7 @@ class Engine:
                 self._turn()
             except Exception:  # a defect here must not leave requests without an end
                 log.exception("the engine failed")
-                error = InternalError("the llama.cpp engine failed")
+                error = InternalError(f"the {self._name} engine failed")
                 self._fail_all(error)
                 while self._waiting:
                     self._finish(self._waiting.pop(0), error)

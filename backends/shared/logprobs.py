@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rbee.backend_api import Likely, Logprob
 
 from .candidates import highest, most_likely
-from .vocab import Vocab
+from .vocabulary import Vocabulary
 
 
-def logprob_of(row: NDArray[np.float32], token: int, top: int, vocab: Vocab) -> Logprob:
+def logprob_of(row: NDArray[np.float32], token: int, top: int, vocab: Vocabulary) -> Logprob:
     """The token's log-probability and those of the `top` most likely, the likeliest first.
 
     `row`: the raw logits; `Sampler.sample` leaves them so. Of equal ones the smaller id is first.
@@ -33,7 +33,7 @@ def logprob_of(row: NDArray[np.float32], token: int, top: int, vocab: Vocab) -> 
     return Logprob(chosen.token, chosen.text, chosen.data, chosen.logprob, likeliest)
 
 
-def _likely(token: int, logprob: float, vocab: Vocab) -> Likely:
+def _likely(token: int, logprob: float, vocab: Vocabulary) -> Likely:
     data = vocab.token_bytes(token)
     return Likely(token, data.decode("utf-8", "replace"), data, max(logprob, _LEAST))
 

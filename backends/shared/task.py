@@ -17,7 +17,7 @@ from .logprobs import logprob_of
 from .pace import CHUNK
 from .sampling import Sampler
 from .text import TextStream
-from .vocab import Vocab
+from .vocabulary import Vocabulary
 
 
 class Task:
@@ -33,9 +33,11 @@ class Task:
         sampler: Sampler,
         stops: tuple[str, ...],
         size: int,
-        vocab: Vocab,
+        vocab: Vocabulary,
+        apart: bool = False,
     ) -> None:
-        """`emitted`: the beginning of the answer; `size`: of the context, in which both have room.
+        """`emitted`: the beginning of the answer; `size`: of the context, in which both have room;
+        `apart`: compute it alone even where the request does not ask for that.
 
         Raises ValidationFailed when what was emitted is no beginning of such an answer.
         """
@@ -43,6 +45,8 @@ class Task:
         self.request = request
         self.prompt = np.concatenate((prompt, emitted)) if len(emitted) else prompt
         """All that is to be computed before the next token can be chosen."""
+        self.apart = apart or request.deterministic
+        """Whether it is computed without any other in the same step."""
         self.sampler = sampler
         self.cached = 0
         """How many tokens of the prompt were not computed anew."""
@@ -69,7 +73,7 @@ class Task:
     def repeatable(self) -> bool:
         """Whether the same request must give the same answer, at least when nothing else runs:
         then its prompt is computed, and reused, in portions that are always the same."""
-        return self.request.deterministic or self.request.seed is not None
+        return self.apart or self.request.seed is not None
 
     @property
     def reusable(self) -> NDArray[np.int32]:
@@ -147,7 +151,7 @@ class Task:
     def _stepwise(self) -> bool:
         """Whether what was emitted is computed as it was then, token by token: computed together
         the same tokens give slightly other numbers."""
-        return self.request.deterministic and len(self.prompt) > self._asked
+        return self.apart and len(self.prompt) > self._asked
 
     def _resume(self, emitted: list[int]) -> None:
         """Be where the run was that said this."""

@@ -1,8 +1,8 @@
 """The slots: which sequence each one is, what its KV cache holds, and who uses it.
 
 Owns the choice of a slot for a request. Sequences that compute in one step must have neighbouring
-numbers, or llama.cpp splits the step; so requests are placed beside the active ones, and the one
-farthest out moves into a hole that opens. Never calls the library.
+numbers, or the step costs more (llama.cpp splits it); so requests are placed beside the active
+ones, and the one farthest out moves into a hole that opens. Never calls the library.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Slot:
     @property
     def alone(self) -> bool:
         """Whether its request is computed apart from all others."""
-        return self.task is not None and self.task.request.deterministic
+        return self.task is not None and self.task.apart
 
 
 @dataclass

@@ -17,13 +17,13 @@ from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from rbee.errors import ModelIncompatible, ValidationFailed
 
-from .calling import Family, family_of
+from .families import Family, family_of
 from .template_budget import TooCostly
 from .template_fallback import choose
 from .template_guard import SECONDS, GuardedEnvironment, render
 from .template_shape import Message, Shape, find_shape, fit
 
-log = logging.getLogger("rbee.llamacpp")
+log = logging.getLogger("rbee.template")
 _TRIAL_SECONDS = 2.0
 """For all trials together; they take a tenth of one."""
 _ERRORS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)

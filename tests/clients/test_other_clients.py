@@ -41,10 +41,10 @@ do not end."""
 
 
 def run(command: list[str], env: dict[str, str], limit: float = 100.0) -> str:
-    """A program's stdout."""
+    """A program's stdout; it works in its home."""
     done = subprocess.run(
         command, env=env, capture_output=True, text=True, timeout=limit, check=False,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, cwd=env["HOME"],
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     return done.stdout

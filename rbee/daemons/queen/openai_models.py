@@ -23,7 +23,7 @@ def listed(queen: Queen) -> list[dict[str, Any]]:
     found = {model.id: _model(queen, model.id, model) for model in models}
     table: Mapping[str, str] = {**refs.ALIASES, **queen.settings.models.aliases}
     for alias, target in table.items():
-        model = _meant(target, models)
+        model = meant(target, models)
         if model is not None and alias not in found:
             found[alias] = _model(queen, alias, model)
     return list(found.values())
@@ -52,7 +52,7 @@ def _model(queen: Queen, name: str, model: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _meant(target: str, models: list[ModelInfo]) -> ModelInfo | None:
+def meant(target: str, models: list[ModelInfo]) -> ModelInfo | None:
     """The model among these that an alias leads to."""
     try:
         ref = refs.parse(target)

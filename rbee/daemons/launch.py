@@ -82,11 +82,9 @@ async def find(settings: Settings, paths: Paths) -> Found | None:
         try:
             return await _ask(settings.queen.url, here=None)
         except QueenUnreachable as exc:
-            raise QueenUnreachable(
-                exc.message,
-                action="Start her there; without `queen.url` one is started here.",
-                away=True,
-            ) from exc
+            there = "Start her there; without `queen.url` one is started here."
+            action = there if exc.action == exc.hint else exc.action
+            raise QueenUnreachable(exc.message, action=action, away=True) from exc
     state = read_state(paths)
     if state is not None and alive(state.pid):
         learn(state.url, settings, paths)

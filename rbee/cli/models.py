@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbee.cli.shared import AsJson, Device, HiveName, Quiet, group, run
+from rbee.cli.shared import AsJson, BackendName, Device, HiveName, Quiet, group, run
 
 if TYPE_CHECKING:
     from rbee.commands.following import Manner
@@ -172,6 +172,7 @@ def model_load(
     name: ModelArgument,
     hive_name: HiveName = None,
     device: Device = None,
+    backend: BackendName = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -180,7 +181,8 @@ def model_load(
 
     run(
         lambda: command.load(
-            name, hive=hive_name, device=device, manner=_manner(quiet, as_json)
+            name, hive=hive_name, device=device, backend=backend,
+            manner=_manner(quiet, as_json),
         ),
         as_json=as_json,
     )  # fmt: skip

@@ -37,6 +37,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No narration.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Model name or reference.")]
 HiveName = Annotated[str | None, typer.Option("--hive", help="Only on this machine.")]
 Device = Annotated[str | None, typer.Option(help="Only on this device: cpu, cuda:0, …")]
+BackendName = Annotated[
+    str | None, typer.Option("--backend", help="Only by this one; else the queen chooses.")
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Queue when all slots are busy.")]
 Turn = Annotated[
     Priority, typer.Option("--priority", help="batch: when nobody waits for an answer.")

@@ -15,10 +15,13 @@ from rbee.protocol.base import convert
 from rbee.protocol.operations import ModelPreload, ModelUnload, Operation
 
 
-def load(model: str, *, hive: str | None, device: str | None, manner: Manner) -> int:
+def load(
+    model: str, *, hive: str | None, device: str | None, backend: str | None, manner: Manner
+) -> int:
     """`rbee model load MODEL`: returns when a worker can answer."""
     check_model(model)
     fields = {"operation": "model_preload", "model": model, "hive": hive, "device": device}
+    fields["backend"] = backend
     return _run(convert(fields, ModelPreload), manner, unloads=False)
 
 

@@ -67,17 +67,20 @@ def check_context(request: Infer, ctx: int) -> RbeeError | None:
 
 
 def pinned_elsewhere(worker: Worker, request: ModelWork) -> bool:
-    """Whether the request names another worker, hive or device."""
+    """Whether the request names another worker, hive, device or backend."""
     return (
         request.worker_id not in (None, worker.id)
         or request.hive not in (None, worker.hive)
         or request.device not in (None, worker.spec.device, worker.kind)
+        or request.backend not in (None, worker.spec.backend)
     )
 
 
 def of_worker(facts: Facts, worker: Worker, view: View) -> Bar | None:
     """Why a live worker of the model may not be given the job now or soon; None: it may."""
     request = facts.request
+    if request.backend not in (None, worker.spec.backend):
+        return Bar(f"{worker.id} is run by {worker.spec.backend}, not {request.backend} as asked")
     if pinned_elsewhere(worker, request):
         where = request.worker_id or " ".join(filter(None, (request.hive, request.device)))
         return Bar(f"{worker.id} is on {worker.hive} {worker.spec.device}, not {where} as asked")
@@ -114,7 +117,8 @@ def of_site(facts: Facts, site: Site, pool: Pool | None, view: View) -> Bar | No
     demand = facts.demand
     here = f"{hive.name} {device.name}"
     for worker in pool.hives.get(hive.name, {}).values() if pool is not None else ():
-        if worker.spec.device == device.name:
+        asked = facts.request.backend in (None, worker.spec.backend)
+        if worker.spec.device == device.name and asked:
             barred = of_worker(facts, worker, view)
             if barred is None or barred.error is None:
                 what = f"{here} already has {worker.id} with {demand.model_id}"

@@ -58,6 +58,9 @@ def choose(facts: Facts, pool: Pool | None, view: View) -> Choice:
     if request.hive is not None:
         there = pool.hives.get(request.hive, {})
         return _exact(facts, islice(there.values(), TRIES), view)
+    if request.backend is not None:  # lanes do not tell backends apart
+        mine = (w for w in pool.workers.values() if w.spec.backend == request.backend)
+        return _exact(facts, islice(mine, TRIES), view)
     if len(pool.workers) <= SMALL:
         return _exact(facts, pool.workers.values(), view)
     return _sorted(facts, pool, view)

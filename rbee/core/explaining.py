@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 
-from rbee.core import bars, costs
+from rbee.core import backends, bars, costs
 from rbee.core.bars import Bar, busy_sentence
 from rbee.core.costs import Facts, Terms
 from rbee.core.feasibility import Place
@@ -55,7 +55,7 @@ def explain(
     shown = sum(1 for w in workers if w in pool.workers) if pool is not None else 0
     unseen = len(pool.workers) - shown if pool is not None else 0
     options = [_worker(facts, w, view, seen.get(w.id)) for w in workers.values()]
-    options += [_place(place, terms) for _, place, terms in found.places]
+    options += [_place(facts, place, terms) for _, place, terms in found.places]
     options += [
         Option(kind="start", hive=hive, device=device, passed=False, why=bar.reason)
         for hive, device, bar in found.bars
@@ -116,13 +116,14 @@ def _worker(facts: Facts, worker: Worker, view: View, known: Bar | Terms | None)
         worker_id=worker.id,
         hive=worker.hive,
         device=worker.spec.device,
+        backend=worker.spec.backend,
         passed=score is not None,
         why=why,
         score=score,
     )
 
 
-def _place(place: Place, terms: Terms) -> Option:
+def _place(facts: Facts, place: Place, terms: Terms) -> Option:
     why = f"{place.slots} slot(s) fit"
     if place.claim:
         why += f" once {', '.join(_ids(place.claim))} has ended what it does and is stopped"
@@ -132,10 +133,16 @@ def _place(place: Place, terms: Terms) -> Option:
         why += f" once {', '.join(_ids(place.leaving))} is gone"
     elif place.until:
         why += f" once there is {place.until}"
+    if facts.job.model is not None:
+        chosen = backends.why(
+            facts.job.model, place.hive, place.device, place.backend.name, facts.request.backend
+        )
+        why += f"; {chosen}"
     return Option(
         kind="start",
         hive=place.hive.name,
         device=place.device.name,
+        backend=place.backend.name,
         passed=True,
         why=why,
         score=terms.score(),

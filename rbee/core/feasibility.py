@@ -1,7 +1,7 @@
 """Hard filters: where a model could be started, and one sentence for each place that cannot.
 
-Owns files, devices, backends and memory. What failed lately and what a job minds is added by the
-policy.
+Owns files, devices and memory; which backend it is, rbee.core.backends says. What failed lately and
+what a job minds is added by the policy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import field, replace
 from itertools import islice
 
+from rbee.core import backends
 from rbee.core.eviction import Room, claim_for, could_ever, evict_for
 from rbee.core.fleet import Fleet, HiveState, Worker
 from rbee.core.sizing import USUAL_SLOTS, Spread, insufficient, need_of, slots_that_fit
@@ -18,7 +19,6 @@ from rbee.errors import (
     BackendUnavailable,
     HiveNotFound,
     HiveOffline,
-    ModelIncompatible,
     ModelNotFound,
     NoWorkers,
     RbeeError,
@@ -120,9 +120,9 @@ def sites(
 
 
 def _in_hive(wish: Wish, hive: HiveState) -> Iterator[Site | RbeeError]:
-    backend = _backend(wish, hive)
-    if isinstance(backend, RbeeError):
-        yield backend
+    running = backends.able(wish.model, hive, wish.backend)
+    if isinstance(running, RbeeError):
+        yield running
         return
     if not wish.anywhere and wish.model.key not in hive.paths:
         yield not_there(wish.model, hive)
@@ -135,47 +135,8 @@ def _in_hive(wish: Wish, hive: HiveState) -> Iterator[Site | RbeeError]:
             return
         devices = [device]
     for device in devices:
-        if device.name in backend.devices or device.kind in backend.devices:
-            yield hive, device, backend
-        else:
-            yield BackendUnavailable(
-                f"{hive.name}: the installed {backend.name} cannot use {device.name}"
-                f" (it can use {', '.join(backend.devices) or 'nothing'})",
-                action=f"Install a build of {backend.name} for {device.kind}."
-                " `rbee hive list --json` shows what is there.",
-            )
-
-
-def _backend(wish: Wish, hive: HiveState) -> BackendStatus | RbeeError:
-    caps = hive.capabilities
-    if wish.backend is not None:
-        for backend in caps.backends:
-            if backend.name == wish.backend:
-                if wish.model.format in backend.formats:
-                    return backend
-                return ModelIncompatible(
-                    f"{hive.name}: backend {backend.name} runs {', '.join(backend.formats)},"
-                    f" {wish.model.id} is {wish.model.format}"
-                )
-    for backend in caps.backends:
-        if wish.backend is None and wish.model.format in backend.formats:
-            return backend
-    for absent in caps.absent_backends:
-        if wish.backend in (None, absent.name):
-            return BackendUnavailable(
-                f"{hive.name}: backend {absent.name} is not usable: {absent.reason}",
-                action=absent.action or None,
-            )
-    if wish.backend is not None:
-        return BackendUnavailable(f"{hive.name}: no backend named {wish.backend} is installed")
-    runs = sorted({form for backend in caps.backends for form in backend.formats})
-    return BackendUnavailable(
-        f"{hive.name}: no installed backend runs {wish.model.format} files"
-        f" (what is installed runs {', '.join(runs) or 'nothing'})",
-        action="Choose the model in another form: `rbee model search` shows those there are."
-        if runs
-        else None,
-    )
+        backend = backends.choose(wish.model, hive, device, wish.backend)
+        yield backend if isinstance(backend, RbeeError) else (hive, device, backend)
 
 
 def not_there(model: ModelInfo, hive: HiveState) -> ModelNotFound:

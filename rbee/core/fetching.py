@@ -152,6 +152,8 @@ def _wish(
         slots, clamp = ask.slots or slots, ask.slots is None
     if ask is not None and not isinstance(ask, ModelDownload):
         device = ask.device
+    if isinstance(ask, ModelWork | ModelPreload):
+        backend = ask.backend
     return Wish(
         model=model,
         ctx=ctx,

@@ -24,6 +24,7 @@ class Demand:
     hive: str | None
     worker_id: str | None
     device: str | None
+    backend: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -125,7 +126,7 @@ class Job:
         assert self.model is not None
         known, model, r = self._demand, self.model, self.request
         if known is None or known.model_id != model.id or known.model_key != model.key:
-            known = Demand(model.id, model.key, r.hive, r.worker_id, r.device)
+            known = Demand(model.id, model.key, r.hive, r.worker_id, r.device, r.backend)
             self._demand = known
         return known
 

@@ -28,7 +28,9 @@ def busy(facts: Facts, view: View) -> Refuse:
     demand, request = facts.demand, facts.request
     pool = view.fleet.pool(demand.model_id, demand.model_key)
     total = count = workers = 0
-    if pool is not None and (request.hive, request.worker_id, request.device) == (None,) * 3:
+    if pool is not None and not any(
+        (request.hive, request.worker_id, request.device, request.backend)
+    ):
         total, count, workers = pool.slots, pool.busy, pool.ready
     elif pool is not None:
         asked: Iterable[Worker] = pool.workers.values()
@@ -39,6 +41,7 @@ def busy(facts: Facts, view: View) -> Refuse:
                 worker.slots_total
                 and request.worker_id in (None, worker.id)
                 and request.device in (None, worker.spec.device, worker.kind)
+                and request.backend in (None, worker.spec.backend)
             ):
                 total += worker.slots_total
                 count += len(worker.jobs)

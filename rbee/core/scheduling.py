@@ -163,6 +163,7 @@ class Ect:
             flash=view.limits.flash_attention != "off",
             hive=facts.request.hive,
             device=facts.request.device,
+            backend=facts.request.backend,
         )
         return survey(facts, wish, view, charge=self.charge, looks=looks)
 

@@ -79,11 +79,15 @@ def preload(colony: Colony, job: Job, wish: ModelPreload) -> None:
         for worker in colony.fleet.of_model(job.model.id, job.model.key)
         if wish.hive in (None, worker.hive)
         and wish.device in (None, worker.spec.device, worker.kind)
+        and wish.backend in (None, worker.spec.backend)
         and not (worker.draining or worker.suspect or worker.claimed_for)
     ]
     worker = min(there, key=lambda w: (w.state not in WORKER_READY, w.started_mono), default=None)
     if worker is None:
-        spawn(colony, job, WorkerSpawn(model=wish.model, hive=wish.hive, device=wish.device))
+        ask = WorkerSpawn(
+            model=wish.model, hive=wish.hive, device=wish.device, backend=wish.backend
+        )
+        spawn(colony, job, ask)
         return
     job.worker_id, job.hive, job.waiting_for, job.attached = worker.id, worker.hive, None, True
     if worker.state in WORKER_READY:

@@ -33,6 +33,8 @@ class Option(Wire, frozen=True, kw_only=True):
     worker_id: str | None = None
     hive: str
     device: str | None = None
+    backend: str | None = None
+    """Which one runs it, or would; `why` of a `start` says why that one."""
     passed: bool
     why: str = ""
     """One sentence: why it cannot, or what it would take."""

@@ -52,6 +52,8 @@ class Absent(Wire, frozen=True, kw_only=True):
     name: str
     reason: str
     action: str = ""
+    formats: list[str] = []
+    """Of a backend: what it would run if it were here."""
 
 
 class BackendStatus(Wire, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ ModelName = Annotated[
     str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+\Z")
 ]
 DeviceName = Annotated[str, msgspec.Meta(pattern=r"^(cpu|(cuda|metal|vulkan)(:[0-9]{1,2})?)\Z")]
+BackendName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=5)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -53,6 +54,8 @@ class ModelWork(Request, frozen=True, kw_only=True):
     hive: Name | None = None
     worker_id: WorkerId | None = None
     device: DeviceName | None = None
+    backend: BackendName | None = None
+    """Only by this one; None: the queen chooses."""
     deadline_ms: Annotated[int, msgspec.Meta(ge=1)] | None = None
     wait: bool = True
     """False: ALL_SLOTS_BUSY at once instead of queueing behind other jobs."""
@@ -131,7 +134,7 @@ class WorkerSpawn(Request, frozen=True, kw_only=True, tag_field="operation", tag
 
     model: ModelName
     hive: Name | None = None
-    backend: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")] | None = None
+    backend: BackendName | None = None
     device: DeviceName | None = None
     slots: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
     ctx: Annotated[int, msgspec.Meta(ge=64, le=10_000_000)] | None = None
@@ -190,6 +193,7 @@ class ModelPreload(Request, frozen=True, kw_only=True, tag_field="operation", ta
     model: ModelName
     hive: Name | None = None
     device: DeviceName | None = None
+    backend: BackendName | None = None
 
 
 class ModelUnload(Request, frozen=True, kw_only=True, tag_field="operation", tag="model_unload"):

@@ -163,7 +163,14 @@ class Hive:
                     )
                 )
             else:
-                missing.append(Absent(name=info.name, reason=support.reason, action=support.action))
+                missing.append(
+                    Absent(
+                        name=info.name,
+                        reason=support.reason,
+                        action=support.action,
+                        formats=list(info.formats),
+                    )
+                )
         disk = self.models.disk()
         return Capabilities(
             hive=self.name,

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Command, CommandPalette
 from textual.filter import LineFilter
-from textual.screen import Screen
 from textual.widget import Widget
 
 from rbee import __version__
@@ -39,24 +38,21 @@ from rbee.tui.guard import Guard
 from rbee.tui.keymap import MODES, Action
 from rbee.tui.link import QueenLink
 from rbee.tui.look import put_on
+from rbee.tui.modes import SCREENS
 from rbee.tui.palette import Commands
 from rbee.tui.quitting import leave
 from rbee.tui.screens.base import ColonyScreen
-from rbee.tui.screens.chat import Chat
-from rbee.tui.screens.code import Code
 from rbee.tui.screens.dashboard import Dashboard
-from rbee.tui.screens.hives import Hives
-from rbee.tui.screens.jobs import Jobs
-from rbee.tui.screens.logs import Logs
-from rbee.tui.screens.models import Models
 from rbee.tui.screens.overlays import Help, Jump, jump_letters
 from rbee.tui.screens.report import Report
-from rbee.tui.screens.settings import Settings
-from rbee.tui.screens.workers import Workers
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.talk_files import Shelf, Summary
 from rbee.tui.theme_shelf import ThemeShelf
 from rbee.tui.themes import variable_defaults
+
+if TYPE_CHECKING:
+    from rbee.tui.screens.chat import Chat
+    from rbee.tui.screens.logs import Logs
 
 TICK_SECONDS = 1.0
 
@@ -66,17 +62,7 @@ class RbeeApp(App[str]):
 
     TITLE = "⬢ rbee"
     CSS_PATH = "rbee.tcss"
-    MODES = {
-        "dashboard": Dashboard,
-        "hives": Hives,
-        "workers": Workers,
-        "models": Models,
-        "jobs": Jobs,
-        "chat": Chat,
-        "logs": Logs,
-        "code": Code,
-        "settings": Settings,
-    }
+    MODES = SCREENS
     DEFAULT_MODE = "dashboard"
     COMMANDS = {Commands}
     BINDINGS: ClassVar[list[BindingType]] = keymap.bindings(
@@ -266,6 +252,11 @@ class RbeeApp(App[str]):
         names = [mode.name for mode in MODES]
         self.action_mode(names[(names.index(self.current_mode) + step) % len(names)])
 
+    def action_command_palette(self) -> None:
+        """Everything by name; not over a question, which has to be answered first."""
+        if isinstance(self.screen, ColonyScreen):
+            super().action_command_palette()
+
     def action_jump(self) -> None:
         """Letters on the panels."""
         if not isinstance(self.screen, ColonyScreen):
@@ -372,25 +363,32 @@ class RbeeApp(App[str]):
             target.focus()
 
     def _chat_screen(self) -> Chat | None:
-        stack = self._screen_stacks.get("chat") or []
+        stack = self._screen_stacks.get("chat")
+        if not stack:
+            return None
+        from rbee.tui.screens.chat import Chat
+
         return next((screen for screen in stack if isinstance(screen, Chat)), None)
 
-    def _then(self, mode: str, act: Callable[[Screen[object]], object]) -> None:
+    def _then(self, mode: str, act: Callable[[ColonyScreen], object]) -> None:
         async def switched() -> None:
             if self.current_mode != mode:
                 await self.switch_mode(mode)
-            act(self.screen)
+            if isinstance(self.screen, ColonyScreen):
+                act(self.screen)
 
         self.run_worker(switched(), exit_on_error=True)
 
 
-def _logs(screen: Screen[object]) -> Logs:
+def _logs(screen: ColonyScreen) -> Logs:
+    from rbee.tui.screens.logs import Logs
+
     if not isinstance(screen, Logs):
         raise TypeError(f"{screen!r} is not the screen of logs")
     return screen
 
 
-def _dashboard(screen: Screen[object]) -> Dashboard:
+def _dashboard(screen: ColonyScreen) -> Dashboard:
     if not isinstance(screen, Dashboard):
         raise TypeError(f"{screen!r} is not the dashboard")
     return screen

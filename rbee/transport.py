@@ -7,7 +7,7 @@ take our key. Knows no route.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -45,13 +45,12 @@ class Transport:
         headers = {"User-Agent": f"rbee/{__version__}"}
         if name is not None:
             headers["X-Rbee-Client"] = name
-        if shown.key:
-            headers["Authorization"] = f"Bearer {shown.key}"
         self._http = httpx.AsyncClient(
             base_url=url,
             timeout=CONTROL,
             trust_env=False,
             headers=headers,
+            auth=_Shown(shown),
             verify=_tls(url, shown.ca),
         )
 
@@ -91,6 +90,20 @@ def _tls(url: str, ca: str) -> ssl.SSLContext:
                 action="Set `queen.tls_ca` to the ca.pem that `rbee cert create` has made there.",
             ) from exc
     return context
+
+
+class _Shown(httpx.Auth):
+    """Our key or token, looked up for each request: who answers there may be another by then."""
+
+    def __init__(self, shown: Presented) -> None:
+        self._shown = shown
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """See httpx."""
+        key = self._shown.now()
+        if key:
+            request.headers["Authorization"] = f"Bearer {key}"
+        yield request
 
 
 class _Translate:
@@ -145,7 +158,7 @@ def _error(status: int, content: bytes, shown: Presented) -> RbeeError:
     except msgspec.DecodeError:
         return BadGateway(f"reply with status {status} is not rbee's")
     if isinstance(error, MissingApiKey) and "scope" not in error.details:
-        if shown.key:
+        if shown.now():
             action = f"It comes from {shown.origin}: set the right one there."
         else:
             action = "Set `queen.api_key`, or RBEE_API_KEY, to a key of that queen."

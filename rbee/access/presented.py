@@ -1,19 +1,20 @@
 """What this process shows a queen: her owner's token, or a key, and who must vouch for her.
 
 Owns what was learned for each address while the process lives; nothing of it is written anywhere. A
-token or key goes to the address that it was learned for and to no other.
+token or key goes to the address that it was learned for and to no other, and the owner's token only
+while this user's own queen is there: who else listens on her port once she is gone gets nothing.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rbee.access.keys import owner_token
+from rbee.access.ours import our_url
 
 if TYPE_CHECKING:
     from rbee.paths import Paths
@@ -22,11 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Presented:
-    """`key` for one address, where it was set, and the authority's file; empty: none."""
+    """`key` for one address, where it was set, and the authority's file; empty: none. `owner` gives
+    the owner's token instead, for as long as it may be shown there."""
 
     key: str = ""
     origin: str = ""
     ca: str = ""
+    owner: Callable[[], str] | None = None
+
+    def now(self) -> str:
+        """What to show with the next request; empty: nothing."""
+        return self.owner() if self.owner is not None else self.key
 
 
 _NOTHING = Presented()
@@ -44,25 +51,18 @@ def present(url: str, presented: Presented) -> None:
 
 
 def learn(url: str, settings: Settings, paths: Paths) -> None:
-    """What to show a queen: at `queen.url` the key that is set for her, or else, and at the address
-    that this user's own queen has, her owner's token."""
-    wanted, ours = settings.queen, _our_url(paths)
+    """What to show a queen: at `queen.url` the key that is set for her, or else, while she is
+    this user's own, her owner's token."""
+    wanted, address = settings.queen, url.rstrip("/")
     ca = wanted.tls_ca or str(paths.tls_dir / "ca.pem")
-    if wanted.url.rstrip("/") == url.rstrip("/") and wanted.api_key:
-        shown = Presented(wanted.api_key, _origin(paths), ca)
-    elif ours == url.rstrip("/"):
-        shown = Presented(owner_token(paths.owner_file) or "", str(paths.owner_file), ca)
-    else:
-        shown = Presented("", "", ca)
-    present(url, shown)
+    if wanted.url.rstrip("/") == address and wanted.api_key:
+        present(url, Presented(wanted.api_key, _origin(paths), ca))
+        return
 
+    def owner() -> str:
+        return (owner_token(paths.owner_file) or "") if our_url(paths) == address else ""
 
-def _our_url(paths: Paths) -> str | None:
-    try:
-        state = msgspec.json.decode(paths.state_file.read_bytes(), type=dict[str, object])
-    except (OSError, msgspec.MsgspecError):
-        return None
-    return str(state.get("url", "")).rstrip("/")
+    present(url, Presented("", str(paths.owner_file), ca, owner))
 
 
 def _origin(paths: Paths) -> str:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import anyio
 
 from rbee import __version__
+from rbee.access.ours import is_that
 from rbee.access.presented import learn
 from rbee.client import QueenClient, QueenStatus
-from rbee.daemons.detached import DetachedProcess, alive, gone, send
+from rbee.daemons.detached import DetachedProcess, gone, send
 from rbee.daemons.process import NETWORK, clean_environment, open_log, python_module, tail
 from rbee.daemons.state import DETACH, locked, read_state
 from rbee.errors import (
@@ -86,7 +87,7 @@ async def find(settings: Settings, paths: Paths) -> Found | None:
             action = there if exc.action == exc.hint else exc.action
             raise QueenUnreachable(exc.message, action=action, away=True) from exc
     state = read_state(paths)
-    if state is not None and alive(state.pid):
+    if state is not None and is_that(state.pid, state.born):
         learn(state.url, settings, paths)
         with contextlib.suppress(QueenUnreachable):
             return await _ask(state.url, here=state.pid)

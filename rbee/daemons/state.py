@@ -22,7 +22,8 @@ DETACH = b"detach\n"
 
 
 class QueenState(Wire, frozen=True, kw_only=True):
-    """One running queen. `token` is for her own hives and workers; the file's mode is 0600."""
+    """One running queen. `token` is for her own hives and workers; the file's mode is 0600. `born`:
+    when her process began, see rbee.access.ours."""
 
     url: str
     pid: int
@@ -30,6 +31,7 @@ class QueenState(Wire, frozen=True, kw_only=True):
     lifetime: str
     started_at: float
     token: str
+    born: str = ""
 
 
 def read_state(paths: Paths) -> QueenState | None:

@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 
 from rbee import __version__
+from rbee.access.ours import born_of
 from rbee.clock import SystemClock
 from rbee.daemons.base import first_error, url_of
 from rbee.daemons.logs import handler_of
@@ -103,6 +104,7 @@ async def _main(
         lifetime=lifetime,
         started_at=queen.started_at,
         token=queen.token,
+        born=born_of(os.getpid()),
     )
     try:
         async with anyio.create_task_group() as tasks:

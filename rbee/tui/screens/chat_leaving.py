@@ -36,7 +36,7 @@ class ChatLeaving(ChatAnswers):
         """The question as a command line, by the OpenAI route."""
         here, url = self.chat.here, self.rbee.store.address or self.rbee.store.url
         if here is not None and url is not None:
-            keyed = looks_like_key(for_url(self.rbee.store.url or url).key)
+            keyed = looks_like_key(for_url(self.rbee.store.url or url).now())
             command = chat_exports.curl(url, self.dialogue, here, here.answer, keyed=keyed)
             self._copy("curl command", command)
 

@@ -7,7 +7,7 @@ imports a heavy library: an entry point holds a `BackendInfo`, which is cheap by
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
 
 from rbee.backend_api import Backend, BackendInfo, Support
 from rbee.errors import BackendUnavailable
@@ -28,7 +28,9 @@ def load(name: str) -> BackendInfo:
         known = ", ".join(sorted(entries)) or "none"
         raise BackendUnavailable(
             f"backend {name!r} is not installed here (installed: {known})",
-            action=f"Install it: pip install 'rbee[{name}]', or choose an installed one.",
+            action=f"Install it: pip install 'rbee[{name}]', or choose an installed one."
+            if name in _extras()
+            else "Install the package that brings it, or choose an installed one.",
             backend=name,
         )
     return _load(entry)
@@ -41,6 +43,14 @@ def survey() -> list[tuple[BackendInfo, Support]]:
 
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _extras() -> list[str]:
+    """Of rbee's own package."""
+    try:
+        return metadata("rbee").get_all("Provides-Extra") or []
+    except PackageNotFoundError:  # it runs from a folder
+        return []
 
 
 def _load(entry: EntryPoint) -> BackendInfo:

@@ -33,6 +33,12 @@ class QueenSettings(Section, frozen=True):
     port: Annotated[Port, Meta(description="Port the queen listens on; 0 takes any free one.")] = (
         8500
     )
+    ollama_port: Annotated[
+        Port,
+        Meta(
+            description="Port besides, for programs that look for Ollama: 11434 is its own; 0: off."
+        ),
+    ] = 0
     linger: Annotated[
         Seconds,
         Meta(description="Seconds without use until a queen leaves that a command had to start."),

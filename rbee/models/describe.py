@@ -14,6 +14,7 @@ from rbee.models.gguf import Header
 from rbee.protocol.hives import ModelInfo
 from rbee.protocol.memory import KvWindow
 
+_TOOLS = re.compile(r"\btools\b")
 _EMBEDDERS = re.compile(r"(.*-)?bert(-.*)?|.*-embedding")
 
 
@@ -47,5 +48,14 @@ def info_of(
         heads=need.heads,
         row_bytes=need.row,
         capabilities=["embedding" if embedder else "text-gen"],
+        tools=not embedder and _speaks_of_tools(header),
         digest=digest,
     )
+
+
+def _speaks_of_tools(header: Header) -> bool:
+    """Whether a worker will offer tools is known when it has tried the template; this is for
+    listings."""
+    template = header.metadata.get("tokenizer.chat_template")
+    own = "tokenizer.chat_template.tool_use" in header.metadata
+    return own or (isinstance(template, str) and _TOOLS.search(template) is not None)

@@ -98,6 +98,8 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
     measured: list[Measured] = []
     """What workers of certain shapes really took on the hive that tells this."""
     capabilities: list[str] = []
+    tools: bool = False
+    """Its chat template speaks of tools, as far as the header tells."""
     hidden: bool = False
     """Not offered in listings (echo)."""
     digest: str | None = None

@@ -14,7 +14,7 @@ from rbee import __version__
 from rbee.daemons.base import Door, Exact, check_token, json_response
 from rbee.daemons.cors import Cors
 from rbee.daemons.events import EventStream
-from rbee.daemons.queen import api_openai, metrics, openapi
+from rbee.daemons.queen import dialects, metrics, openapi
 from rbee.daemons.queen.api_access import AccessRoutes
 from rbee.daemons.queen.api_catalog import CatalogRoutes
 from rbee.daemons.queen.api_hives import HiveRoutes
@@ -50,6 +50,9 @@ FEATURES = [
     "openai.tools",
     "openai.embeddings",
     "openai.models",
+    "anthropic.messages",
+    "anthropic.count_tokens",
+    "ollama",
     "models.hub",
     "models.copy",
     "keys",
@@ -92,7 +95,7 @@ def build(queen: Queen) -> ASGIApp:
         *access.table(),
         ("POST", "/v1/stay", routes.stay),
         ("POST", "/v1/shutdown", routes.shutdown),
-        *api_openai.table(queen),
+        *dialects.table(queen),
     ]
     public = [("GET", "/openapi.json"), *((way, path) for way, path, _ in table)]
     table.append(("GET", "/openapi.json", openapi.handler(public)))
@@ -108,7 +111,7 @@ def build(queen: Queen) -> ASGIApp:
         addresses=queen.doors.outer is not None,
         origins=settings.allowed_origins,
         on_error=queen.metrics.refused,
-        reply=api_openai.error_on,
+        reply=dialects.error_on,
     )
     app: ASGIApp = _Used(door, queen)
     if settings.allowed_origins:

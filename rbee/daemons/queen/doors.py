@@ -3,6 +3,7 @@
 On a loopback address without TLS there is one socket. Else there are two: one of her own on
 loopback, for the owner's commands and her workers, and the one that was asked for, with TLS where
 there is a certificate. An address that other machines reach is refused while there is no key.
+Where Ollama's port is answered, too, that is at the address that was asked for, in the same way.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Doors:
     inner: socket.socket
     outer: socket.socket | None = None
     tls: Tls | None = None
+    ollama: socket.socket | None = None
+    """Where everybody finds her, too, like `outer`."""
 
     @property
     def address(self) -> str:
@@ -63,12 +66,16 @@ def opened(settings: Settings, paths: Paths, *, now: float) -> Generator[Doors]:
             f"{wanted.host} can be reached from other machines, and there is no key to protect it",
             action="Make a key, then start again: rbee key create NAME. Or listen on 127.0.0.1.",
         )
-    if not public and tls is None:
-        with listen(wanted.host, wanted.port) as sock:
-            yield Doors(sock)
-        return
-    with listen("127.0.0.1", 0) as inner, listen(wanted.host, wanted.port, public=True) as outer:
-        yield Doors(inner, outer, tls)
+    with contextlib.ExitStack() as stack:
+
+        def opened_at(host: str, port: int) -> socket.socket:
+            return stack.enter_context(listen(host, port, public=public))
+
+        alone = not public and tls is None
+        inner = opened_at(wanted.host, wanted.port) if alone else opened_at("127.0.0.1", 0)
+        outer = None if alone else opened_at(wanted.host, wanted.port)
+        more = opened_at(wanted.host, wanted.ollama_port) if wanted.ollama_port else None
+        yield Doors(inner, outer, tls, more)
 
 
 def tls_of(wanted: QueenSettings, paths: Paths) -> Tls | None:

@@ -20,8 +20,9 @@ class Front:
     def __init__(self, app: ASGIApp, doors: Doors, *, patience: float) -> None:
         tls = (doors.tls.cert, doors.tls.key) if doors.tls is not None else None
         self._served = [(make_server(app, patience=patience), doors.inner)]
-        if doors.outer is not None:
-            self._served.append((make_server(app, patience=patience, tls=tls), doors.outer))
+        for sock in (doors.outer, doors.ollama):
+            if sock is not None:
+                self._served.append((make_server(app, patience=patience, tls=tls), sock))
         self.ended = anyio.Event()
 
     async def run(self) -> None:

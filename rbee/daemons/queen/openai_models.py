@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 def listed(queen: Queen) -> list[dict[str, Any]]:
     """All of them but those that are for tests, ids first."""
+    return [_model(queen, name, model) for name, model in named(queen).items()]
+
+
+def named(queen: Queen) -> dict[str, ModelInfo]:
+    """The models by each of their names, ids first."""
     models = [model for model in queen.catalog.models() if not model.hidden]
-    found = {model.id: _model(queen, model.id, model) for model in models}
+    found = {model.id: model for model in models}
     table: Mapping[str, str] = {**refs.ALIASES, **queen.settings.models.aliases}
     for alias, target in table.items():
         model = meant(target, models)
-        if model is not None and alias not in found:
-            found[alias] = _model(queen, alias, model)
-    return list(found.values())
+        if model is not None:
+            found.setdefault(alias, model)
+    return found
 
 
 def one(queen: Queen, name: str) -> dict[str, Any] | None:

@@ -27,10 +27,11 @@ from rbee.errors import (
 )
 
 from ..shared.fitting import check_length
+from ..shared.memory import give_back
 from ..shared.stats import Stats
 from .batch import Batch
 from .context import FLASH
-from .model import Model, give_back
+from .model import Model
 from .native import LOG, library
 
 log = logging.getLogger("rbee.llamacpp")

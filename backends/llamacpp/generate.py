@@ -18,11 +18,12 @@ from ..shared import emitted
 from ..shared.engine import Engine
 from ..shared.families import MARKERS
 from ..shared.fitting import check_length
+from ..shared.memory import give_back
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
 from . import grammar
 from .context import Context
-from .model import Model, give_back
+from .model import Model
 from .sampling import Sampler
 
 

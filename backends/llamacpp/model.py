@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from rbee.errors import Cancelled, ModelCorrupted, ModelIncompatible, ModelLoadFailed, RbeeError
 
+from ..shared.memory import give_back
 from .devices import NativeDevice, check_offload, check_room, find_device
 from .native import LOG, library
 from .vocab import Vocab
@@ -93,14 +93,6 @@ def load(
     except RbeeError:
         lib.llama_model_free(pointer)
         raise
-
-
-def give_back() -> None:
-    """Return freed memory to the system, where the C library keeps it (glibc)."""
-    if sys.platform == "linux":
-        trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(ctypes.c_size_t(0))
 
 
 def _template(lib: Any, pointer: Any, name: bytes | None) -> str | None:

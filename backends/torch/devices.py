@@ -1,0 +1,137 @@
+"""Devices as torch has them, and which numbers a model is computed in on each.
+
+Owns the way from `cuda:0` or `metal` to torch's device, never another one than asked, and the
+choice of the dtype. Used in the worker only: asking torch may start a driver.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import psutil
+
+import torch
+from rbee.errors import (
+    DeviceFailed,
+    InsufficientRam,
+    InsufficientVram,
+    ValidationFailed,
+)
+
+from . import builds
+
+_WANTED = re.compile(r"([a-z]+)(?::(\d{1,3}))?")
+_MIB = 1 << 20
+_FULL_SHARE = 0.5
+"""On a CPU weights of 32 bits are taken when they need no more of the free memory than this."""
+NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
+
+@dataclass(frozen=True)
+class TorchDevice:
+    """A device that exists."""
+
+    name: str
+    """As rbee names it."""
+    label: str
+    device: torch.device
+    memory_free: int
+    """Bytes; of the CPU main memory, 0 where it is not known."""
+    memory_total: int
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is the processor itself."""
+        return self.device.type == "cpu"
+
+
+def devices() -> list[TorchDevice]:
+    """All that torch can use now, the CPU first."""
+    memory = psutil.virtual_memory()
+    found = [TorchDevice("cpu", "CPU", torch.device("cpu"), memory.available, memory.total)]
+    if torch.cuda.is_available():
+        kind = "hip" if torch.version.hip else "cuda"
+        found += [_cuda(kind, number) for number in range(torch.cuda.device_count())]
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        found += [_xpu(number) for number in range(torch.xpu.device_count())]
+    if torch.backends.mps.is_available():
+        total = torch.mps.recommended_max_memory()
+        free = max(0, total - torch.mps.driver_allocated_memory())
+        found.append(TorchDevice("metal:0", "Apple GPU", torch.device("mps"), free, total))
+    return found
+
+
+def find_device(wanted: str) -> TorchDevice:
+    """torch's device for `cpu`, `cuda:0`, `metal`, …, never another.
+
+    Raises DeviceFailed for one that is not there, with what to do; ValidationFailed for what is no
+    name of a device.
+    """
+    match = _WANTED.fullmatch(wanted)
+    if match is None:
+        raise ValidationFailed(
+            f"device: {wanted[:40]!r} is no device's name",
+            action="Name it as cpu, cuda:0, xpu:0 or metal:0.",
+            field="device",
+            constraint="KIND or KIND:NUMBER",
+        )
+    kind = "metal" if match[1] == "mps" else match[1]
+    name = "cpu" if kind == "cpu" else f"{kind}:{int(match[2] or 0)}"
+    found = devices()
+    for device in found:
+        if device.name == name:
+            return device
+    have = ", ".join(device.name for device in found)
+    if kind in builds.built():
+        raise DeviceFailed(
+            f"torch {builds.version()} is built for {kind} and finds no {name} here; it has {have}",
+            action=f"Use one of: {have}; or look whether the driver works and shows the device.",
+            device=wanted,
+        )
+    raise DeviceFailed(
+        f"torch {builds.version()} as installed cannot use {name}: it has {have}",
+        action=f"Use --device cpu. {builds.install(kind)}",
+        device=wanted,
+    )
+
+
+def choose_dtype(device: TorchDevice, parameters: int) -> torch.dtype:
+    """The numbers to compute in, for a model with so many weights.
+
+    On a CPU 32 bits where half of the free memory holds them (quicker there, and the closest to
+    what was trained), else bfloat16. On a GPU bfloat16, and float16 where it has none.
+    """
+    if device.on_cpu:
+        fits = parameters * 4 <= device.memory_free * _FULL_SHARE
+        return torch.float32 if fits else torch.bfloat16
+    if device.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def check_room(device: TorchDevice, needed: int, what: str) -> None:
+    """Raises InsufficientRam or InsufficientVram when `needed` bytes are more than is free."""
+    if not device.memory_total or needed <= device.memory_free:
+        return
+    kind = InsufficientRam if device.on_cpu else InsufficientVram
+    raise kind(
+        f"{what} takes {needed / _MIB:.0f} MiB; {device.name} ({device.label}) has"
+        f" {device.memory_free / _MIB:.0f} MiB free of {device.memory_total / _MIB:.0f} MiB",
+        required=needed,
+        available=device.memory_free,
+        device=device.name,
+    )
+
+
+def _cuda(kind: str, number: int) -> TorchDevice:
+    device = torch.device("cuda", number)
+    free, total = torch.cuda.mem_get_info(device)
+    return TorchDevice(f"{kind}:{number}", torch.cuda.get_device_name(device), device, free, total)
+
+
+def _xpu(number: int) -> TorchDevice:
+    device = torch.device("xpu", number)
+    total = int(torch.xpu.get_device_properties(device).total_memory)
+    free = max(0, total - torch.xpu.memory_allocated(device))
+    return TorchDevice(f"xpu:{number}", torch.xpu.get_device_name(device), device, free, total)

@@ -21,6 +21,7 @@ from rbee.daemons.base import json_response
 from rbee.daemons.queen.openapi_routes import ROUTES, Told
 from rbee.daemons.queen.scopes import Need, need_of
 
+LINES = "application/x-ndjson"
 REF = "#/components/schemas/{name}"
 JSON, EVENTS = "application/json", "text/event-stream"
 Route = tuple[str, str]
@@ -68,7 +69,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**kinds.components, "Error": _ERROR, "OpenAIError": _OPENAI_ERROR},
+            "schemas": {**kinds.components, **_ERRORS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -108,11 +109,13 @@ def _structs(told: Told) -> list[Any]:
 def _operation(method: str, path: str, told: Told, kinds: _Kinds) -> dict[str, Any]:
     name = re.sub(r"[^a-z0-9]+", "_", f"{method} {path.replace('/v1', '')}".lower()).strip("_")
     content = {"text/plain": {"schema": {"type": "string"}}} if told.text else {}
-    if not told.text:
+    if not told.text and not told.bare:
         content[JSON] = {"schema": kinds.of(told.reply)}
     if told.streams:
         content[EVENTS] = {}
-    error = "OpenAIError" if told.tag == "openai" else "Error"
+    if told.lines:
+        content[LINES] = {}
+    error = _ERROR_OF.get(told.tag, "Error")
     failed = {JSON: {"schema": {"$ref": REF.format(name=error)}}}
     found: dict[str, Any] = {
         "operationId": name,
@@ -180,4 +183,34 @@ _OPENAI_ERROR = {
             },
         }
     },
+}
+_OLLAMA_ERROR = {
+    "type": "object",
+    "required": ["error", "code"],
+    "properties": {"error": {"type": "string"}, "code": {"type": "string"}},
+}
+_ANTHROPIC_ERROR = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message", "code"],
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "code": {"type": "string"},
+                "details": {"type": "object"},
+            },
+        },
+    },
+}
+_ERROR_OF = {"openai": "OpenAIError", "ollama": "OllamaError", "anthropic": "AnthropicError"}
+"""By the tag of a route."""
+_ERRORS = {
+    "Error": _ERROR,
+    "OpenAIError": _OPENAI_ERROR,
+    "OllamaError": _OLLAMA_ERROR,
+    "AnthropicError": _ANTHROPIC_ERROR,
 }

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rbee.daemons.queen.anthropic_params import CountRequest, MessagesRequest
 from rbee.daemons.queen.api_catalog import Garbage, Import
+from rbee.daemons.queen.ollama_params import ChatRequest as OllamaChat
+from rbee.daemons.queen.ollama_params import (
+    EmbeddingsRequest,
+    EmbedRequest,
+    GenerateRequest,
+    ModelRequest,
+    PullRequest,
+)
 from rbee.daemons.queen.openai_params import ChatRequest, CompletionRequest, EmbeddingRequest
 from rbee.daemons.queen.responses_params import ResponseRequest
 from rbee.protocol.access import KeyInfo, MadeKey, NewKey, UsageReport
@@ -54,6 +63,10 @@ class Told:
     required: tuple[str, ...] = ()
     streams: bool = False
     text: bool = False
+    lines: bool = False
+    """It may also be JSON line by line."""
+    bare: bool = False
+    """It has no body."""
     tag: str = "colony"
 
 
@@ -138,4 +151,21 @@ ROUTES: dict[str, Told] = {
     "POST /v1/responses": Told("A turn that is kept", ResponseRequest, streams=True, tag="openai"),
     "GET /v1/responses/{response_id}": Told("One that was kept", tag="openai"),
     "DELETE /v1/responses/{response_id}": Told("It is kept no more", tag="openai"),
+    "POST /v1/messages": Told("A message", MessagesRequest, streams=True, tag="anthropic"),
+    "POST /v1/messages/count_tokens": Told(
+        "How many tokens it has", CountRequest, tag="anthropic"
+    ),
+    "POST /api/generate": Told("Answer a prompt", GenerateRequest, lines=True, tag="ollama"),
+    "POST /api/chat": Told("Answer messages", OllamaChat, lines=True, tag="ollama"),
+    "POST /api/embed": Told("Texts as vectors", EmbedRequest, tag="ollama"),
+    "POST /api/embeddings": Told("A text as a vector", EmbeddingsRequest, tag="ollama"),
+    "GET /api/tags": Told("The models that can be named", tag="ollama"),
+    "GET /api/ps": Told("The models that are loaded", tag="ollama"),
+    "POST /api/show": Told("One model", ModelRequest, tag="ollama"),
+    "GET /api/version": Told("The version that is spoken", tag="ollama"),
+    "POST /api/pull": Told("Fetch a model", PullRequest, lines=True, tag="ollama"),
+    "DELETE /api/delete": Told("Delete a model", ModelRequest, bare=True, tag="ollama"),
+    "POST /api/copy": Told("Refused: names are settings", tag="ollama"),
+    "POST /api/create": Told("Refused: models come as files", tag="ollama"),
+    "POST /api/push": Told("Refused: nothing is sent away", tag="ollama"),
 }  # fmt: skip

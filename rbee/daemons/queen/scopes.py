@@ -41,6 +41,7 @@ _BY_NEED: dict[Need, str] = {
         "|POST /v1/messages|POST /v1/messages/count_tokens"
         "|GET /|HEAD /|POST /api/generate|POST /api/chat|GET /api/tags|POST /api/show|GET /api/ps"
         "|POST /api/embed|POST /api/embeddings|GET /api/version|HEAD /api/version"
+        "|POST /api/copy|POST /api/create|POST /api/push"
     ),
     Need.LOOK: (
         "GET /metrics|GET /v1/workers|GET /v1/workers/{worker_id}|GET /v1/hives"

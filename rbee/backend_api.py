@@ -85,7 +85,7 @@ class Generation:
     """Functions in OpenAI's form; only with `messages`."""
     must_call: tuple[str, ...] = ()
     """Names of tools: the answer is a call of one of them, in the form the model was trained to say
-    it in. With `tools` alone it says what it likes, and `json_schema` binds only what is no call."""
+    it in. With `tools` alone it says what it likes; `json_schema` binds only what is no call."""
     several_calls: bool = True
     """Whether that may be several calls, for a model that makes several."""
     max_tokens: int | None = None
@@ -198,6 +198,8 @@ class Done:
     cached_tokens: int = 0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
+    stop: str = ""
+    """The stop string that ended it; empty when something else did."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class EchoModel(ThreadedModel):
         began = time.monotonic()
         prompt_tokens = _prompt_tokens(request)
         script = Script.of(_last_user_text(request))
-        pieces = _cut(script.pieces(), request.stop)
+        pieces, stop = _cut(script.pieces(), request.stop)
         begin, pieces = _rest(pieces, request)
         needed = prompt_tokens + max(begin, 1)
         if needed > self.ctx:
@@ -114,7 +114,8 @@ class EchoModel(ThreadedModel):
             if not (yield from script.ready(said, cancelled, begin=begin, delay=False)):
                 reason = "cancelled"
         spent = (time.monotonic() - began) * 1000
-        yield Done(reason, prompt_tokens, said, decode_ms=spent)
+        stop = stop if reason == "stop" else ""
+        yield Done(reason, prompt_tokens, said, decode_ms=spent, stop=stop)
 
     def _embed(
         self, request: Embedding, cancelled: threading.Event
@@ -230,16 +231,16 @@ def _prompt_tokens(request: Generation) -> int:
     return sum(len(str(message.get("content") or "").split()) for message in request.messages)
 
 
-def _cut(pieces: list[str], stops: tuple[str, ...]) -> list[str]:
-    """The pieces up to the first stop string."""
+def _cut(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], str]:
+    """The pieces up to the first stop string, and which that is."""
     text = "".join(pieces)
-    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    ends = [(at, stop) for stop in stops if (at := text.find(stop)) >= 0]
     if not ends:
-        return pieces
-    left, out = min(ends), list[str]()
+        return pieces, ""
+    (left, found), out = min(ends), list[str]()
     for piece in pieces:
         if left <= 0:
             break
         out.append(piece[:left])
         left -= len(piece)
-    return out
+    return out, found

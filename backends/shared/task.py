@@ -141,6 +141,7 @@ class Task:
             cached_tokens=self.cached,
             prefill_ms=(first - self._began) * 1000 if self._began else 0.0,
             decode_ms=(now - first) * 1000,
+            stop=self._text.stop,
         )
 
     def close(self) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """One answer. `stopped` is set once a stop string has appeared; nothing comes after it."""
+    """One answer. `stop` is the stop string that has appeared; nothing comes after it."""
 
-    __slots__ = ("_begins", "_bytes", "_held", "_stops", "stopped")
+    __slots__ = ("_begins", "_bytes", "_held", "_stops", "stop")
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(dict.fromkeys(stop for stop in stops if stop))
@@ -27,7 +27,12 @@ class TextStream:
         self._begins = re.compile(f"[{firsts}]").search if firsts else None
         self._bytes = b""
         self._held = ""
-        self.stopped = False
+        self.stop = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one has."""
+        return bool(self.stop)
 
     @property
     def held(self) -> int:
@@ -64,10 +69,11 @@ class TextStream:
 
     def _stopping(self, text: str) -> str:
         """Cut the text before a whole stop string, or before what may become one."""
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)[1]]
+            _, at, self.stop = min(found)
+            self._held = ""
+            return text[:at]
         cut = min(_beginning(text, stop) for stop in self._stops)
         self._held = text[cut:]
         return text[:cut]

@@ -24,19 +24,22 @@ if TYPE_CHECKING:
 
 
 def complete(
-    colony: Colony, job: Job, finish_reason: str, *, duration_ms: float | None = None
+    colony: Colony,
+    job: Job,
+    finish_reason: str,
+    *,
+    duration_ms: float | None = None,
+    stop: str = "",
 ) -> None:
-    """A good end."""
+    """A good end; by that stop string, if one did it."""
     since = job.dispatched_mono if job.dispatched_mono is not None else job.queued_mono
     took = duration_ms if duration_ms is not None else (colony.now - since) * 1000
     job.finish_reason = finish_reason
     job.life.to(JobState.COMPLETED, finish_reason)
-    telling.append(
-        colony,
-        job,
-        EventType.END,
-        EndData(finish_reason=finish_reason, tokens_out=job.tokens_out, duration_ms=round(took)),
+    told = EndData(
+        finish_reason=finish_reason, tokens_out=job.tokens_out, duration_ms=round(took), stop=stop
     )
+    telling.append(colony, job, EventType.END, told)
     _finish(colony, job)
 
 

@@ -63,6 +63,8 @@ class RunCompleted(RunEvent):
     finish_reason: str
     duration_ms: float
     usage: Usage
+    stop: str = ""
+    """The stop string that ended it, if one did."""
 
 
 class Loss(StrEnum):

@@ -187,19 +187,17 @@ def completed(colony: Colony, event: RunCompleted) -> None:
     colony.count("tokens", usage.prompt_tokens, kind="prompt", model=_model(job))
     colony.count("tokens", usage.cached_tokens, kind="cached", model=_model(job))
     ending.release(colony, job)
-    telling.append(
-        colony,
-        job,
-        EventType.METRICS,
-        MetricsData(
-            tokens_per_second=round(rate, 2),
-            ttft_ms=round(job.ttft_ms or 0.0, 1),
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            resumed=job.resumes,
-        ),
+    told = MetricsData(
+        tokens_per_second=round(rate, 2),
+        ttft_ms=round(job.ttft_ms or 0.0, 1),
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        resumed=job.resumes,
     )
-    ending.complete(colony, job, event.finish_reason, duration_ms=event.duration_ms)
+    telling.append(colony, job, EventType.METRICS, told)
+    ending.complete(
+        colony, job, event.finish_reason, duration_ms=event.duration_ms, stop=event.stop
+    )
 
 
 def failed(colony: Colony, event: RunFailed) -> None:

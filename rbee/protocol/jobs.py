@@ -139,12 +139,14 @@ class MetricsData(Wire, frozen=True, kw_only=True):
     """How often another worker went on where one was lost."""
 
 
-class EndData(Wire, frozen=True, kw_only=True):
+class EndData(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """`end`"""
 
     finish_reason: str
     tokens_out: int
     duration_ms: int
+    stop: str = ""
+    """The stop string that ended the answer, if one did."""
 
 
 class ErrorData(Wire, frozen=True, kw_only=True):

@@ -170,13 +170,15 @@ class TextEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     ids: list[int] = []
 
 
-class DoneEvent(Wire, frozen=True, kw_only=True):
+class DoneEvent(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """… `{done: true, …}`, then [DONE]. Failing in mid-stream: `{error: {…}}` in its place."""
 
     done: bool
     total_tokens: int
     finish_reason: str
     usage: Usage
+    stop: str = ""
+    """The stop string that ended it, if one did."""
 
 
 class EmbeddingUsage(Wire, frozen=True, kw_only=True):

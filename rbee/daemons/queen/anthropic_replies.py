@@ -57,8 +57,8 @@ def whole(run: Run, model: str) -> dict[str, Any]:
     content += [
         {**_use(call.id, call.name), "input": _input(call.arguments)} for call in answer.calls
     ]
-    told = {"content": content, "stop_reason": REASONS.get(answer.reason, "end_turn")}
-    return {**_head(run, model), **told, "usage": usage_of(run)}
+    ended = _ended(answer.reason, answer.stop)
+    return {**_head(run, model), "content": content, **ended, "usage": usage_of(run)}
 
 
 def usage_of(run: Run) -> dict[str, int]:
@@ -84,7 +84,7 @@ class MessageEvents(Events):
         self._block = -1
         self._kind = ""
         """Of the block that is open; empty: none is."""
-        self._reason = "end_turn"
+        self._how = _ended("stop", "")
 
     def opening(self) -> bytes:
         """The message, with nothing in it yet."""
@@ -98,9 +98,8 @@ class MessageEvents(Events):
 
     def ending(self) -> bytes:
         """How it ended, and the counts."""
-        delta = {"stop_reason": self._reason, "stop_sequence": None}
-        usage = usage_of(self.runs[0])
-        return self._sent("message_delta", delta=delta, usage=usage) + self._sent("message_stop")
+        delta = self._sent("message_delta", delta=self._how, usage=usage_of(self.runs[0]))
+        return delta + self._sent("message_stop")
 
     def broken(self, error: RbeeError) -> bytes:
         """It has failed."""
@@ -121,8 +120,8 @@ class MessageEvents(Events):
                 return self._begin(_use(call_id, name))
             case CallMore(_, text):
                 return self._delta({"type": "input_json_delta", "partial_json": text})
-            case Ended(reason):
-                self._reason = REASONS.get(reason, "end_turn")
+            case Ended(reason, _, stop):
+                self._how = _ended(reason, stop)
                 return self._end()
 
     def _begin(self, block: dict[str, Any]) -> bytes:
@@ -154,6 +153,12 @@ def _head(run: Run, model: str) -> dict[str, Any]:
         "stop_reason": None,
         "stop_sequence": None,
     }
+
+
+def _ended(reason: str, stop: str) -> dict[str, str | None]:
+    if stop and reason == "stop":
+        return {"stop_reason": "stop_sequence", "stop_sequence": stop}
+    return {"stop_reason": REASONS.get(reason, "end_turn"), "stop_sequence": None}
 
 
 def _use(call_id: str, name: str) -> dict[str, Any]:

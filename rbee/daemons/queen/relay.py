@@ -323,16 +323,17 @@ class Relay:
         if run.cancelling or done.finish_reason == "cancelled":
             run.wasted = max(run.wasted, usage.completion_tokens - run.stream.tokens)
             return self._cancelled(run)
-        return self._completed(run, done.finish_reason, usage.completion_tokens, usage)
+        return self._completed(run, done.finish_reason, usage, stop=done.stop)
 
-    def _completed(self, run: _Run, reason: str, tokens: int, usage: Usage) -> RunCompleted:
+    def _completed(self, run: _Run, reason: str, usage: Usage, stop: str = "") -> RunCompleted:
         return RunCompleted(
             job_id=run.dispatch.job.job_id,
             attempt=run.dispatch.attempt,
-            tokens_out=tokens,
+            tokens_out=usage.completion_tokens,
             finish_reason=reason,
             duration_ms=(anyio.current_time() - run.began) * 1000,
             usage=usage,
+            stop=stop,
         )
 
     def _cancelled(self, run: _Run) -> RunCancelled:
@@ -364,7 +365,7 @@ class Relay:
             result = _EmbedResult(reply.vectors, reply.usage, model)
             run.stream.append(EventType.RESULT, encode(result))
         usage = Usage(prompt_tokens=reply.usage.prompt_tokens, completion_tokens=0)
-        return self._completed(run, "stop", 0, usage)
+        return self._completed(run, "stop", usage)
 
     async def _cancel_upstream(self, run: _Run) -> None:
         dispatch = run.dispatch

@@ -36,10 +36,12 @@ class Said:
 
 @dataclass(frozen=True)
 class Ended:
-    """`reason` is `stop`, `length` or `tool_calls`; `tokens` of the whole answer."""
+    """`reason` is `stop`, `length` or `tool_calls`; `tokens` of the whole answer; `stop` is the
+    stop string that ended it, if one did."""
 
     reason: str
     tokens: int
+    stop: str = ""
 
 
 Part: TypeAlias = Said | CallBegun | CallMore | Ended
@@ -76,7 +78,7 @@ class Speech:
             left = [] if self.calls is None else self._with_logprobs(self.calls.end())
             called = self.calls is not None and self.calls.count > 0
             reason = CALLED if called and end.finish_reason == "stop" else end.finish_reason
-            return [*left, Ended(reason, end.tokens_out)]
+            return [*left, Ended(reason, end.tokens_out, end.stop)]
         return []
 
     def _with_logprobs(self, parts: Sequence[Words | CallBegun | CallMore]) -> list[Part]:
@@ -108,6 +110,7 @@ class Answer:
     logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     reason: str = ""
     tokens: int = 0
+    stop: str = ""
 
     def add(self, part: Part) -> None:
         """One more part."""
@@ -119,8 +122,8 @@ class Answer:
                 self.calls.append(Call(call_id, name))
             case CallMore(index, text):
                 self.calls[index].arguments += text
-            case Ended(reason, tokens):
-                self.reason, self.tokens = reason, tokens
+            case Ended(reason, tokens, stop):
+                self.reason, self.tokens, self.stop = reason, tokens, stop
 
 
 def answer_of(run: Run) -> Answer:

@@ -36,6 +36,7 @@ class WorkerEvent(msgspec.Struct, gc=False):
     finish_reason: str = ""
     total_tokens: int = 0
     usage: Usage | None = None
+    stop: str = ""
 
     def end(self) -> DoneEvent:
         """The end as the worker told it. Raises ValueError when it left out what an end says."""
@@ -46,6 +47,7 @@ class WorkerEvent(msgspec.Struct, gc=False):
             total_tokens=self.total_tokens,
             finish_reason=self.finish_reason,
             usage=self.usage,
+            stop=self.stop,
         )
 
 

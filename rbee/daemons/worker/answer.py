@@ -144,6 +144,7 @@ class Streamed:
                     total_tokens=item.completion_tokens,
                     finish_reason=item.finish_reason,
                     usage=usage_of(item),
+                    stop=item.stop,
                 )
             )
         assert isinstance(item, RbeeError)

@@ -36,6 +36,14 @@ def load(name: str) -> BackendInfo:
     return _load(entry)
 
 
+def package_of(name: str) -> tuple[str, str]:
+    """The package that brings a backend, and its version; empty where nothing tells."""
+    entry = _entries().get(name)
+    if entry is None or entry.dist is None:
+        return "", ""
+    return entry.dist.name, entry.dist.version
+
+
 def survey() -> list[tuple[BackendInfo, Support]]:
     """Every installed backend with what it says of itself; a broken one is unavailable."""
     return [_survey(entry) for _, entry in sorted(_entries().items())]

@@ -16,7 +16,18 @@ try:
     import typer
 
     from rbee import __version__
-    from rbee.cli import access, asking, browser, colony, config, hives, jobs, models, simulating
+    from rbee.cli import (
+        access,
+        asking,
+        backends,
+        browser,
+        colony,
+        config,
+        hives,
+        jobs,
+        models,
+        simulating,
+    )
     from rbee.cli.shared import AsJson, LogFormat, run
 except KeyboardInterrupt:  # these imports are most of the time before `main`
     raise SystemExit(130) from None
@@ -42,6 +53,7 @@ for group, name in (
     (colony.worker, "worker"),
     (jobs.job, "job"),
     (models.model, "model"),
+    (backends.backend, "backend"),
     (access.key, "key"),
     (access.cert, "cert"),
     (config.config, "config"),

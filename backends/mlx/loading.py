@@ -33,7 +33,7 @@ from rbee.errors import (
 )
 
 from ..shared.template import ChatTemplate
-from ..torch.vocab import Vocab
+from ..shared.hf_vocab import Vocab
 from . import kinds
 
 _KV_TYPES = ("f16", "bf16", "f32")

@@ -21,7 +21,7 @@ from ..shared.fitting import check_length
 from ..shared.sampling import Sampler
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
-from ..torch.vocab import Vocab
+from ..shared.hf_vocab import Vocab
 from .engine import Engine
 from .loading import Weights, give_back
 

@@ -58,9 +58,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
 	@$(PIP) install -c constraints.txt -e '.[llamacpp,demo]' >&2
 	@touch $@
 
-$(VENV)/.installed-dev: constraints-dev.txt $(VENV)/.installed
-	@echo "Installing what tests and checks need." >&2
-	@$(PIP) install -q -c constraints.txt -c constraints-dev.txt -e '.[llamacpp,demo,dev]' >&2
+# The tests of torch need it. PyPI's build for Linux brings CUDA, some 3 GB; PyTorch's own index has
+# one without: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX :=
+
+$(VENV)/.installed-dev: constraints-dev.txt constraints-torch.txt $(VENV)/.installed
+	@echo "Installing what tests and checks need, PyTorch among it." >&2
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+	  $(PIP) install -q -c constraints-torch.txt --index-url $(TORCH_INDEX) torch >&2; \
+	fi
+	@$(PIP) install -q -c constraints.txt -c constraints-dev.txt -c constraints-torch.txt \
+	  -e '.[llamacpp,demo,dev,torch]' >&2
 	@touch $@
 
 setup: $(VENV)/.installed

@@ -7,7 +7,9 @@ choice of the dtype. Used in the worker only: asking torch may start a driver.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -96,18 +98,21 @@ def find_device(wanted: str) -> TorchDevice:
     )
 
 
-def choose_dtype(device: TorchDevice, parameters: int) -> torch.dtype:
-    """The numbers to compute in, for a model with so many weights.
+def choose_dtype(device: TorchDevice, parameters: int, stored: torch.dtype) -> torch.dtype:
+    """The numbers to compute in, for so many weights that were stored so.
 
-    On a CPU 32 bits where half of the free memory holds them (quicker there, and the closest to
-    what was trained), else bfloat16. On a GPU bfloat16, and float16 where it has none.
+    A GPU computes in 16 bits, as stored where that is 16 bits, else in bfloat16 (float16 where it
+    has none). A CPU with instructions for bfloat16 computes 16 bits in that: half the memory to
+    read for each token. What was stored in 32 bits, and everything on other CPUs, is computed in 32
+    bits where half of the free memory holds them.
     """
-    if device.on_cpu:
-        fits = parameters * 4 <= device.memory_free * _FULL_SHARE
-        return torch.float32 if fits else torch.bfloat16
-    if device.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        return torch.float16
-    return torch.bfloat16
+    if not device.on_cpu:
+        has = device.device.type != "cuda" or torch.cuda.is_bf16_supported()
+        return torch.float16 if stored == torch.float16 or not has else torch.bfloat16
+    if stored != torch.float32 and _cpu_has_bf16():
+        return torch.bfloat16
+    fits = parameters * 4 <= device.memory_free * _FULL_SHARE
+    return torch.float32 if fits else torch.bfloat16
 
 
 def check_room(device: TorchDevice, needed: int, what: str) -> None:
@@ -122,6 +127,12 @@ def check_room(device: TorchDevice, needed: int, what: str) -> None:
         available=device.memory_free,
         device=device.name,
     )
+
+
+def _cpu_has_bf16() -> bool:
+    asked = getattr(torch.cpu, "get_capabilities", None)
+    told: Mapping[str, Any] = asked() if asked is not None else {}
+    return any(told.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _cuda(kind: str, number: int) -> TorchDevice:

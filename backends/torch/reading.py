@@ -76,7 +76,7 @@ def load(
             where, local_files_only=True, trust_remote_code=False, **extra
         )
         embeds = not gguf and _embeds(model.path, config)
-        dtype = choose_dtype(device, parameters)
+        dtype = choose_dtype(device, parameters, _stored(config, gguf=gguf))
         check_room(device, parameters * dtype.itemsize, f"{model.id} in {NAMES[dtype]}")
         log.info("%s: %d weights in %s on %s", model.id, parameters, NAMES[dtype], device.name)
         progress(f"reading weights in {NAMES[dtype]}", 0.0)
@@ -153,6 +153,14 @@ def _gguf_parameters(path: Path) -> int:
             action="Install it: pip install 'rbee[torch]'.",
         ) from exc
     return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+
+
+def _stored(config: Any, *, gguf: bool) -> torch.dtype:
+    """What numbers the files hold; of a GGUF file's blocks none says more than 16 bits do."""
+    told: Any = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    if isinstance(told, torch.dtype) and told.is_floating_point:
+        return told
+    return torch.bfloat16 if gguf else torch.float32
 
 
 def _embeds(folder: Path, config: Any) -> bool:

@@ -70,6 +70,7 @@ def pins(name: str) -> dict[str, str]:
         (["llamacpp", "demo", "nvidia", "lan", "web"], ["constraints.txt"]),
         (["dev"], ["constraints.txt", "constraints-dev.txt"]),
         (["mlx"], ["constraints.txt", "constraints-mlx.txt"]),
+        (["torch"], ["constraints.txt", "constraints-torch.txt"]),
     ],
 )
 def test_every_dependency_is_pinned_to_an_allowed_version(extras: list[str], files: list[str]):

@@ -99,5 +99,5 @@ def test_wheel_is_what_runs_and_has_its_backends_and_themes(installed: Path, tmp
     code, themes_code, backends, themes = json.loads(out)
     for path in (code, themes_code):
         assert Path(path).is_relative_to(installed.parent), path
-    assert backends == ["echo", "llamacpp"]
+    assert backends == ["echo", "llamacpp", "mlx", "torch"]
     assert themes == sorted(path.name for path in (ROOT / "themes").glob("*.toml"))

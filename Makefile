@@ -62,13 +62,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.created
 # one without: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX :=
 
-$(VENV)/.installed-dev: constraints-dev.txt constraints-torch.txt $(VENV)/.installed
-	@echo "Installing what tests and checks need, PyTorch among it." >&2
+$(VENV)/.installed-dev: constraints-dev.txt constraints-torch.txt constraints-mlx.txt \
+  $(VENV)/.installed
+	@echo "Installing what tests and checks need, PyTorch and MLX among it." >&2
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(PIP) install -q -c constraints-torch.txt --index-url $(TORCH_INDEX) torch >&2; \
 	fi
 	@$(PIP) install -q -c constraints.txt -c constraints-dev.txt -c constraints-torch.txt \
-	  -e '.[llamacpp,demo,dev,torch]' >&2
+	  -c constraints-mlx.txt -e '.[llamacpp,demo,dev,torch,mlx]' >&2
 	@touch $@
 
 setup: $(VENV)/.installed

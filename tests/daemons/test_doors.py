@@ -41,6 +41,7 @@ def open_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A queen open to all, with a certificate and two keys (`infer.key`, `admin.key`)."""
     home = Home(tmp_path_factory.mktemp("open"))
     home.env |= {"RBEE_QUEEN_HOST": EVERYWHERE, "RBEE_QUEEN_PORT": free_port()}
+    home.env["RBEE_QUEEN_OLLAMA_PORT"] = free_port()
     refused = home.rbee("queen", "start")
     assert (refused.returncode, "BIND_REFUSED" in refused.stderr) == (1, True), refused.stderr
     assert "rbee key create" in refused.stderr
@@ -72,6 +73,23 @@ def test_her_own_door_stays_on_loopback(open_house: Home) -> None:
     assert open_house.rbee("infer", "--model", "echo", "by the owner").stdout.strip() == (
         "by the owner"
     )
+
+
+def test_ollamas_port_is_guarded_in_the_same_way(open_house: Home) -> None:
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback's")
+    at = f"{address}:{open_house.env['RBEE_QUEEN_OLLAMA_PORT']}"
+    with httpx.Client(verify=False, trust_env=False, timeout=20) as anybody:
+        refused = anybody.get(f"https://{at}/api/tags")
+        assert (refused.status_code, set(refused.json())) == (401, {"error", "code"})
+        headers = {"Authorization": f"Bearer {key(open_house, 'infer')}"}
+        assert anybody.get(f"https://{at}/api/tags", headers=headers).status_code == 200
+        body = {"model": "echo", "prompt": "", "keep_alive": 0}
+        forbidden = anybody.post(f"https://{at}/api/generate", headers=headers, json=body)
+        assert (forbidden.status_code, forbidden.json()["code"]) == (403, "FORBIDDEN")
+        with pytest.raises(httpx.HTTPError):
+            anybody.get(f"http://{at}/")
 
 
 def test_tls_by_ones_own_authority(open_house: Home) -> None:

@@ -124,12 +124,12 @@ def _backends(hive: HiveInfo) -> Iterator[Check]:
     for absent in hive.absent_backends:
         yield _absent(hive, absent, "not usable")
     if not any("gguf" in backend.formats for backend in hive.backends):
-        install = f"rbee hive install {hive.name} --extra llamacpp"
+        install = "pip install 'rbee[llamacpp]'"
         yield Check(
             name="backends",
             state=State.FAIL,
             message="no backend there can run GGUF models",
-            action=install if hive.record else "pip install 'rbee[llamacpp]'",
+            action=extra_action(hive, install),
         )
 
 

@@ -22,6 +22,7 @@ from rbee.commands.hive_tables import (
     wrapped,
 )
 from rbee.commands.tables import clip, table
+from rbee.core.backends import extras_with
 from rbee.machine_words import times
 from rbee.narration import printable
 from rbee.output import duration, moment, size
@@ -68,7 +69,9 @@ def extra_action(hive: HiveInfo, action: str) -> str:
     wanted = _EXTRA.search(action)
     if hive.record is None or wanted is None:
         return action
-    return f"rbee hive install {hive.name} --extra {wanted[1]}"
+    have = (backend.name for backend in hive.backends)
+    extras = extras_with(wanted[1], have, hive.devices)
+    return f"rbee hive install {hive.name} " + " ".join(f"--extra {extra}" for extra in extras)
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

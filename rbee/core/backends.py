@@ -94,16 +94,25 @@ def install(form: str, hive: HiveState, *, without: Iterable[str] = ()) -> str |
     return _command(ours[0], hive) if ours else None
 
 
-def _command(name: str, hive: HiveState) -> str:
-    """On another machine `rbee hive install` puts in what it is told and nothing else, so the
-    command names what is there already, too."""
-    if hive.kind != "ssh":
-        where = "Install it" if hive.kind == "local" else f"Install it on {hive.name}"
-        return f"{where}: pip install 'rbee[{name}]'."
-    have = {backend.name for backend in hive.capabilities.backends}
-    extras = [extra for extra in EXTRAS if extra in have or extra == name]
-    if any(device.kind == "cuda" for device in hive.devices):
+def extras_with(name: str, backends: Iterable[str], devices: Iterable[Device]) -> list[str]:
+    """The extras to name for `rbee hive install` so that a backend is added: it puts in what it is
+    told and nothing else, so what is there already is named, too."""
+    have = {*backends, name}
+    extras = [extra for extra in EXTRAS if extra in have]
+    if name not in extras:
+        extras.append(name)
+    if name != "nvidia" and any(device.kind == "cuda" for device in devices):
         extras.append("nvidia")
+    return extras
+
+
+def _command(name: str, hive: HiveState, action: str = "") -> str:
+    """`action`: what the machine itself says of a backend that is not usable there."""
+    if hive.kind != "ssh":
+        words = action or f"Install it: pip install 'rbee[{name}]'."
+        return words if hive.kind == "local" else f"On {hive.name}: {words}"
+    have = (backend.name for backend in hive.capabilities.backends)
+    extras = extras_with(name, have, hive.devices)
     return f"rbee hive install {hive.name} " + " ".join(f"--extra {extra}" for extra in extras)
 
 
@@ -147,7 +156,7 @@ def _missing(model: ModelInfo, hive: HiveState, asked: str | None) -> BackendUna
         ours = broken.name in EXTRAS and f"rbee[{broken.name}]" in broken.action
         return BackendUnavailable(
             f"{hive.name}: backend {broken.name} is not usable: {broken.reason}",
-            action=_command(broken.name, hive) if ours else broken.action or None,
+            action=_command(broken.name, hive, broken.action) if ours else broken.action or None,
             backend=broken.name,
         )
     if asked is not None:

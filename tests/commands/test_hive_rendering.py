@@ -165,10 +165,12 @@ def test_a_machine_is_shown_in_sections(width: int) -> None:
         "vince@10.0.0.7 (calls itself tower)", "ssh -L, 0.4 ms, lost 2 times", KEY,
         "region=attic, watts=350", "120.0 GB of 500.0 GB free", "/opt/rbee", "RTX 3090",
         "no metal: this is no Mac", "no mlx: the package mlx is not installed",
-        "→ rbee hive install gaming-pc --extra mlx", "aa:bb:cc:dd:ee:ff, up 34 s after a call",
+        "→ rbee hive install gaming-pc", "aa:bb:cc:dd:ee:ff, up 34 s after a call",
         "/home/vince/.local/share/rbee/models",
     ):  # fmt: skip
         assert told in text, (told, text)
+    install = "rbee hive install gaming-pc --extra llamacpp --extra mlx --extra nvidia"
+    assert install in " ".join(text.split())  # what is there already is named, or it would go
     assert lines[-1] == 'rbee infer --hive gaming-pc --model MODEL "…"'
 
 
@@ -239,9 +241,9 @@ def test_the_doctor_says_what_is_missing_and_the_command_that_changes_it() -> No
     found = {check.name: check for check in hive_doctor.examined(hive, OURS)}
     assert found["cuda"].state is State.OK
     assert found["vulkan"].state is State.WARN
-    assert found["llamacpp"].action == "rbee hive install gaming-pc --extra llamacpp"
+    assert found["llamacpp"].action == "rbee hive install gaming-pc --extra llamacpp --extra nvidia"
     assert found["backends"].state is State.FAIL
-    assert found["backends"].action == "rbee hive install gaming-pc --extra llamacpp"
+    assert found["backends"].action == "rbee hive install gaming-pc --extra llamacpp --extra nvidia"
     assert found["disk"].state is State.WARN
     assert "/home/vince/.local/share/rbee/models" in found["disk"].message
 

@@ -158,7 +158,7 @@ def refusal(world: Machine, operation: Infer | WorkerSpawn | None = None) -> Err
         (MAC, "local", "Install it: pip install 'rbee[mlx]'."),
         (LINUX, "ssh", "rbee hive install home --extra llamacpp --extra torch"),
         (MAC, "ssh", "rbee hive install home --extra llamacpp --extra mlx"),
-        (LINUX, "http", "Install it on home: pip install 'rbee[torch]'."),
+        (LINUX, "http", "On home: Install it: pip install 'rbee[torch]'."),
     ],
 )
 def test_nothing_fitting_is_refused_with_the_command_for_that_machine(system, kind, command):

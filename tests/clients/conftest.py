@@ -29,9 +29,11 @@ def client(user: Home) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="session")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The name of the demo model with a template that tells of tools."""
+def caller(user: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of the demo model with a template that tells of tools; its owner has loaded it."""
     pytest.importorskip("llama_cpp")
     source = packages.packaged("smollm2-135m").path
     target = tmp_path_factory.mktemp("models") / "caller-135m.gguf"
-    return f"file:{retemplated(source, target, HERMES)}"
+    name = f"file:{retemplated(source, target, HERMES)}"
+    assert user.rbee("model", "load", name).returncode == 0
+    return name

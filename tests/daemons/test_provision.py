@@ -195,7 +195,14 @@ def test_an_openai_caller_is_told_how_far_it_is(colony: Colony, hub: StandIn) ->
         "model": REF, "messages": [{"role": "user", "content": "we"}], "max_tokens": 3,
         "stream": True,
     }  # fmt: skip
-    reply = httpx.post(f"{colony.url}/v1/chat/completions", json=body, timeout=90, trust_env=False)
+    refused = httpx.post(
+        f"{colony.url}/v1/chat/completions", json=body, timeout=90, trust_env=False
+    )
+    assert refused.status_code == 401, "who is nobody has nothing fetched"
+    reply = httpx.post(
+        f"{colony.url}/v1/chat/completions", json=body, timeout=90, trust_env=False,
+        headers=colony.home.owner,
+    )  # fmt: skip
     assert reply.status_code == 200
     comments = [line for line in reply.text.splitlines() if line.startswith(": downloading")]
     percents = [int(line.split()[2]) for line in comments]

@@ -18,6 +18,7 @@ from rbee.daemons.queen.finder import Finder
 from rbee.daemons.queen.hubdesk import HubDesk, Plan
 from rbee.daemons.queen.performing import Performing
 from rbee.daemons.queen.provision import Provision
+from rbee.daemons.queen.reach import check_named
 from rbee.daemons.queen.transfers import Transfers
 from rbee.errors import HiveNotFound, HiveOffline, InvalidRequest, ModelNotFound, RbeeError
 from rbee.models import refs
@@ -127,6 +128,7 @@ class Catalog:
 
     async def one(self, name: str) -> HeldModel:
         """A model by id, reference or alias. Raises ModelNotFound, and what the hives say."""
+        check_named(name, self._colony.fleet)
         for model, hives, workers in self._colony.fleet.held_models():
             if name == model.id:
                 held = HeldModel(model=model, hives=hives, workers=workers)

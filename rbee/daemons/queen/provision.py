@@ -17,6 +17,7 @@ import msgspec
 from rbee.core import fetching, forecast
 from rbee.core.events import AbortFetch, Event, Fetched, FetchFailed, FetchModel, FetchProgress
 from rbee.daemons.queen.hubdesk import HubDesk, Plan
+from rbee.daemons.queen.reach import check_fetched, check_named
 from rbee.daemons.queen.transfers import Transfers, progress, sentence
 from rbee.errors import Insufficient, InternalError, ModelNotFound, RbeeError
 from rbee.models import refs
@@ -72,14 +73,17 @@ class Provision:
     async def locate(self, operation: Asking) -> Located:
         """The operation's model, on the hives or to be fetched to one.
 
-        Raises what refuses it: not found, not to be had, fits nowhere, with amounts and a choice.
+        Raises what refuses it: not found, not to be had, not for this caller, fits nowhere, with
+        amounts and a choice.
         """
+        check_named(operation.model, self._colony.fleet)
         try:
             return Located(await self.finder.find(operation.model, operation.hive))
         except ModelNotFound as exc:
             await self.check_elsewhere(operation.model, operation.hive)
             if not exc.details.get("hub"):
                 raise
+        check_fetched(operation.model)
         plan = await self.plan(operation.model)
         return Located(plan.model, await self.place(plan, operation))
 

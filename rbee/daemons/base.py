@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
-import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -24,13 +23,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee import naming
+from rbee.daemons.addresses import is_address, is_loopback, name_of
 from rbee.daemons.direct import patient
+from rbee.daemons.guests import Guests
 from rbee.daemons.logs import correlation as current
 from rbee.errors import (
     BindRefused,
     Forbidden,
     InternalError,
     InvalidApiKey,
+    InvalidRequest,
     MethodNotAllowed,
     MissingApiKey,
     NotFound,
@@ -49,6 +51,8 @@ TOLD = "rbee.told"
 """Headers in a request's state that its reply is to have, whatever it is."""
 RETRY_AFTER = 1
 Handler = Callable[[Request], Awaitable[Response]]
+ONCE = (b"host", b"origin", b"authorization", b"x-api-key")
+"""Headers whose second value would be looked at by one and not by another."""
 
 
 def listen(
@@ -65,7 +69,7 @@ def listen(
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
-        sock.listen(2048)
+        sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
         holder = _holder(port) if name_holder else ""
@@ -87,26 +91,6 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_address(host: str) -> bool:
-    """Whether it is an IP address and no name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _holder(port: int) -> str:
     import psutil  # 15 ms, and only when something is wrong
 
@@ -120,6 +104,8 @@ def _holder(port: int) -> str:
 
 
 DATE_EVERY = 1.0
+HANDSHAKE, BACKLOG = 10.0, 2048
+"""Seconds for a client's part of TLS; connections that the system keeps until they are taken."""
 
 
 class Server(uvicorn.Server):
@@ -138,6 +124,21 @@ class Server(uvicorn.Server):
         if self._stopped is not None:
             self._stopped.set()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer on the sockets. uvicorn's own waits a minute for a client's part of TLS."""
+        config = self.config
+        kind, state = config.http_protocol_class, self.server_state
+        protocol = functools.partial(kind, config=config, server_state=state, app_state={})
+        limit = HANDSHAKE if config.ssl is not None else None
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=sock, ssl=config.ssl, ssl_handshake_timeout=limit, backlog=BACKLOG
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
     async def main_loop(self) -> None:
         """Keep the replies' date until this is stopped. uvicorn's own looks ten times a second
         whether it is, which was a third of what an idle hive computes."""
@@ -153,16 +154,21 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def make_server(
-    app: ASGIApp, *, patience: float | None = None, tls: tuple[Path, Path] | None = None
+    app: ASGIApp,
+    *,
+    patience: float | None = None,
+    tls: tuple[Path, Path] | None = None,
+    guests: Guests | None = None,
 ) -> Server:
     """A server for the app; log lines go through the `rbee` logger only.
 
     `patience`: seconds within which a request must have come whole. `tls`: certificate and key.
+    `guests` counts the connections of other machines.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(
         app,
-        http=patient(patience),
+        http=patient(patience, guests),
         ssl_certfile=tls[0] if tls is not None else None,
         ssl_keyfile=tls[1] if tls is not None else None,
         log_config=None,
@@ -224,7 +230,7 @@ class Door:
         """One request."""
         if scope["type"] != "http":
             return
-        headers = dict(scope["headers"])
+        headers: dict[bytes, bytes] = dict(scope["headers"])
         correlation = naming.correlation_id(_text(headers.get(b"x-correlation-id")))
         scope.setdefault("state", {})["correlation_id"] = correlation
         current.set(correlation)  # the server has a task of its own for each request
@@ -244,6 +250,8 @@ class Door:
 
         try:
             self._check(headers)
+            if len(headers) < len(scope["headers"]):
+                _check_once(scope["headers"])
             del headers  # a stream is long
             await self._app(scope, self._bounded(receive), tagged)
         except RbeeError as exc:
@@ -271,15 +279,14 @@ class Door:
 
     def _check(self, headers: dict[bytes, bytes]) -> None:
         host = (_text(headers.get(b"host")) or "").strip()
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        name = name.strip("[]")
+        name = name_of(host)
         if not (
             is_loopback(name)
             or name.lower().rstrip(".") in self._hosts
             or (self._addresses and is_address(name))
         ):
             raise Forbidden(
-                f"requests for host {name[:80]!r} are refused here",
+                f"requests for host {host[:80]!r} are refused here",
                 action="Use 127.0.0.1 or localhost, or name it in `queen.allowed_hosts`.",
             )
         origin = _text(headers.get(b"origin"))
@@ -307,6 +314,12 @@ class Door:
             return message
 
         return counted
+
+
+def _check_once(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    for name in ONCE:
+        if sum(1 for header, _ in headers if header == name) > 1:
+            raise InvalidRequest(f"the header {name.decode()} came more than once")
 
 
 def _text(value: bytes | None) -> str | None:

@@ -15,9 +15,13 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from rbee.daemons.guests import Guests
+
 _NAME = "rbee.wire"
 HEAD_LIMIT = 64 << 10
-"""Bytes that a request's line and headers may have."""
+"""Bytes that a request's line and headers may have, about; and what frames a body's chunks."""
+FRAMING = 8
+"""Bytes of framing that each byte of a body may bring: a chunk of one byte has five around it."""
 
 
 class Gathering:
@@ -125,6 +129,16 @@ class Line(list[object]):
         self.insert(0, one)
 
 
+class _Heard(list[tuple[bytes, bytes]]):
+    """Where headers go that come behind a body: they were looked at before it."""
+
+    def append(self, one: tuple[bytes, bytes]) -> None:
+        """To nowhere."""
+
+
+_HEARD = _Heard()
+
+
 class WireProtocol(HttpToolsProtocol):
     """uvicorn's, which tells the application of its wire.
 
@@ -133,10 +147,16 @@ class WireProtocol(HttpToolsProtocol):
     """
 
     # In the object's dict, a 31st attribute would make that three times as large.
-    __slots__ = ("gathering", "head", "hurry", "lost", "watchers")
+    __slots__ = ("frame", "gathering", "guest", "head", "hurry", "lost", "watchers")
 
     patience: ClassVar[float | None] = None
     """Seconds within which a request must have come whole."""
+    guests: ClassVar[Guests | None] = None
+    """Counts connections of other machines."""
+    guest: str | None
+    """As whom this one is counted."""
+    frame: int
+    """Bytes of a body's request, about, that were not the body's."""
     head: int
     """Bytes, about, that came of a request whose headers are not all there; 0: they are."""
     hurry: asyncio.TimerHandle | None
@@ -152,27 +172,45 @@ class WireProtocol(HttpToolsProtocol):
         self.pipeline = Line()  # type: ignore[assignment]
         self.lost = False
         self.watchers = ()
-        self.head = 0
+        self.head = self.frame = 0
         self.hurry = None
+        self.guest = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has come."""
         self.gathering = Gathering(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", self.gathering))
         self.flow = Flow(cast("asyncio.Transport", self.gathering))
+        if self.guests is not None and self.client is not None:
+            self.guest = self.guests.enter(self.client[0])
+            if self.guest is None:
+                self._cut(b"503 Service Unavailable")
+                return
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, or of several."""
         super().data_received(data)
+        cycle = cast("RequestResponseCycle | None", self.cycle)
         if self.head:
             self.head += len(data)
             if self.head > HEAD_LIMIT:
                 self._cut(b"431 Request Header Fields Too Large")
                 return
-        elif not self._lacks_body():
+        elif cycle is not None and cycle.more_body:
+            self.frame += len(data)
+            if self.frame > 2 * HEAD_LIMIT:
+                self._cut(None if cycle.response_started else b"400 Bad Request")
+                return
+        elif cycle is not None and not cycle.response_complete:
             return
+        # Else bytes came that begin nothing, and uvicorn has put its own clock away.
         self._await_request()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a request's body."""
+        self.frame -= FRAMING * len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """All of a request has come."""
@@ -213,7 +251,7 @@ class WireProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins on this connection."""
         super().on_message_begin()
-        self.head = 1
+        self.head, self.frame = 1, 0
         self.scope["extensions"] = {_NAME: Wire(self)}  # pyright: ignore[reportGeneralTypeIssues]
 
     def on_headers_complete(self) -> None:
@@ -223,11 +261,22 @@ class WireProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not before:
             self.cycle.message_event = Signal()  # type: ignore[assignment]
+        self.headers = _HEARD
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It wants to speak something else: it is answered, and understood no further."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is None or cycle.response_complete:
+            self._cut(None)
+        else:
+            cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, by whomever."""
         self.lost = True
         self._at_ease()
+        if self.guest is not None and self.guests is not None:
+            self.guests.leave(self.guest)
         super().connection_lost(exc)
         for left in self.watchers:
             left()
@@ -269,16 +318,16 @@ class Wire:
 
     def settle(self) -> None:
         """The reply has begun and will take long: nobody asks for the request's head any more."""
-        self._protocol.scope["headers"] = self._protocol.headers = []
+        self._protocol.scope["headers"] = []
 
 
-def patient(patience: float | None) -> type[WireProtocol]:
-    """The protocol with that patience."""
+def patient(patience: float | None, guests: Guests | None = None) -> type[WireProtocol]:
+    """The protocol with that patience, for connections that are counted so."""
 
     class Patient(WireProtocol):
         __slots__ = ()
 
-    Patient.patience = patience
+    Patient.patience, Patient.guests = patience, guests
     return Patient
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from typing import TYPE_CHECKING
 
 import anyio
 
 from rbee.daemons.base import make_server, serve
+from rbee.daemons.guests import Guests
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -19,10 +21,12 @@ class Front:
 
     def __init__(self, app: ASGIApp, doors: Doors, *, patience: float) -> None:
         tls = (doors.tls.cert, doors.tls.key) if doors.tls is not None else None
+        guests = Guests(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._served = [(make_server(app, patience=patience), doors.inner)]
         for sock in (doors.outer, doors.ollama):
             if sock is not None:
-                self._served.append((make_server(app, patience=patience, tls=tls), sock))
+                server = make_server(app, patience=patience, tls=tls, guests=guests)
+                self._served.append((server, sock))
         self.ended = anyio.Event()
 
     async def run(self) -> None:

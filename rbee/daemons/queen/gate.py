@@ -7,12 +7,10 @@ Owns wrong keys being slowed, limits by key, and the headers that tell of them. 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -22,6 +20,7 @@ from rbee.access.brakes import Brakes
 from rbee.access.keys import digest_of, looks_like_key
 from rbee.access.rates import Bucket
 from rbee.access.usage import app_of
+from rbee.daemons.addresses import network_of, plain
 from rbee.daemons.base import TOLD, Handler, is_loopback
 from rbee.daemons.queen.callers import Caller, Kind, present
 from rbee.daemons.queen.scopes import Need, may, need_of, refusal
@@ -99,7 +98,7 @@ class Gate:
 
     def admit(self, request: Request, need: Need) -> Caller:
         """Raises MissingApiKey, InvalidApiKey, Forbidden, RateLimited."""
-        host = request.client.host if request.client is not None else ""
+        host = plain(request.client.host) if request.client is not None else ""
         local = is_loopback(host)
         app = app_of(request.headers.get("user-agent", "")[:200])
         given = _presented(request)
@@ -121,7 +120,7 @@ class Gate:
         lenient = local and not self._settings().require_key
         if lenient and not looks_like_key(given):
             return None
-        key = self._checked(given, _network(host))
+        key = self._checked(given, network_of(host))
         return Caller(Kind.KEY, app, key, admin=Scope.ADMIN in key.scopes)
 
     def _checked(self, given: str, address: str) -> Key:
@@ -201,15 +200,3 @@ def _presented(request: Request) -> str | None:
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()[:512]
     return request.headers.get("x-api-key", "").strip()[:512] or None
-
-
-@lru_cache(maxsize=1024)
-def _network(host: str) -> str:
-    """Whose wrong keys are counted together: an IPv4 address, or an IPv6 network of 64 bits."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "unknown"
-    if address.version == 6:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return host

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -46,6 +47,8 @@ COLLECT = (5_000, 20, 200)
 """gc's thresholds: nothing on a request's way makes cycles, so there is little to look for."""
 
 
+FILES = 65536
+"""That she may have open, where the system lets her."""
 Reload = Callable[[], Settings]
 
 
@@ -63,6 +66,7 @@ def serve(
     takes the queen down. Raises QueenRunning, PortTaken and SettingsError before anything started.
     """
     setup_logging(settings)
+    _open_many()
     paths.ensure()
     with locked(paths.lock_file) as mine:
         if not mine:
@@ -163,6 +167,14 @@ async def _lifeline(queen: Queen) -> None:
     queen.ask_to_stop("whoever started her is gone")
 
 
+def _open_many() -> None:
+    """Each connection is a file: callers that hold many must not keep her from opening her own."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def _already(paths: Paths) -> QueenRunning:
     state = read_state(paths)
     if state is None:
@@ -185,7 +197,8 @@ def setup_logging(settings: Settings) -> None:
     root.setLevel(settings.log.level.upper())
     root.propagate = False
     logging.getLogger("uvicorn").handlers[:] = [handler]
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Its warnings are of requests that are none, and anybody can send as many as he likes.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def _notify_ready() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -262,7 +263,10 @@ async def test_only_absolute_paths_are_written(session: Session, tmp_path: Path,
 async def echo(end: Endpoint) -> AsyncIterator[None]:
     """A server there, that answers in capitals."""
 
+    open_: list[asyncio.StreamWriter] = []
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_.append(writer)
         while data := await reader.read(4096):
             writer.write(data.upper())
         writer.close()
@@ -273,6 +277,10 @@ async def echo(end: Endpoint) -> AsyncIterator[None]:
         server = await asyncio.start_server(answer, end.host, end.port)
     async with server:
         yield
+    for writer in open_:  # its reader may not have seen the end yet
+        writer.close()
+        with anyio.fail_after(20), contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def ask(end: Endpoint) -> bytes:

@@ -200,7 +200,7 @@ def other_rbee(folder: Path, *, protocol: int = OTHER_PROTOCOL) -> Path:
     for file, old, new in (
         ("rbee/__init__.py", '__version__ = "0.1.0"', f'__version__ = "{OTHER_VERSION}"'),
         ("rbee/protocol/__init__.py", "PROTOCOL = 1\n", f"PROTOCOL = {protocol}\n"),
-        ("rbee/settings.py", HIVE_SETTINGS, f"{HIVE_SETTINGS}{MOTTO}"),
+        ("rbee/settings_sections.py", HIVE_SETTINGS, f"{HIVE_SETTINGS}{MOTTO}"),
     ):
         text = (tree / file).read_text("utf-8")
         assert old in text

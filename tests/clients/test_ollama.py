@@ -37,14 +37,14 @@ def owner(user: Home) -> Iterator[ollama.Client]:
     headers = {"Authorization": f"Bearer {user.owner['Authorization'].split()[1]}"}
     client = ollama.Client(user.url, headers=headers, timeout=60)
     yield client
-    client._client.close()
+    client.close()
 
 
 @pytest.fixture(scope="module")
 def guest(user: Home) -> Iterator[ollama.Client]:
     client = ollama.Client(user.url, timeout=60)
     yield client
-    client._client.close()
+    client.close()
 
 
 def said(text: str) -> list[dict[str, str]]:

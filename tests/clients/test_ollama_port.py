@@ -31,4 +31,4 @@ def test_it_is_answered_there_when_nothing_else_has_it(home: Home) -> None:
     assert not home.url.endswith(str(port))
     client = ollama.Client(f"http://127.0.0.1:{port}")
     assert client.generate("echo", "one two").response == "one two"
-    client._client.close()
+    client.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ from rbee.errors import InvalidRequest, ModelNotFound, ValidationFailed
 from rbee.models import refs
 from rbee.protocol.base import encode
 from rbee.protocol.messages import JsonBySchema, NamedTool
+from rbee.settings import fields
 
 DOCS = Path(__file__).parents[2] / "docs"
 IDS = {"smollm2-135m", "org/repo:Q4_K_M", "org/repo@abc::sub/file.gguf"}
@@ -299,3 +302,16 @@ def test_no_parameter_of_the_official_clients_is_forgotten(
 ) -> None:
     known = set[str]().union(*rows(page, title).values())
     assert set(theirs) <= known
+
+
+def test_what_the_page_about_clients_says_can_be_read() -> None:
+    text = (DOCS / "clients.md").read_text("utf-8")
+    known = {field.name for field in fields()}
+    blocks = re.findall(r"```(json|toml)\n(.*?)```", text, re.DOTALL)
+    assert {kind for kind, _ in blocks} == {"json", "toml"}
+    for kind, block in blocks:
+        if kind == "json":
+            assert json.loads(block)
+        else:
+            told_ = tomllib.loads(block)
+            assert {f"{section}.{name}" for section in told_ for name in told_[section]} <= known

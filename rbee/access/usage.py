@@ -46,6 +46,7 @@ _ADD = """
     ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
         tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out
 """
+_KNOWN = "SELECT day, key, app, model FROM used WHERE day = ?"
 _SUM = """
     SELECT key, app, model, sum(requests), sum(tokens_in), sum(tokens_out), min(day), max(day)
     FROM used WHERE day >= ? GROUP BY key, app, model ORDER BY 5 + 6 DESC, 1, 2, 3 LIMIT 10000
@@ -60,7 +61,9 @@ class Usage:
         self._path = path
         self.days = days
         self._fresh: dict[Cell, Counts] = {}
+        self._day = ""
         self._seen: set[Cell] = set()
+        """Of that day."""
         self._db: sqlite3.Connection | None = None
         self._lock = anyio.Lock()
         self.set_aside: Path | None = None
@@ -72,11 +75,13 @@ class Usage:
         if self.days <= 0:
             return
         day = day_of(utc)
+        if day != self._day:
+            self._day, self._seen = day, set()
         cell = (day, key, app, model[:200])
         if cell not in self._seen:
-            if sum(one[0] == day for one in self._seen) >= ROWS_A_DAY:
+            if len(self._seen) >= ROWS_A_DAY:
                 cell = (day, key, OTHER, OTHER)
-            self._seen = {one for one in self._seen if one[0] == day} | {cell}
+            self._seen.add(cell)
         requests, before_in, before_out = self._fresh.get(cell, (0, 0, 0))
         self._fresh[cell] = (requests + 1, before_in + tokens_in, before_out + tokens_out)
 
@@ -142,6 +147,8 @@ class Usage:
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
             self._db, self.set_aside = open_checked(self._path, MIGRATIONS)
+            day, seen = self._day, self._seen
+            seen.update(self._db.execute(_KNOWN, (day,)).fetchall())  # by a queen before this one
         return self._db
 
 

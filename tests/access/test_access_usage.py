@@ -67,6 +67,16 @@ async def test_a_flood_of_apps_takes_bounded_room(
     assert {row.app: row.requests for row in rows}[OTHER] == 45
     assert sum(row.requests for row in rows) == 50
     usage.close()
+    second = Usage(tmp_path / "usage.db", 90)
+    add(second, app="app0")
+    await second.flush()
+    for number in range(50, 60):
+        add(second, app=f"app{number}")
+    rows = (await second.report(NOW)).rows
+    assert len(rows) == 6, "those of the queen before count, too"
+    counts = {row.app: row.requests for row in rows}
+    assert (counts[OTHER], counts["app0"]) == (55, 2)
+    second.close()
 
 
 async def test_what_cannot_be_kept_now_is_kept_later(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ class Probe:
         """Devices, the CPU first, and the kinds that are absent with the reason."""
         devices = [self._cpu.read()]
         found, absent = self._nvidia.read()
-        devices += found
-        return devices, [*absent, apple.absent()]
+        metal, without = apple.read()
+        return [*devices, *found, *metal], [*absent, *without]
 
     def close(self) -> None:
         """Close the drivers' libraries; a later read opens them again."""

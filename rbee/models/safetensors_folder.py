@@ -26,7 +26,7 @@ MAX_SHARDS = 2048
 _MAX_CONFIG = 4 << 20
 _MAX_INDEX = 64 << 20
 _MAX_FIGURE, _MAX_KV = 1 << 31, 1 << 40
-_F16 = 2
+_F16, _F32 = 2, 4
 _UBATCH, _CTX = 512, 4096
 _TALKERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _EMBEDDERS = ("Model", "ForMaskedLM", "ForTextEmbedding")
@@ -151,19 +151,21 @@ def describe(
         parameters=sum(_numbers(dtype, n, bits) for dtype, n in weights.elements.items()),
         context=_figure(text, "max_position_embeddings", "n_positions", "max_seq_len") or None,
         weights_bytes=weights.size,
-        kv_bytes_per_token=_kv_per_token(text, width),
+        kv_bytes_per_token=_kv_per_token(text, width, _main_type(weights)),
         compute_bytes=int(_UBATCH * 4 * (6.75 * width + 2 * inner) + _CTX * _UBATCH * 2),
         capabilities=_capabilities(config, sentences=sentences),
         digest=digest,
     )
 
 
-def _kv_per_token(text: Mapping[str, Any], width: int) -> int:
+def _kv_per_token(text: Mapping[str, Any], width: int, dtype: str | None) -> int:
+    """torch and mlx keep keys and values in the numbers they compute in: 32 bits where the model
+    was stored so (torch on a GPU takes 16), else 16."""
     layers = _figure(text, "num_hidden_layers", "n_layer", "num_layers")
     heads = _figure(text, "num_attention_heads", "n_head")
     pairs = _figure(text, "num_key_value_heads", "num_kv_heads") or heads
     head = _figure(text, "head_dim") or (width // heads if heads else 0)
-    return min(layers * pairs * head * 2 * _F16, _MAX_KV)
+    return min(layers * pairs * head * 2 * (_F32 if dtype == "F32" else _F16), _MAX_KV)
 
 
 def _quantisation(config: Mapping[str, Any]) -> tuple[str | None, int]:

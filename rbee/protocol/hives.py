@@ -18,6 +18,7 @@ from rbee.protocol.memory import (
     TEXTS,
     UBATCH,
     UNKNOWN_BYTES,
+    UNPACKED,
     KvWindow,
     Measured,
     padded,
@@ -52,8 +53,7 @@ class Absent(Wire, frozen=True, kw_only=True):
     name: str
     reason: str
     action: str = ""
-    formats: list[str] = []
-    """Of a backend: what it would run if it were here."""
+    formats: list[str] = []  # of a backend: what it would run
 
 
 class BackendStatus(Wire, frozen=True, kw_only=True):
@@ -164,6 +164,8 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
         weights = self.weights_bytes
         if device_kind != "cpu":
             weights = self.gpu_weights_bytes or weights
+        if self.format == "gguf" and backend in UNPACKED:
+            weights = max(weights, (self.parameters or 0) * UNPACKED[backend])
         if self.embeds:
             return weights + self._vectors(ctx, flash=flash)
         kv = self.kv_bytes(ctx=ctx, slots=slots, kv_type=kv_type)
@@ -187,13 +189,9 @@ class ModelInfo(Wire, frozen=True, kw_only=True):
         if not self.weights_bytes:
             return UNKNOWN_BYTES
         used = self.memory_used(
-            ctx=ctx,
-            slots=slots,
-            kv_type=kv_type,
-            device_kind=device_kind,
-            flash=flash,
+            ctx=ctx, slots=slots, kv_type=kv_type, device_kind=device_kind, flash=flash,
             backend=backend,
-        )
+        )  # fmt: skip
         return used + DEVICE_BYTES.get(device_kind, 0) + max(LEAST_MARGIN, used // 20)
 
     def _working(self, ctx: int, slots: int, *, flash: bool) -> int:

@@ -12,6 +12,8 @@ KV_BITS = {
     "q4_0": 4.5, "iq4_nl": 4.5,
 }  # fmt: skip
 """How keys and values can be kept → bits each number takes, block scales included."""
+UNPACKED = {"torch": 2}
+"""Backend that unpacks the weights of a GGUF file → bytes each of them then takes."""
 UNKNOWN_BYTES = 64 << 20
 """What a model of unknown weights is taken to need, margin included (echo, models of plug-ins)."""
 DEVICE_BYTES = {"cuda": 400 << 20, "hip": 400 << 20}

@@ -13,7 +13,14 @@ from rbee.core.feasibility import Wish, places
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
-from rbee.core.sizing import Spread, ctx_that_fits, quant_that_fits, slots_that_fit, ways_out
+from rbee.core.sizing import (
+    Spread,
+    ctx_that_fits,
+    need_of,
+    quant_that_fits,
+    slots_that_fit,
+    ways_out,
+)
 from rbee.errors import InsufficientRam, InsufficientVram, ValidationFailed
 from rbee.protocol.hives import HiveTelemetry
 from rbee.protocol.memory import KV_BITS, KvWindow, Measured
@@ -251,3 +258,12 @@ def test_what_is_said_to_fit_fits_and_one_more_does_not(free, ctx, slots, kv_typ
     assert smaller is None or (smaller < ctx and need(slots, smaller) <= free)
     said = ways_out(MODEL, spread, ctx=ctx, slots=slots, free=free)
     assert said is None or said.startswith("Set worker.")
+
+
+def test_a_backend_that_unpacks_gguf_needs_the_unpacked_weights():
+    packed = msgspec.structs.replace(model(gib=1.0), parameters=2 * GIB)
+    as_it_is = need_of(packed, Spread(backend="llamacpp"), ctx=1024, slots=1)
+    unpacked = need_of(packed, Spread(backend="torch"), ctx=1024, slots=1)
+    assert unpacked - as_it_is >= 3 * GIB
+    folder = msgspec.structs.replace(packed, format="safetensors")
+    assert need_of(folder, Spread(backend="torch"), ctx=1024, slots=1) == as_it_is

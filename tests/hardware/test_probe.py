@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from rbee.hardware import apple, cpu
@@ -63,10 +64,21 @@ def test_a_missing_driver_is_not_asked_for_at_every_reading():
 
 @pytest.mark.parametrize(
     ("system", "machine", "reason"),
-    [("Linux", "x86_64", "Linux"), ("Darwin", "x86_64", "silicon"), ("Darwin", "arm64", "version")],
+    [("Linux", "x86_64", "Linux"), ("Darwin", "x86_64", "silicon")],
 )
 def test_metal_is_absent_for_a_reason(system, machine, reason):
-    assert reason in apple.absent(system, machine).reason
+    found, [gone] = apple.read(system, machine)
+    assert found == []
+    assert (gone.name, reason in gone.reason) == ("metal", True)
+
+
+def test_a_mac_offers_its_gpu_with_a_share_of_the_memory():
+    [device], absent = apple.read("Darwin", "arm64")
+    assert absent == []
+    assert (device.name, device.kind) == ("metal:0", "metal")
+    memory = psutil.virtual_memory().total
+    assert 0.6 * memory < device.memory_total < 0.75 * memory
+    assert device.memory_used + device.memory_free == device.memory_total
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")

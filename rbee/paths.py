@@ -166,12 +166,20 @@ class Paths:
 
 
 def make_private(folder: Path) -> None:
-    """Make one folder with mode 0700 unless it is there. Raises Forbidden naming it."""
+    """Make one folder with mode 0700 unless it is there. Raises Forbidden naming it, also where any
+    user may put files in the place of ours."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        open_to_all = folder.stat().st_mode & 0o002
     except (PermissionError, FileExistsError, NotADirectoryError) as exc:
         raise Forbidden(
             f"{folder} cannot be made: {exc.strerror}",
             action="Give this user the right to write there, or choose a folder with RBEE_HOME.",
             path=str(folder),
         ) from exc
+    if open_to_all:
+        raise Forbidden(
+            f"any user of this machine may write in {folder}",
+            action=f"Take that right away: chmod 700 {folder}. Or choose a folder with RBEE_HOME.",
+            path=str(folder),
+        )

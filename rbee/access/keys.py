@@ -189,10 +189,12 @@ def check_name(name: str) -> None:
 def owner_token(path: Path, *, make: bool = False) -> str | None:
     """The token by which the queen knows her owner's commands: whoever can read the file is them.
 
-    `make`: write one unless there is a sound one. None: there is none, or it cannot be read.
+    `make`: write one unless there is a sound one of this user's. None: there is none, or it cannot
+    be read.
     """
     try:
-        if path.stat().st_mode & 0o077:
+        about = path.stat()
+        if about.st_mode & 0o077 or (make and about.st_uid != os.geteuid()):
             raise PermissionError
         kept = path.read_text("ascii").strip()
         if re.fullmatch(OWNER_PREFIX + r"[A-Za-z0-9_-]{43}", kept):

@@ -18,7 +18,7 @@ from rbee.access.ours import born_of, is_that, our_url
 from rbee.access.presented import for_url, learn
 from rbee.client import QueenClient
 from rbee.daemons import launch
-from rbee.errors import RbeeError
+from rbee.errors import Forbidden, RbeeError
 from rbee.paths import Paths
 from rbee.settings import QueenSettings, Settings
 
@@ -127,3 +127,22 @@ def test_a_process_is_known_by_when_it_began(paths: Paths) -> None:
 def test_a_damaged_state_file_is_nobodys(paths: Paths, text: str) -> None:
     paths.state_file.write_text(text)
     assert our_url(paths) is None
+
+
+def test_a_token_that_somebody_else_has_laid_there_is_not_taken(paths: Paths) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    laid = owner_token(paths.owner_file)
+    os.chown(paths.owner_file, 65534, 65534)
+    fresh = owner_token(paths.owner_file, make=True)
+    assert fresh not in (None, laid)
+    assert paths.owner_file.stat().st_uid == 0
+
+
+def test_folders_that_anybody_may_write_in_are_refused(paths: Paths) -> None:
+    paths.state.chmod(0o777)
+    with pytest.raises(Forbidden, match=r"any user .* /.*state") as refused:
+        paths.ensure()
+    assert f"chmod 700 {paths.state}" in refused.value.action
+    paths.state.chmod(0o755)
+    paths.ensure()

@@ -199,3 +199,24 @@ def test_other_machines_hold_so_many_connections_and_no_more() -> None:
     few = Guests(files=8)
     assert [few.enter(f"192.0.2.{n}") is not None for n in range(6)] == [True] * 4 + [False] * 2
     assert ALL > EACH
+
+
+def test_a_keys_jobs_are_shown_to_nobody_without_it(home: Home) -> None:
+    key = json.loads(home.rbee("key", "create", "carl", "--json").stdout)["key"]
+    asked = {"operation": "infer", "model": "echo", "prompt": "a secret"}
+    with httpx.Client(base_url=home.url, timeout=SECONDS) as anybody:
+        theirs, own = (
+            anybody.post("/v1/jobs", json=asked, headers=headers).json()["job_id"]
+            for headers in ({"x-api-key": key}, {})
+        )
+        for method, path in (
+            ("GET", ""), ("GET", "/stream?follow=false"), ("GET", "/decision"), ("DELETE", ""),
+            ("POST", "/retry"),
+        ):  # fmt: skip
+            refused = anybody.request(method, f"/v1/jobs/{theirs}{path}")
+            assert refused.status_code == 404, path
+            assert "secret" not in refused.text
+        for path in ("", "/stream?follow=false"):
+            assert anybody.get(f"/v1/jobs/{own}{path}").status_code == 200
+        assert anybody.get(f"/v1/jobs/{theirs}", headers={"x-api-key": key}).status_code == 200
+    assert home.get(f"/v1/jobs/{theirs}")["client"] == "key:carl"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rbee.access.keys import Keys, owner_token
 from rbee.access.usage import Usage
+from rbee.daemons.queen.callers import BY_KEY
 from rbee.daemons.queen.doors import posture
 from rbee.daemons.queen.gate import Gate
 from rbee.daemons.queen.ledger import Ledger
@@ -45,11 +46,13 @@ class Access:
         return posture(self._queen.settings.queen, doors.tls, doors.address, keys)
 
     async def _owns(self, request: Request, caller: Caller) -> None:
-        """A job of other callers is, for one with a key for models only, none. Raises NotFound."""
+        """A key's jobs are those of no other key for models, and of nobody without one. Raises
+        NotFound."""
         job_id = request.path_params["job_id"]
         job = self._queen.colony.jobs.get(job_id)
         if job is None:
             await self._queen.store.flush()
         known = job or await self._queen.store.job(job_id)
-        if known is None or known.client != caller.client:
-            raise NotFound(f"no job {job_id[:80]} of this key")
+        of_a_key = known is not None and known.client.startswith(BY_KEY)
+        if (known is None or known.client != caller.client) if caller.client else of_a_key:
+            raise NotFound(f"no job {job_id[:80]} of this caller")

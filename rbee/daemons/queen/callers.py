@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rbee.access.keys import Key
 
+BY_KEY = "key:"
+"""How the clients of jobs begin that were asked for with a key."""
+
 
 class Kind(StrEnum):
     """How a caller is known."""
@@ -38,7 +41,7 @@ class Caller:
     @property
     def client(self) -> str | None:
         """As whom its jobs take turns; no header can spell it. None: it may say so itself."""
-        return f"key:{self.key.name}" if self.key is not None and not self.admin else None
+        return f"{BY_KEY}{self.key.name}" if self.key is not None and not self.admin else None
 
 
 present: ContextVar[Caller | None] = ContextVar("caller", default=None)

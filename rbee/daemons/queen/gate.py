@@ -75,7 +75,7 @@ class Gate:
         async def entered(request: Request) -> Response:
             caller = self.admit(request, need)
             present.set(caller)
-            if about_job and caller.client is not None:
+            if about_job and not caller.admin:
                 await self._owns(request, caller)
             key = caller.key
             if key is None or (key.requests_per_minute or key.tokens_per_minute) is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from rbee.daemons.queen.callers import Caller, present
+from rbee.daemons.queen.callers import BY_KEY, Caller, present
 from rbee.errors import RbeeError
 from rbee.protocol.operations import ModelWork
 
@@ -48,7 +48,7 @@ class Ledger:
         if not isinstance(job.request, ModelWork):
             return
         caller = self._callers.pop(job.job_id, None)
-        key = caller.name if caller is not None else job.client.partition("key:")[2]
+        key = caller.name if caller is not None else job.client.partition(BY_KEY)[2]
         into, out = job.prompt_tokens or 0, job.tokens_out
         self.usage.add(
             key=key,

@@ -111,7 +111,7 @@ def keys() -> str:
     out = ["# Keys", NOTE, KEY_NOTES]
     head = ("key", "what it does", "id")
     for scope, title in sorted(SCOPES.items(), key=lambda item: item[0] != "everywhere"):
-        actions = [action for action in ACTIONS if action.scope == scope and action.here]
+        actions = [action for action in ACTIONS if action.scope == scope]
         if actions:
             rows = [(_keys_of(a.keys), a.help, f"`{a.id}`") for a in actions]
             out += [f"## {title}", _table(head, rows)]

@@ -20,9 +20,6 @@ class Action:
     """In the footer."""
     palette: bool = False
 
-    here: bool = True
-    """False for actions of screens that this version does not have."""
-
 
 @dataclass(frozen=True)
 class Mode:

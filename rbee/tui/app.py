@@ -370,12 +370,18 @@ class RbeeApp(App[str]):
 
         return next((screen for screen in stack if isinstance(screen, Chat)), None)
 
+    def _shown(self) -> ColonyScreen | None:
+        """The screen that has the keys; None while a dialog has them."""
+        return self.screen if isinstance(self.screen, ColonyScreen) else None
+
     def _then(self, mode: str, act: Callable[[ColonyScreen], object]) -> None:
         async def switched() -> None:
+            if self._shown() is None:
+                return  # a question is asked, and is answered first
             if self.current_mode != mode:
                 await self.switch_mode(mode)
-            if isinstance(self.screen, ColonyScreen):
-                act(self.screen)
+            if (screen := self._shown()) is not None:
+                act(screen)
 
         self.run_worker(switched(), exit_on_error=True)
 

@@ -87,7 +87,7 @@ def clashes(
     around = set[str]().union(*(group for group in groups if id_ in group), _scope(id_))
     found: list[tuple[Action, str]] = []
     for other in ACTIONS:
-        if other.id == id_ or other.id not in around or not other.here:
+        if other.id == id_ or other.id not in around:
             continue
         shared = mine & _set(chosen.get(other.id, other.keys))
         shared -= usual & _set(other.keys)

@@ -101,11 +101,8 @@ def written(key: str) -> str:
 
 def key_text(keys: str) -> str:
     """The first of `keys` as people write it: `ctrl+o` → `^o`, `question_mark` → `?`."""
-    key = keys.split(",")[0].strip()
-    prefix = ""
-    if key.startswith("ctrl+"):
-        prefix, key = "^", key.removeprefix("ctrl+")
-    return prefix + _KEY_TEXT.get(key, key)
+    key = written(keys.split(",")[0].strip())
+    return f"^{key.removeprefix('ctrl+')}" if key.startswith("ctrl+") else key
 
 
 def all_keys_text(keys: str) -> str:

@@ -51,7 +51,7 @@ class Commands(Provider):
     def _entries(self) -> Iterator[Entry]:
         app = cast("RbeeApp", self.app)
         for action in keymap.ACTIONS:
-            if action.palette and action.here and action.scope != "everywhere":
+            if action.palette and action.scope != "everywhere":
                 noun = action.id.partition(".")[0]
                 yield Entry(
                     f"{noun}: {action.label}",

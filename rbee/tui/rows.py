@@ -51,13 +51,16 @@ def model_name(model: str) -> str:
     return name.partition(":")[2] if name.startswith(("pkg:", "hf:", "file:")) else name
 
 
+def state_word(state: WorkerState) -> str:
+    """A worker's state in people's words."""
+    return {WorkerState.IDLE: "ready", WorkerState.BUSY: "serving"}.get(state, state.value)
+
+
 def worker_state(worker: WorkerInfo, glyphs: Glyphs) -> tuple[Span, str]:
     """((glyph, role), word) of a worker's state."""
     match worker.state:
-        case WorkerState.IDLE:
-            return (glyphs.ready, "ok"), "ready"
-        case WorkerState.BUSY:
-            return (glyphs.ready, "ok"), "serving"
+        case WorkerState.IDLE | WorkerState.BUSY:
+            return (glyphs.ready, "ok"), state_word(worker.state)
         case WorkerState.LOADING:
             percent = "" if worker.progress is None else f" {worker.progress:.0%}"
             return (glyphs.loading, "warn"), f"loading{percent}"

@@ -180,8 +180,6 @@ def key_rows(actions: Iterable[Action], keys: Mapping[str, str], desk: SettingsD
     """Every action that has a key, with the one that works now."""
     rows: list[Row] = []
     for action in actions:
-        if not action.here:
-            continue
         origin = desk.origin(f"keys.{action.id}")
         chosen = origin != "default"
         text = all_keys_text(keys.get(action.id, action.keys))

@@ -17,7 +17,7 @@ from rbee.protocol.operations import WorkerSpawn
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui.glyphs import Glyphs, duration, gib, rate, total_gib, wall_time
 from rbee.tui.past import WorkerPast
-from rbee.tui.rows import WORKER_COLUMNS, WorkerRows, load_role, worker_row
+from rbee.tui.rows import WORKER_COLUMNS, WorkerRows, load_role, state_word, worker_row
 from rbee.tui.store import ColonyStore
 from rbee.tui.texts import fact, spread, wrapped
 from rbee.tui.widgets.lines import Line, Span
@@ -25,7 +25,6 @@ from rbee.tui.widgets.table import Column, Row
 
 COLUMNS = (*WORKER_COLUMNS, Column("pin", "pin", 4))
 LIVING = frozenset({WorkerState.LOADING, WorkerState.IDLE, WorkerState.BUSY})
-_WORDS = {WorkerState.IDLE: "ready", WorkerState.BUSY: "serving"}
 
 
 def kept_rows() -> WorkerRows:
@@ -80,7 +79,7 @@ def info_lines(past: WorkerPast, store: ColonyStore, glyphs: Glyphs, width: int)
     title += ["pinned"] if worker.pinned else []
     lines: list[Line] = [((f" {row}", "strong"),) for row in wrapped(dot.join(title), width - 2)]
     lines += fact("state", _state(past, now), width)
-    steps = [f"{_WORDS.get(state, state.value)} {wall_time(at)}" for at, state in past.steps]
+    steps = [f"{state_word(state)} {wall_time(at)}" for at, state in past.steps]
     if past.gone_at is not None:
         steps.append(f"gone {wall_time(past.gone_at)}")
     lines += fact("history", f" {glyphs.arrow} ".join(steps), width)
@@ -99,7 +98,7 @@ def _state(past: WorkerPast, now: float) -> str:
     if past.gone_at is not None:
         return f"gone {duration(now - past.gone_at)} ago"
     progress = "" if worker.progress is None else f" {worker.progress:.0%}"
-    words = [f"{_WORDS.get(worker.state, worker.state.value)}{progress}"]
+    words = [f"{state_word(worker.state)}{progress}"]
     if worker.stage and worker.stage != worker.state.value:
         words.append(worker.stage)
     if worker.draining:

@@ -145,9 +145,11 @@ class ColonyStore:
             case WorkerInfo():
                 self.workers[payload.worker_id] = payload
                 self.past.saw(payload, self.heard_at)
+                self._recount(payload.hive)
             case WorkerGone():
-                self.workers.pop(payload.worker_id, None)
+                gone = self.workers.pop(payload.worker_id, None)
                 self.past.gone(payload.worker_id, payload.reason, self.heard_at)
+                self._recount(gone.hive if gone is not None else "")
             case JobInfo():
                 self.jobs[payload.job_id] = payload
                 self.past.job(payload)
@@ -283,10 +285,10 @@ class ColonyStore:
         self.connected = True
         for gone in self.hives.keys() - {hive.name for hive in snapshot.hives}:
             self._forget_figures(gone)
+        self.workers = {worker.worker_id: worker for worker in snapshot.workers}
         self.hives = {}
         for hive in snapshot.hives:
             self._take_hive(hive)
-        self.workers = {worker.worker_id: worker for worker in snapshot.workers}
         self.jobs = {job.job_id: job for job in snapshot.jobs}
         self.past.snapshot(snapshot.workers, self.clock())
         self.models = snapshot.models
@@ -302,8 +304,20 @@ class ColonyStore:
     def _take_hive(self, hive: HiveInfo) -> None:
         """The figures of a machine that is not there have a gap, which a graph must not hide."""
         self.hives[hive.name] = hive
+        self._recount(hive.name)
         if not hive.online:
             self._forget_figures(hive.name)
+
+    def _recount(self, name: str) -> None:
+        """How many workers a machine has: she tells of workers, not of their number, as they come
+        and go."""
+        hive = self.hives.get(name)
+        if hive is None:
+            return
+        living = [worker for worker in self.workers.values() if worker.state not in DEAD_WORKERS]
+        count = sum(worker.hive == name for worker in living)
+        if count != hive.workers:
+            self.hives[name] = msgspec.structs.replace(hive, workers=count)
 
     def _take_download(self, info: DownloadInfo) -> None:
         if info.state in ENDED_TRANSFERS:

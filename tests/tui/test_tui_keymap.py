@@ -26,8 +26,6 @@ from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.overlays import help_sections
 from rbee.tui.widgets.prompt import Prompt
 
-HERE = [action for action in keymap.ACTIONS if action.here]
-
 
 def test_ids_are_unique_and_keys_do_not_clash_in_a_scope() -> None:
     assert len(keymap.BY_ID) == len(keymap.ACTIONS)
@@ -60,12 +58,12 @@ def test_nine_modes_have_the_nine_digits() -> None:
 
 def test_every_action_is_in_the_help() -> None:
     shown = [action.id for _, actions in help_sections(["dashboard"]) for action in actions]
-    assert sorted(shown) == sorted(action.id for action in HERE)
+    assert sorted(shown) == sorted(action.id for action in keymap.ACTIONS)
     assert help_sections(["chat", "prompt"])[0][0] == "Chat"
 
 
 def test_every_function_key_has_a_twin_in_the_palette() -> None:
-    for action in HERE:
+    for action in keymap.ACTIONS:
         keys = action.keys.split(",")
         if all(key.startswith("f") and key[1:].isdigit() for key in keys):
             assert action.palette or action.method == "app.help", action.id
@@ -74,7 +72,7 @@ def test_every_function_key_has_a_twin_in_the_palette() -> None:
 @pytest.mark.anyio
 async def test_every_action_is_reachable() -> None:
     """With the right panel focused each action is an active binding whose method exists."""
-    missing = {action.id for action in HERE}
+    missing = {action.id for action in keymap.ACTIONS}
     snapshots = {"full": data.full(), "lonely": data.lonely()}
     for name, snapshot in snapshots.items():
         with ColonyDouble(snapshot) as double:

@@ -20,7 +20,7 @@ from textual.widgets import Input
 
 from rbee.client import QueenStatus
 from rbee.errors import InvalidApiKey, MissingApiKey, PortTaken, QueenUnreachable, RbeeError
-from rbee.protocol.colony import Narration
+from rbee.protocol.colony import Narration, WorkerGone
 from rbee.protocol.jobs import JobState
 from rbee.tui import cells
 from rbee.tui.app import RbeeApp
@@ -34,6 +34,7 @@ from rbee.tui.rows import (
     job_row,
     worker_row,
 )
+from rbee.tui.screens.dialogs import Choice, Confirm
 from rbee.tui.store import DeviceView, Link
 from rbee.tui.widgets.prompt import Prompt
 from rbee.tui.widgets.table import Column, Row, RowTable
@@ -237,3 +238,53 @@ async def _paste(pilot: Pilot[Any], text: str) -> None:
     pilot.app.post_message(events.Paste(text))
     await pilot.pause()
     await pilot.pause()
+
+
+@pytest.mark.anyio
+async def test_the_palette_is_not_put_over_a_question_and_titles_are_no_markup() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await connected(pilot)
+            await pilot.press("x")
+            await until(pilot, lambda: isinstance(app.screen, Confirm))
+            app.ask_stop("w-02")
+            app.show_logs("w-02")
+            await pilot.press("ctrl+p")
+            await until(pilot, lambda: all(w.name != "switched" for w in app.workers))
+            await pilot.pause()
+            assert isinstance(app.screen, Confirm)
+            await pilot.press("escape")
+            await pilot.pause()
+            await app.push_screen(Confirm("[red]Stop[/]?", "q", [Choice("k", "keep", "keep")]))
+            await until(pilot, lambda: shows(app, "[red]Stop[/]?"))
+
+
+@pytest.mark.anyio
+async def test_tables_outlive_columns_and_rows_that_go() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double)
+        async with app.run_test(size=(160, 45)) as pilot:
+            await connected(pilot)
+            table = app.screen.query_one("#workers", RowTable)
+            table.focus()
+            await pilot.press(*"sssssssss")
+            assert table.sorted_by == "up"
+            await pilot.resize_terminal(80, 24)
+            await pilot.press("s")
+            assert table.sorted_by is None, "a column without room is like the last one"
+            await pilot.press("j", "j")
+            assert table.cursor_key == "w-03"
+            app.store.apply("worker_gone", WorkerGone(worker_id="w-03", reason="removed"))
+            repaint(app)
+            assert table.cursor_key == "w-05", "what has come in its place"
+            await pilot.press("slash")
+            await until(pilot, lambda: shows(app, "f1 help"))
+            assert not shows(app, "/ filter"), "it would be typed"
+            table.set_filter("no such thing")
+            await until(pilot, lambda: shows(app, "No row is like that."))
+            table.set_filter("")
+            assert table.cursor_key == "w-05"
+            table.set_rows([Row("a", {"up": ("\u00b2nd \u0663", "text")}), *table.rows])
+            table.sorted_by = "up"
+            table.set_rows([*table.rows])

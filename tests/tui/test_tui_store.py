@@ -25,6 +25,16 @@ def test_counts_come_from_the_rows() -> None:
     assert (counts.jobs_running, counts.jobs_queued) == (2, 1)
 
 
+def test_a_machine_has_as_many_workers_as_are_listed_there() -> None:
+    store = filled()
+    assert store.hives["pi-hive"].workers == 1
+    store.apply("worker", msgspec.structs.replace(data.WORKERS[0], hive="pi-hive"))
+    store.apply("hive", msgspec.structs.replace(store.hives["pi-hive"], workers=0))
+    assert store.hives["pi-hive"].workers == 2
+    store.apply("worker_gone", WorkerGone(worker_id="w-01", reason="removed"))
+    assert store.hives["pi-hive"].workers == 1
+
+
 def test_workers_are_ordered_by_id_with_the_dead_last() -> None:
     assert [worker.worker_id for worker in filled().worker_list()] == [
         "w-01",

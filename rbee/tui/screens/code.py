@@ -96,7 +96,11 @@ class Code(ListScreen):
             self._seen = seen
             self.run_worker(self._read(), group="read", exclusive=True)
         self.set_out(any_rows=bool(self._decisions))
-        self.query_one("#inspector").display = bool(self._decisions) or self._policy is not None
+        inspector = self.query_one("#inspector")
+        told = bool(self._decisions) or self._policy is not None
+        if told and not inspector.size.width:
+            self.call_after_refresh(self.changed)  # how wide it is is not known before
+        inspector.display = told
         if bool(self._decisions) != self._any:
             self._any = bool(self._decisions)
             self.tab = "Decision" if self._any else "Policy"
@@ -112,8 +116,10 @@ class Code(ListScreen):
         """The details follow the cursor at once."""
         row = self.table.current
         job = self._decisions[row.key].job_id if row is not None else ""
-        if job != self._asked and self.rbee.screen is self:
-            self._asked = job
+        # A job that was decided about once more is asked for once more.
+        asked = row.key if row is not None else ""
+        if asked != self._asked and self.rbee.screen is self:
+            self._asked = asked
             if job:
                 self.run_worker(partial(self._read_why, job), group="why", exclusive=True)
         width = self.facet_width
@@ -162,14 +168,19 @@ class Code(ListScreen):
 
     async def _read_why(self, job: str) -> None:
         await anyio.sleep(SETTLE_SECONDS)
-        try:
-            async with QueenClient(self.rbee.link.require().url) as client:
-                self._why = (job, await client.why(job))
-        except NotFound:
-            found = [one for one in self._decisions.values() if one.job_id == job]
-            self._why = (job, Why(job_id=job, state="", decisions=found[::-1]))
-        except RbeeError as exc:
-            self._trouble = f"{exc.message}; {exc.action}"
+        while True:
+            try:
+                async with QueenClient(self.rbee.link.require().url) as client:
+                    self._why = (job, await client.why(job))
+                break
+            except NotFound:
+                found = [one for one in self._decisions.values() if one.job_id == job]
+                self._why = (job, Why(job_id=job, state="", decisions=found[::-1]))
+                break
+            except RbeeError as exc:
+                self._trouble = f"{exc.message}; it is asked again"
+            self.changed()
+            await anyio.sleep(PAUSE_SECONDS)
         self.changed()
 
     def _lines(self, name: str, key: str, width: int) -> list[Line]:

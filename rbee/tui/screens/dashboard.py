@@ -19,7 +19,7 @@ from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import cells, keymap
 from rbee.tui.glyphs import duration, gib, wall_time
 from rbee.tui.look import next_graphs
-from rbee.tui.rows import WORKER_COLUMNS, WorkerRows
+from rbee.tui.rows import WORKER_COLUMNS, WorkerRows, state_word
 from rbee.tui.screens.dialogs import Choice, Confirm, Details, Picker
 from rbee.tui.screens.first_steps import FirstSteps
 from rbee.tui.screens.listing import set_subtitle
@@ -126,7 +126,7 @@ class Dashboard(FirstSteps):
         what = (
             f"is serving {calls} request{'s' if calls != 1 else ''}"
             if calls
-            else f"is {worker.state.value}"
+            else f"is {state_word(worker.state)}"
         )
         cost = f": {calls} caller{'s' if calls != 1 else ''} get an error" if calls else " now"
         dialog = Confirm(
@@ -255,7 +255,7 @@ class Dashboard(FirstSteps):
     def _facts(self, worker: WorkerInfo) -> list[tuple[str, str]]:
         now = self.rbee.store.clock()
         progress = "" if worker.progress is None else f" {worker.progress:.0%}"
-        state = f"{worker.state.value}{progress} {worker.stage}".strip()
+        state = f"{state_word(worker.state)}{progress} {worker.stage}".strip()
         facts = [
             ("state", state),
             ("model", worker.model + (f" ({worker.quant})" if worker.quant else "")),

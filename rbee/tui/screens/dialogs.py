@@ -50,7 +50,7 @@ class Confirm(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         box = Vertical(Static(self._question, markup=False), Static(id="choices"), classes="box")
-        box.border_title = self._title
+        box.border_title = Content(self._title)
         yield box
 
     def on_mount(self) -> None:
@@ -103,7 +103,7 @@ class Details(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         box = Vertical(classes="box wide")
-        box.border_title = self._title
+        box.border_title = Content(self._title)
         box.border_subtitle = "y copy · esc"
         with box:
             for name, value in self._facts:
@@ -212,7 +212,7 @@ class Notice(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         box = Vertical(Static(self._text, id="notice", markup=False), classes="box")
-        box.border_title = self._title
+        box.border_title = Content(self._title)
         if self._leavable:
             box.border_subtitle = "esc go back"
         yield box

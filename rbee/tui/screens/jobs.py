@@ -115,6 +115,7 @@ class Jobs(ListScreen):
         self._remember(store.jobs.values())
         found = rows(merged(self._known, store), self.kind, self.table.glyphs, store.clock())
         self.set_out(any_rows=bool(self._known))
+        self.table.nothing = f"No job here is {self.kind}."
         self.table.set_rows(found)
         self._subtitles(len(found))
         graphs = self.query_one("#throughput", Lines)

@@ -25,8 +25,7 @@ def help_sections(first: Sequence[str]) -> list[tuple[str, list[keymap.Action]]]
     """(heading, actions) with the scopes of `first` in front."""
     scopes = sorted(keymap.SCOPES, key=lambda scope: (scope not in first, scope == "everywhere"))
     sections = [
-        (keymap.SCOPES[scope], [a for a in keymap.ACTIONS if a.scope == scope and a.here])
-        for scope in scopes
+        (keymap.SCOPES[scope], [a for a in keymap.ACTIONS if a.scope == scope]) for scope in scopes
     ]
     return [(heading, actions) for heading, actions in sections if actions]
 
@@ -55,8 +54,8 @@ class Help(ModalScreen[None]):
     def _row(self, action: keymap.Action) -> Content:
         keys = keymap.all_keys_text(self._overrides.get(action.id, action.keys))
         return Content.assemble(
-            (f" {keys:<10}", "$primary bold"),
-            (f" {action.help:<38}", "$foreground"),
+            (f" {keys:<10} ", "$primary bold"),
+            (f"{action.help:<38}", "$foreground"),
             (f" {action.id}", "$muted"),
         )
 

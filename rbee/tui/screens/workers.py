@@ -25,6 +25,7 @@ from rbee.tui import keymap
 from rbee.tui.glyphs import wall_time
 from rbee.tui.past import WorkerPast
 from rbee.tui.places import PlaceView
+from rbee.tui.rows import state_word
 from rbee.tui.rows_workers import (
     COLUMNS,
     LIVING,
@@ -349,5 +350,9 @@ def _about(workers: list[WorkerInfo]) -> str:
         return f"{names}{more}: {busy} request{'s'[: busy != 1]} run there."
     worker = workers[0]
     calls = worker.slots_busy
-    does = f"is serving {calls} request{'s'[: calls != 1]}" if calls else f"is {worker.state.value}"
-    return f"{worker.model} on {worker.hive} {worker.device} {does}."
+    does = (
+        f"is serving {calls} request{'s'[: calls != 1]}"
+        if calls
+        else f"is {state_word(worker.state)}"
+    )
+    return f"{worker.model} on {worker.hive} {worker.device} is {does}."

@@ -101,6 +101,10 @@ class RowTable(Lines):
         self._layout: object = None
         self.rows: list[Row] = []
         self.cursor_key: str | None = None
+        self._at = 0
+        self._known: set[str] = set()
+        self.nothing = ""
+        """What is said in the place of rows while there are none."""
         self.needle = ""
         self.sorted_by: str | None = None
         self.reversed = False
@@ -185,7 +189,9 @@ class RowTable(Lines):
     def action_sort(self) -> None:
         """Order by the next column; after the last one, as it came."""
         keys: list[str | None] = [None, *(column.key for column in self._fitting()[0])]
-        self.sorted_by = keys[(keys.index(self.sorted_by) + 1) % len(keys)]
+        # A column that orders may have lost its room since.
+        at = keys.index(self.sorted_by) if self.sorted_by in keys else -1
+        self.sorted_by = keys[(at + 1) % len(keys)]
         self._lay_out()
 
     def action_reverse(self) -> None:
@@ -241,15 +247,25 @@ class RowTable(Lines):
 
     def _lay_out(self) -> None:
         self.rows = self._ordered([row for row in self._all if self._kept(row)])
-        if self.cursor_key is None and self.rows:
-            self.cursor_key = self.rows[0].key
+        if self.rows and (self.cursor_key is None or self._is_gone()):
+            self.cursor_key = self.rows[min(self._at, len(self.rows) - 1)].key
         columns, widths = self._fitting()
         cursor = self._cursor_row()
+        self._at = cursor or 0
+        self._known = {row.key for row in self._all}
         lead = "    " if self._marks else "  "
         header: Line | None = None
         if self._heading:
             header = ((lead, "muted"), *self._header_spans(columns, widths))
-        self.set_lines(self._drawn(cursor, columns, widths), header)
+        lines = self._drawn(cursor, columns, widths)
+        if not lines and (words := self.nothing if not self._all else "No row is like that."):
+            lines = [((f"{lead}{words}", "muted"),)]
+        self.set_lines(lines, header)
+
+    def _is_gone(self) -> bool:
+        """Whether the row under the cursor was there last time, and no filter hides it."""
+        key = self.cursor_key
+        return key in self._known and all(row.key != key for row in self._all)
 
     def _drawn(
         self, cursor: int | None, columns: list[Column], widths: dict[str, int]
@@ -331,4 +347,4 @@ class RowTable(Lines):
 
 def _natural(text: str) -> list[tuple[int, float, str]]:
     parts = re.findall(r"\d+(?:\.\d+)?|\D+", text)
-    return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]
+    return [(0, float(part), "") if part[0].isdecimal() else (1, 0.0, part) for part in parts]

@@ -97,11 +97,12 @@ class Answering:
         runs: Sequence[Run],
         telling: Callable[[bool], Telling],
         media_type: str = "text/event-stream",
+        patience: float = PATIENCE,
     ) -> Response:
         """Headers go out with the first token, so that earlier failures have their status, or after
-        PATIENCE. `telling(late)`: whether it is not known yet who serves it."""
+        `patience`. `telling(late)`: whether it is not known yet who serves it."""
         stayed = True
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(patience):
             stayed = await unless_left(request, runs, begun)
         if not stayed:
             self.cancel(runs, LEFT)

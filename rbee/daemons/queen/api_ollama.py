@@ -179,7 +179,7 @@ class Ollama:
         if asked.stream is False:
             return await answering.whole(request, runs, lambda: json_response(SUCCESS))
         return await answering.streamed(
-            request, runs, lambda _: PullLines(self._queen, runs[0]), LINES
+            request, runs, lambda _: PullLines(self._queen, runs[0]), LINES, patience=0.0
         )
 
     async def delete(self, request: Request) -> Response:

@@ -9,7 +9,8 @@ from msgspec import Meta, field
 
 from rbee.protocol.base import Request, Wire
 
-KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,47}$"
+KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,47}$(?!\n)"
+"""Python's `$` is also before a last line break."""
 YEARS = 10 * 365 * 86400
 
 

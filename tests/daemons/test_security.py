@@ -133,7 +133,7 @@ def test_an_admins_key_does_what_the_owner_does(house: House) -> None:
             {"name": "a b"}, {"name": ""}, {"name": "a" * 49}, {"name": "x", "scopes": []},
             {"name": "x", "scopes": ["root"]}, {"name": "x", "expires_in": 0}, {"name": 5},
             {"name": "x", "expires_in": 1e12}, {"name": "x", "requests_per_minute": 0},
-            {"name": "x", "hash": "y"}, {"name": "x\u0000"}, [], {"name": "../x"},
+            {"name": "x", "hash": "y"}, {"name": "x\u0000"}, [], {"name": "../x"}, {"name": "x\n"},
         ):  # fmt: skip
             assert code_of(boss.post("/v1/keys", json=body)) == (400, "VALIDATION_ERROR"), body
         for name in ("..x", "a%00b", "%1b[2J", "a" * 100):

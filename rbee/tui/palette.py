@@ -11,9 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+from textual.markup import escape
 from textual.theme import BUILTIN_THEMES
 
 from rbee.tui import keymap
+from rbee.tui.cells import safe
 from rbee.tui.screens.model_questions import start_somewhere
 from rbee.tui.theme_shelf import AUTO
 
@@ -38,15 +41,22 @@ class Commands(Provider):
         """What is listed before anything is typed."""
         for entry in self._entries():
             if entry.discover:
-                yield DiscoveryHit(entry.name, entry.run, help=entry.help)
+                shown, told = Content(safe(entry.name)), escape(safe(entry.help))
+                yield DiscoveryHit(shown, entry.run, text=entry.name, help=told)
 
     async def search(self, query: str) -> Hits:
         """Fuzzy matches."""
         matcher = self.matcher(query)
         for entry in self._entries():
-            score = matcher.match(entry.name)
+            name = safe(entry.name)
+            score, places = matcher.fuzzy_search.match(query, name)
             if score > 0:
-                yield Hit(score, matcher.highlight(entry.name), entry.run, help=entry.help)
+                # Textual's own highlighting reads the name as markup, and a chat's is a question.
+                shown = Content(name)
+                for at in places:
+                    shown = shown.stylize(matcher.match_style, at, at + 1)
+                told = escape(safe(entry.help))
+                yield Hit(score, shown, entry.run, text=entry.name, help=told)
 
     def _entries(self) -> Iterator[Entry]:
         app = cast("RbeeApp", self.app)

@@ -15,6 +15,7 @@ from rich.segment import Segment
 from screen_driver import Clock, app_for, connected, repaint, text_of, until
 from textual import events
 from textual.color import Color
+from textual.command import CommandPalette
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -36,6 +37,7 @@ from rbee.tui.rows import (
 )
 from rbee.tui.screens.dialogs import Choice, Confirm
 from rbee.tui.store import DeviceView, Link
+from rbee.tui.talk_files import Summary
 from rbee.tui.widgets.prompt import Prompt
 from rbee.tui.widgets.table import Column, Row, RowTable
 
@@ -256,6 +258,12 @@ async def test_the_palette_is_not_put_over_a_question_and_titles_are_no_markup()
             assert isinstance(app.screen, Confirm)
             await pilot.press("escape")
             await pilot.pause()
+            name = "[/] why [red]?"
+            app.open_chats = lambda: [Summary("c", name, 0.0)]
+            await pilot.press("ctrl+p", *"why")
+            await until(pilot, lambda: shows(app, f"chat: open {name}"))
+            await pilot.press("escape")
+            await until(pilot, lambda: not isinstance(app.screen, CommandPalette))
             await app.push_screen(Confirm("[red]Stop[/]?", "q", [Choice("k", "keep", "keep")]))
             await until(pilot, lambda: shows(app, "[red]Stop[/]?"))
 

@@ -11,6 +11,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
@@ -33,7 +34,7 @@ class ThemeChooser(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         self._names = [AUTO, *self._rbee.themes.names()]
         box = Vertical(
-            OptionList(*[Option(name) for name in self._names], id="themes", compact=True),
+            OptionList(*[Option(Content(name)) for name in self._names], id="themes", compact=True),
             classes="box",
         )
         box.border_title = "Theme"

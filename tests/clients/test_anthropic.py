@@ -289,3 +289,11 @@ def test_who_leaves_a_stream_cancels_it(claude: anthropic.Anthropic, user: Home)
     wait_for(
         lambda: user.get("/v1/jobs?limit=1")["jobs"][0]["state"] == "cancelled", what="cancelled"
     )
+
+
+def test_the_models_there_are(claude: anthropic.Anthropic) -> None:
+    models = {model.id: model for model in claude.models.list()}
+    assert models[MODEL].type == "model"
+    assert claude.models.retrieve(MODEL) == models[MODEL]
+    with pytest.raises(anthropic.NotFoundError, match="no model 'nothing'"):
+        claude.models.retrieve("nothing")

@@ -28,7 +28,7 @@ from rbee.daemons.queen.openai_params import (
     parameters_of,
 )
 from rbee.daemons.queen.openai_replies import openai_error
-from rbee.errors import ModelNotFound, RbeeError
+from rbee.errors import RbeeError
 
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
@@ -82,12 +82,7 @@ class OpenAI:
         found = openai_models.one(self._queen, wanted)
         if found is not None:
             return json_response(found)
-        return self._answering.refused(
-            ModelNotFound(
-                f"no model {wanted[:120]!r} in this colony",
-                action="GET /v1/models shows those there are.",
-            )
-        )
+        return self._answering.refused(openai_models.missing(wanted))
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""

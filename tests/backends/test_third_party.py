@@ -81,3 +81,10 @@ def test_a_question_to_its_model_is_answered_by_it(user: OtherHome):
     assert "backend echo runs echo, loud is shout" in refused.stderr
     absent = user.rbee("infer", "-m", "loud", "--backend", "abacus", "hello")
     assert "no backend named abacus is installed (installed: echo," in absent.stderr
+
+
+def test_the_page_shows_this_very_file():
+    root = Path(rbee_shout.__file__).parent
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text("utf-8")
+    assert f"```python\n{(root / 'rbee_shout.py').read_text('utf-8')}```" in page
+    assert f"```toml\n{(root / 'pyproject.toml').read_text('utf-8')}```" in page

@@ -149,8 +149,9 @@ class Server(uvicorn.Server):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """A reply that was still open when the daemon ended is none."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+    """None: a reply that is open when the daemon ends; a warning, of what anybody may send."""
+    ended = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return record.levelno >= logging.ERROR and not ended
 
 
 def make_server(

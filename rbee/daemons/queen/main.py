@@ -197,8 +197,7 @@ def setup_logging(settings: Settings) -> None:
     root.setLevel(settings.log.level.upper())
     root.propagate = False
     logging.getLogger("uvicorn").handlers[:] = [handler]
-    # Its warnings are of requests that are none, and anybody can send as many as he likes.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def _notify_ready() -> None:

@@ -83,6 +83,9 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port the queen listens on.")] = None,
     tls_cert: Annotated[str | None, typer.Option(help="Certificate file, for HTTPS.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="Its key file.")] = None,
+    ascii_only: Annotated[
+        bool, typer.Option("--ascii", help="Draw the screens with ASCII alone.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
     ] = False,
@@ -95,6 +98,7 @@ def up(
 
     given = {"queen.host": host, "queen.port": port, "log.format": log_format}
     given |= {"queen.tls_cert": tls_cert, "queen.tls_key": tls_key}
+    given["tui.ascii"] = "true" if ascii_only else None
     flags = {key: str(value) for key, value in given.items() if value is not None}
     run(lambda: command.headless(flags) if no_tui else command.screen(flags, model=model_name))
 

@@ -99,7 +99,7 @@ class RbeeApp(App[str]):
         self.shelf = None if chats_folder is None else Shelf(chats_folder)
         self.store = ColonyStore(clock=clock)
         self.link = QueenLink(keeper, self.store, self._colony_changed, version=version)
-        self._guard = Guard()
+        self._guards = Guard(), Guard(plain=True)
         self._own_jobs: set[str] = set()
         self._preloaded = model is None
         self._leaving = False
@@ -116,7 +116,7 @@ class RbeeApp(App[str]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's, and last of all the guard of the terminal."""
-        return [*super().get_line_filters(), self._guard]
+        return [*super().get_line_filters(), self._guards[self.glyphs.plain]]
 
     def on_mount(self) -> None:
         self.set_interval(TICK_SECONDS, self.store.tick)

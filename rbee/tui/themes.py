@@ -38,6 +38,7 @@ VARIABLES = (
     "block-cursor-background",
     "block-cursor-foreground",
 )
+MEND = "It is read again as soon as it is saved."
 _TOP = ("name", "dark", "colors", "variables")
 
 
@@ -76,9 +77,9 @@ def user_themes(folder: Path) -> tuple[list[Theme], list[SettingsError]]:
         try:
             themes.append(parse_theme(path.read_text("utf-8"), str(path)))
         except SettingsError as exc:
-            errors.append(exc)
+            errors.append(SettingsError(exc.message, action=MEND))
         except (OSError, UnicodeDecodeError) as exc:
-            errors.append(SettingsError(f"{path}: cannot be read: {exc}"))
+            errors.append(SettingsError(f"{path}: cannot be read: {exc}", action=MEND))
     return themes, errors
 
 

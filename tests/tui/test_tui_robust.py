@@ -296,3 +296,17 @@ async def test_tables_outlive_columns_and_rows_that_go() -> None:
             table.set_rows([Row("a", {"up": ("\u00b2nd \u0663", "text")}), *table.rows])
             table.sorted_by = "up"
             table.set_rows([*table.rows])
+
+
+@pytest.mark.anyio
+async def test_in_ascii_nothing_is_drawn_with_other_signs() -> None:
+    with ColonyDouble(data.full()) as double:
+        app = app_for(double, ascii_glyphs=True)
+        async with app.run_test(size=(80, 24), notifications=True) as pilot:
+            await connected(pilot)
+            for keys in ("", "x", "escape,question_mark", "escape,ctrl+o", "escape,enter",
+                         "escape,6", "f3", "escape,f2"):  # fmt: skip
+                await pilot.press(*keys.split(",") if keys else ())
+                await pilot.pause(0.05)
+                other = [line for line in text_of(app) if not line.isascii()]
+                assert not other, (keys, other)

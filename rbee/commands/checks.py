@@ -251,11 +251,11 @@ def _backend(info: BackendInfo, support: Support, seen: list[Found]) -> Iterator
         )
         return
     kinds, devices = list(told.get("kinds", [])), list(told.get("devices", []))
+    features = f" ({' '.join(told['features'])})" if told.get("features") else ""
     yield Check(
         name=info.name,
         state=State.OK,
-        message=f"version {told.get('version')}, built for {', '.join(kinds)}"
-        f" ({' '.join(told.get('features', []))}); {known}",
+        message=f"version {told.get('version')}, built for {', '.join(kinds)}{features}; {known}",
     )
     for device in devices:
         yield Check(

@@ -94,7 +94,7 @@ def test_a_failed_load_is_told_and_ends_the_process(hive, start):
 @pytest.mark.parametrize(
     ("spec", "code"),
     [
-        ({"backend": "mlx"}, "BACKEND_UNAVAILABLE"),
+        ({"backend": "abacus"}, "BACKEND_UNAVAILABLE"),
         ({"device": "cuda:0"}, "BACKEND_UNAVAILABLE"),
         ({"slots": 9}, "MODEL_LOAD_FAILED"),
         ({"format": "gguf", "model_path": "/nowhere/x.gguf"}, "MODEL_LOAD_FAILED"),

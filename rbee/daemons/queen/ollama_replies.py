@@ -22,7 +22,14 @@ from rbee.daemons.queen.spoken import Call, Ended, Part, Said, Speech
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore
 from rbee.errors import InternalError, RbeeError, ShuttingDown
 from rbee.protocol.base import encode
-from rbee.protocol.jobs import EndData, EventType, MetricsData, StartedData, StatusData
+from rbee.protocol.jobs import (
+    EndData,
+    EventType,
+    JobState,
+    MetricsData,
+    StartedData,
+    StatusData,
+)
 from rbee.protocol.workers import TokenLogprob
 
 LINES = "application/x-ndjson"
@@ -180,8 +187,10 @@ class Lines:
         return last
 
     def silence(self) -> bytes:
-        """Nothing that is said, in a line of its own: there are no comments."""
-        return line(self._answer.step())
+        """Nothing that is said, in a line of its own, and why: there are no comments."""
+        job = self._answer.run.job
+        why = {"status": job.waiting_for} if job.state is JobState.QUEUED else {}
+        return line({**self._answer.step(), **why})
 
     def _told(self, kind: str, data: bytes) -> bytes:
         if kind == EventType.TOKEN and self._answer.plain:

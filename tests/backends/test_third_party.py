@@ -1,7 +1,8 @@
 """The door for others: a package with one file, installed by pip beside rbee, is used like ours.
 
 The environment is a virtual one of its own that also sees what is installed for the tests, so that
-the queen, the hive and the worker find the package by its entry point and by nothing else.
+the queen, the hive and the worker find the package by its entry point and by nothing else. torch
+and mlx are hidden from it, to see what is said where nothing runs a model.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee.backend_contract import tiny
 from tests.support.home import Home
 from tests.support.shout import rbee_shout
 
@@ -38,7 +40,8 @@ def user(tmp_path_factory) -> Iterator[OtherHome]:
     run(sys.executable, "-m", "venv", "--without-pip", str(venv))
     python = venv / "bin" / "python"
     site = Path(run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
-    (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('torch', 'mlx')))"
+    (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n{hidden}\n")
     source = shutil.copytree(Path(rbee_shout.__file__).parent, root / "shout")
     run(
         str(python), "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index",
@@ -81,6 +84,25 @@ def test_a_question_to_its_model_is_answered_by_it(user: OtherHome):
     assert "backend echo runs echo, loud is shout" in refused.stderr
     absent = user.rbee("infer", "-m", "loud", "--backend", "abacus", "hello")
     assert "no backend named abacus is installed (installed: echo," in absent.stderr
+
+
+def test_a_model_that_nothing_there_runs_is_refused_with_the_command(user: OtherHome, tmp_path):
+    pytest.importorskip("tokenizers", reason="neither of the extras torch and mlx is installed")
+    folder = tiny.make(tmp_path / "tiny")
+    done = user.rbee("infer", "-m", f"file:{folder}", "--json", "hello")
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (1, "BACKEND_UNAVAILABLE")
+    wanted = "mlx" if sys.platform == "darwin" else "torch"
+    assert (
+        f"backend {wanted} is not usable: the package {wanted} is not installed"
+        in (error["message"])
+    )
+    assert f"pip install 'rbee[{wanted}]'" in error["details"]["suggested_action"]
+    listed = {
+        one["name"]: one
+        for one in json.loads(user.rbee("backend", "list", "--json").stdout)["backends"]
+    }
+    assert listed[wanted]["action"] == error["details"]["suggested_action"]
 
 
 def test_the_page_shows_this_very_file():

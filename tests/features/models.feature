@@ -71,12 +71,12 @@ Feature: Models are found, fetched, checked and weighed before they are loaded
     And each runs on llamacpp and takes memory by the size of its file
 
   @s26
-  Scenario: A model in a form that no backend here runs
+  Scenario: A model in a form that the backend asked for does not run
     Given a hub with the model org/tensors as safetensors
     And a queen I started
-    When I run rbee infer --model hf:org/tensors "we"
+    When I run rbee infer --model hf:org/tensors --backend llamacpp "we"
     Then the exit code is 1
-    And stderr names BACKEND_UNAVAILABLE and what to do
+    And stderr names MODEL_INCOMPATIBLE and what to do
     And stderr names safetensors and gguf
     And no worker was started
 

@@ -30,13 +30,12 @@ EXTRAS = ("llamacpp", "torch", "mlx")
 
 
 def choose(
-    model: ModelInfo, hive: HiveState, device: Device, asked: str | None
+    model: ModelInfo, hive: HiveState, device: Device, running: list[BackendStatus]
 ) -> BackendStatus | RbeeError:
-    """The backend for the model on that device, or why there is none."""
-    running = able(model, hive, asked)
-    if isinstance(running, RbeeError):
-        return running
+    """The backend for the model on that device, of those that run it (`able`), or why none."""
     usable = [backend for backend in running if uses(backend, device)]
+    if len(usable) == 1:
+        return usable[0]
     if not usable:
         return _unusable(running, hive, device)
     return min(usable, key=lambda backend: _rank(model.format, hive, backend.name))
@@ -56,8 +55,8 @@ def able(model: ModelInfo, hive: HiveState, asked: str | None) -> list[BackendSt
     running = [backend for backend in there if model.format in backend.formats]
     if not running:
         return _missing(model, hive, asked)
-    wanted = set(model.capabilities)
-    fitting = [b for b in running if not wanted or wanted & set(b.capabilities)]
+    wanted = model.capabilities
+    fitting = [b for b in running if not wanted or any(one in b.capabilities for one in wanted)]
     if fitting:
         return fitting
     names = ", ".join(backend.name for backend in running)

@@ -135,7 +135,7 @@ def _in_hive(wish: Wish, hive: HiveState) -> Iterator[Site | RbeeError]:
             return
         devices = [device]
     for device in devices:
-        backend = backends.choose(wish.model, hive, device, wish.backend)
+        backend = backends.choose(wish.model, hive, device, running)
         yield backend if isinstance(backend, RbeeError) else (hive, device, backend)
 
 

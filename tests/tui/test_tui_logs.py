@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +206,9 @@ async def test_levels_finding_pausing_following_copying_and_saving(
         assert {path.stat().st_mode & 0o777 for path in (first, second)} == {0o600}
         assert len(first.read_text().splitlines()) == panel.count
         await until(pilot, lambda: "lines saved to" in words(app))
+        shutil.rmtree(tmp_path)
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "Start rbee in" in words(app), "the toast")
 
 
 @pytest.mark.anyio

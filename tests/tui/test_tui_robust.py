@@ -293,6 +293,9 @@ async def test_tables_outlive_columns_and_rows_that_go() -> None:
             await until(pilot, lambda: shows(app, "No row is like that."))
             table.set_filter("")
             assert table.cursor_key == "w-05"
+            table.cursor_key = None
+            table.set_rows(list(table.rows))
+            assert table.cursor_key == "w-01", "as if it was new"
             table.set_rows([Row("a", {"up": ("\u00b2nd \u0663", "text")}), *table.rows])
             table.sorted_by = "up"
             table.set_rows([*table.rows])

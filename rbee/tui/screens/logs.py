@@ -20,7 +20,7 @@ from textual.widgets import Input
 
 from rbee.errors import RbeeError
 from rbee.tui import keymap, rows_logs
-from rbee.tui.chat_exports import write_new
+from rbee.tui.chat_exports import no_folder, write_new
 from rbee.tui.log_reader import LogReader
 from rbee.tui.logbook import Entry, LogBook, Shown
 from rbee.tui.rows_logs import ALL
@@ -193,8 +193,8 @@ class Logs(ColonyScreen):
 
         try:
             path = await anyio.to_thread.run_sync(write)
-        except RbeeError as exc:
-            self.rbee.toast(exc)
+        except (RbeeError, FileNotFoundError) as exc:
+            self.rbee.toast(exc if isinstance(exc, RbeeError) else no_folder())
         else:
             self.notify(f"{len(entries)} lines saved to {path}", markup=False)
 

@@ -247,7 +247,9 @@ class RowTable(Lines):
 
     def _lay_out(self) -> None:
         self.rows = self._ordered([row for row in self._all if self._kept(row)])
-        if self.rows and (self.cursor_key is None or self._is_gone()):
+        if self.rows and self.cursor_key is None:
+            self.cursor_key = self.rows[0].key
+        elif self.rows and self._is_gone():
             self.cursor_key = self.rows[min(self._at, len(self.rows) - 1)].key
         columns, widths = self._fitting()
         cursor = self._cursor_row()

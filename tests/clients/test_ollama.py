@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import jsonschema
 import ollama
+import openai
 import pytest
 
 from rbee.models import packages
@@ -282,3 +283,18 @@ def test_it_is_there_and_says_which_version(user: Home) -> None:
                                              "stream": False})  # fmt: skip
         assert reply.headers["x-rbee-model"] == "echo"
         assert http.get("/api/blobs/x").json()["code"] == "NOT_FOUND"
+
+
+def test_a_name_from_its_list_means_the_same_in_other_dialects(
+    user: Home, client: openai.OpenAI
+) -> None:
+    for name in (f"{MODEL}:latest", "smollm2:135m"):
+        answer = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "Hi"}], max_tokens=1
+        )
+        assert answer.model == MODEL
+    body = {"model": "echo:latest", "max_tokens": 5, "messages": said("a b")}
+    reply = httpx.post(f"{user.url}/v1/messages", json=body, trust_env=False, timeout=30)
+    assert reply.json()["content"][0]["text"] == "a b"
+    with pytest.raises(openai.APIStatusError, match="nothing:1b"):
+        client.completions.create(model="nothing:1b", prompt="x")

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from rbee.core.events import JobCancelAsked
 from rbee.daemons.queen.answer_stream import AnswerStream, Telling
+from rbee.daemons.queen.ollama_names import named
 from rbee.daemons.queen.openai_replies import (
     Run,
     begun,
@@ -66,8 +67,9 @@ class Answering:
         runs: list[Run] = []
         try:
             for operation in operations:
+                meant = named(self._queen, operation)
                 job = await self._queen.admission.submit(
-                    operation, client=client, durable=False, correlation_id=correlation_id
+                    meant, client=client, durable=False, correlation_id=correlation_id
                 )
                 runs.append(Run(job, await self._queen.streams.get(job.job_id)))
         except RbeeError:

@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from rbee.errors import InvalidRequest, ModelNotFound
+import msgspec
+
+from rbee.errors import InvalidRequest, ModelNotFound, RbeeError
 from rbee.models import refs
+from rbee.protocol.operations import ModelWork, Operation
 
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
@@ -58,6 +61,18 @@ def meant_by(queen: Queen, name: str) -> str:
     """The same, with what this colony has."""
     ids = {model.id for model in queen.catalog.models()}
     return meant(name, ids, queen.settings.models.aliases)
+
+
+def named(queen: Queen, operation: Operation) -> Operation:
+    """The operation with its model's name as it is meant, for programs that take a name from
+    Ollama's lists and ask in another dialect. A name that means nothing stays as it is."""
+    if not isinstance(operation, ModelWork) or ":" not in operation.model:
+        return operation
+    try:
+        model = meant_by(queen, operation.model)
+    except RbeeError:
+        return operation
+    return msgspec.structs.replace(operation, model=model)
 
 
 def _bare(name: str) -> str:

@@ -79,6 +79,7 @@ class Engine:
         self._pace = Pace(max_gap_ms)
         self._prompts = Prompts(cache_bytes)
         self._together: BatchGenerator | None = None
+        self._stream: mx.Stream | None = None
         self._runs: dict[str, Run] = {}
         self._waiting: list[Task] = []
         self._inbox: deque[Task] = deque()
@@ -115,6 +116,7 @@ class Engine:
 
     def _run(self) -> None:
         mx.set_default_device(self._device)
+        self._stream = mx.new_stream(self._device)  # one for all: each has a thread for good
         while not self._closing:
             self._wake.clear()
             try:
@@ -191,7 +193,7 @@ class Engine:
             completion_batch_size=self._slots,
             prefill_batch_size=self._slots,
             prefill_step_size=CHUNK,
-            stream=mx.new_stream(self._device),
+            stream=self._stream,
         )
 
     def _sweep(self, *, keep: bool = True) -> None:

@@ -32,8 +32,8 @@ from rbee.errors import (
     ModelLoadFailed,
 )
 
-from ..shared.template import ChatTemplate
 from ..shared.hf_vocab import Vocab
+from ..shared.template import ChatTemplate
 from . import kinds
 
 _KV_TYPES = ("f16", "bf16", "f32")

@@ -18,10 +18,10 @@ from rbee.errors import ModelIncompatible, ValidationFailed
 from ..shared import emitted
 from ..shared.families import MARKERS
 from ..shared.fitting import check_length
+from ..shared.hf_vocab import Vocab
 from ..shared.sampling import Sampler
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
-from ..shared.hf_vocab import Vocab
 from .engine import Engine
 from .loading import Weights, give_back
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("mlx_lm", reason="the extra mlx is not installed: pip install 'rbee[mlx]'")
@@ -192,3 +193,23 @@ def test_memory_comes_back(folder: Path):
     assert bench.model.memory_bytes > 300_000
     bench.close()
     assert mx.get_active_memory() <= before + (64 << 10)
+
+
+def test_what_is_computed_apart_leaves_no_threads_behind(model: Bench):
+    process = psutil.Process()
+    model.ask(ask(deterministic=True, max_tokens=2))
+    before = process.num_threads()
+    for seed in range(8):
+        model.ask(ask(deterministic=True, max_tokens=2, seed=seed))
+    assert process.num_threads() <= before
+
+
+def test_a_request_may_be_cancelled_while_its_prompt_is_computed(model: Bench):
+    quiet = model.ask(ask(prompt="short", cache=False))[0]
+    for _ in range(4):
+        names = [model.begin(ask(prompt=f"{n}{LONG}", cache=False)) for n in range(6)]
+        for name in names[1:]:
+            model.model.cancel(name)
+        reasons = [model.end(name).done().finish_reason for name in names]
+        assert reasons == ["length", *["cancelled"] * 5]
+    assert model.ask(ask(prompt="short", cache=False))[0].ids == quiet.ids

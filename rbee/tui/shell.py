@@ -55,7 +55,13 @@ async def open_shell(app: RbeeApp, target: str) -> None:
 
 def editor_command(path: Path, line: int | None, env: Mapping[str, str] = os.environ) -> list[str]:
     """The words of the user's editor for a file. Raises Unavailable where none is named."""
-    words = shlex.split(env.get("VISUAL") or env.get("EDITOR") or "")
+    told = env.get("VISUAL") or env.get("EDITOR") or ""
+    try:
+        words = shlex.split(told)
+    except ValueError as exc:
+        raise Unavailable(
+            f"VISUAL or EDITOR cannot be read: {told!r}: {exc}", action=f"The file is {path}."
+        ) from exc
     if not words:
         raise Unavailable(
             "no editor is named by VISUAL or EDITOR", action=f"The file is {path}.", path=str(path)

@@ -99,6 +99,7 @@ def ask_where(
     when nothing was chosen. Which hives have the model is asked of the queen first."""
 
     async def ask() -> None:
+        here = rbee.screen
         holders: list[str] | None = None
         try:
             async with QueenClient(rbee.link.require().url) as client:
@@ -119,7 +120,9 @@ def ask_where(
         if anywhere:
             words = "The scheduler chooses, and may stop idle workers to make room."
             lines.insert(0, Offer(ANYWHERE, "wherever it runs best", words))
-        choice = await rbee.push_screen_wait(Chooser(title, lines)) if lines else None
+        if rbee.screen is not here or not lines:
+            return  # whoever has gone on meanwhile is not asked there
+        choice = await rbee.push_screen_wait(Chooser(title, lines))
         if choice is not None:
             answered(views.get(choice))
 

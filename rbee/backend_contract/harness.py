@@ -34,6 +34,16 @@ class Broken(Exception):
     """The backend does not do what it must; the message says what it did."""
 
 
+class Skip(Exception):
+    """The clause is not for this backend or model; the message says why."""
+
+
+def must(good: bool, words: str) -> None:
+    """Raises Broken unless it is so."""
+    if not good:
+        raise Broken(words)
+
+
 @dataclass
 class Answer:
     """What came of one request."""

@@ -23,6 +23,7 @@ from rbee.errors import ContextLengthExceeded, RbeeError
 from rbee.models.packages import packaged
 from tests.support.backends import Driver, load
 from tests.support.hf_folders import kept_smollm2
+from tests.support.home import Home
 
 CTX, SLOTS = 256, 2
 SMOL = packaged("smollm2-135m")
@@ -240,3 +241,19 @@ def test_memory_comes_back_after_unloading(tmp_path):
     gc.collect()
     assert held - before > 300 * MIB
     assert process.memory_info().rss - before < 100 * MIB
+
+
+@pytest.mark.lab
+def test_a_folder_is_answered_by_a_torch_worker(home: Home):
+    """`rbee infer` to the end: the queen, the hive, a worker, the folder that torch runs."""
+    if any(importlib.util.find_spec(module) is None for module in KINDS["torch"].needs):
+        pytest.skip("the extra torch is not installed")
+    asked = ("--backend", "torch", "--model", f"file:{kept_smollm2()}", "--temperature", "0")
+    done = home.rbee(
+        "infer", "--ephemeral", *asked, "--max-tokens", "24", "--", "Count: 1, 2, 3, 4, 5, 6"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 3
+    refused = home.rbee("infer", "--ephemeral", *asked, "--device", "cuda:0", "--", "Why?")
+    assert refused.returncode != 0
+    assert "cuda:0" in refused.stderr

@@ -177,7 +177,7 @@ def kept_smollm2() -> Path:
     kept = _KEPT / f"smollm2-f32-{made_by}"
     if not kept.is_dir():
         _KEPT.mkdir(parents=True, exist_ok=True)
-        for old in _KEPT.glob("smollm2-f32-*"):
+        for old in set(_KEPT.glob("smollm2-f32-*")) - {kept}:
             rmtree(old, ignore_errors=True)
         with TemporaryDirectory(dir=_KEPT, prefix="making-", ignore_cleanup_errors=True) as made:
             write_smollm2(source.path, Path(made) / "model")

@@ -219,7 +219,9 @@ async def waiting_state(pilot: Pilot[Any]) -> None:
     store.tick()  # the clock stands still: it is the only sample
     store.throughput.extend([0, 12, 60, 143, 138, 90, 40, 0, 55, 143] * 5)
     store.queue_depth.extend([0, 0, 1, 2, 3, 1, 0, 0, 4, 1] * 5)
+    await until(pilot, lambda: screen.table.has_focus and len(screen.table.rows) > 2, "the rows")
     await pilot.press("down", "down")
+    await until(pilot, lambda: screen.table.cursor_key == "j-120", "the cursor")
     await heard(pilot, screen, "j-120", 2)
     await pilot.pause()
 

@@ -243,9 +243,8 @@ class RbeeApp(App[str]):
 
     def action_mode(self, mode: str) -> None:
         """Show one of the nine screens."""
-        if not isinstance(self.screen, ColonyScreen):
-            return
-        self.switch_mode(mode)
+        if self._shown() is not None:
+            self.switch_mode(mode)
 
     def action_step_mode(self, step: int) -> None:
         """The previous or next screen."""

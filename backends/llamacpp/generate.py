@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
 from rbee.errors import ModelIncompatible, ValidationFailed
 
@@ -19,6 +16,7 @@ from ..shared.engine import Engine
 from ..shared.families import MARKERS
 from ..shared.fitting import check_length
 from ..shared.memory import give_back
+from ..shared.prompt import prompt_tokens
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
 from . import grammar
@@ -41,7 +39,6 @@ class TextModel:
         self._model = model
         self._context = context
         self._template = template
-        self._bos = model.vocab.name(model.vocab.bos)
         if template.supports_tools:
             for marker in MARKERS:
                 model.vocab.show(marker)
@@ -65,7 +62,7 @@ class TextModel:
                 action="Use an embedding model.",
             )
         source = grammar.source_of(request, self._template.family)
-        prompt = self._tokens(request)
+        prompt = prompt_tokens(request, self._model.vocab, self._template, self.ctx)
         said = emitted.tokens_of(request, self._model.vocab)
         check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")
         sampler = Sampler(request, self._model.vocab, prompt, source)
@@ -99,21 +96,6 @@ class TextModel:
         self._context.close()
         self._model.close()
         give_back()
-
-    def _tokens(self, request: Generation) -> NDArray[np.int32]:
-        vocab = self._model.vocab
-        if request.messages:
-            text = self._template.render(request.messages, request.tools)
-            doubled = bool(self._bos) and text.startswith(self._bos)
-            tokens = vocab.tokenize(text, special=not doubled)
-        else:
-            tokens = vocab.tokenize(request.prompt or "", special=True)
-        if not len(tokens) and vocab.bos >= 0:
-            tokens = np.array([vocab.bos], np.int32)
-        if not len(tokens):
-            raise ValidationFailed("prompt: is empty", field="prompt", constraint="not empty")
-        check_length(len(tokens) + 1, self.ctx, "the prompt with one token for the answer")
-        return tokens
 
 
 def template_of(model: Model, name: str) -> ChatTemplate:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
 from rbee.errors import ModelIncompatible, ValidationFailed
@@ -19,6 +17,7 @@ from ..shared import emitted
 from ..shared.families import MARKERS
 from ..shared.fitting import check_length
 from ..shared.hf_vocab import Vocab
+from ..shared.prompt import prompt_tokens
 from ..shared.sampling import Sampler
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
@@ -49,7 +48,6 @@ class MlxModel:
         self._name = name
         self._vocab = vocab
         self._template = template
-        self._bos = vocab.name(vocab.bos)
         if template.supports_tools:
             for marker in MARKERS:
                 vocab.show(marker)
@@ -73,7 +71,7 @@ class MlxModel:
                 action="Use an embedding model with torch or llamacpp.",
             )
         _refuse_shapes(request)
-        prompt = self._tokens(request)
+        prompt = prompt_tokens(request, self._vocab, self._template, self.ctx)
         said = emitted.tokens_of(request, self._vocab)
         check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")
         sampler = Sampler(request, self._vocab, prompt)
@@ -101,21 +99,6 @@ class MlxModel:
         """Free contexts and weights."""
         self._engine.close()
         give_back()
-
-    def _tokens(self, request: Generation) -> NDArray[np.int32]:
-        vocab = self._vocab
-        if request.messages:
-            text = self._template.render(request.messages, request.tools)
-            doubled = bool(self._bos) and text.startswith(self._bos)
-            tokens = vocab.tokenize(text, special=not doubled)
-        else:
-            tokens = vocab.tokenize(request.prompt or "", special=True)
-        if not len(tokens) and vocab.bos >= 0:
-            tokens = np.array([vocab.bos], np.int32)
-        if not len(tokens):
-            raise ValidationFailed("prompt: is empty", field="prompt", constraint="not empty")
-        check_length(len(tokens) + 1, self.ctx, "the prompt with one token for the answer")
-        return tokens
 
 
 def _refuse_shapes(request: Generation) -> None:

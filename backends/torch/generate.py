@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
 from rbee.errors import ModelIncompatible, ModelLoadFailed, ValidationFailed
 
@@ -20,6 +17,7 @@ from ..shared.engine import Engine
 from ..shared.families import MARKERS
 from ..shared.fitting import check_length
 from ..shared.hf_vocab import Vocab
+from ..shared.prompt import prompt_tokens
 from ..shared.sampling import Sampler
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
@@ -47,7 +45,6 @@ class TextModel:
         self._loaded: Loaded | None = loaded
         self._vocab = Vocab(loaded.tokenizer, size=size, ends=_ends(loaded))
         self._template = template_of(loaded.tokenizer, self._vocab, name)
-        self._bos = self._vocab.name(self._vocab.bos)
         if self._template.supports_tools:
             for marker in MARKERS:
                 self._vocab.show(marker)
@@ -79,7 +76,7 @@ class TextModel:
                 f"{self._name} writes text and makes no vectors", action="Use an embedding model."
             )
         _refuse_shapes(request)
-        prompt = self._tokens(request)
+        prompt = prompt_tokens(request, self._vocab, self._template, self.ctx)
         said = emitted.tokens_of(request, self._vocab)
         check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")
         task = Task(
@@ -111,21 +108,6 @@ class TextModel:
         self._context.close()
         self._loaded = None
         free(self._device)
-
-    def _tokens(self, request: Generation) -> NDArray[np.int32]:
-        vocab = self._vocab
-        if request.messages:
-            text = self._template.render(request.messages, request.tools)
-            doubled = bool(self._bos) and text.startswith(self._bos)
-            tokens = vocab.tokenize(text, special=not doubled)
-        else:
-            tokens = vocab.tokenize(request.prompt or "", special=True)
-        if not len(tokens) and vocab.bos >= 0:
-            tokens = np.array([vocab.bos], np.int32)
-        if not len(tokens):
-            raise ValidationFailed("prompt: is empty", field="prompt", constraint="not empty")
-        check_length(len(tokens) + 1, self.ctx, "the prompt with one token for the answer")
-        return tokens
 
 
 def template_of(tokenizer: Any, vocab: Vocab, name: str) -> ChatTemplate:

@@ -64,7 +64,7 @@ def _extras() -> list[str]:
 def _load(entry: EntryPoint) -> BackendInfo:
     try:
         info = entry.load()
-    except Exception as exc:  # third-party code: whatever it raises is the reason it is unavailable
+    except (Exception, SystemExit) as exc:  # third-party code: what it raises is why it is not used
         raise _broken(entry, f"cannot be imported: {type(exc).__name__}: {exc}") from exc
     if not isinstance(info, BackendInfo):
         raise _broken(entry, f"{entry.value} is a {type(info).__name__}, not a BackendInfo")
@@ -80,7 +80,7 @@ def _survey(entry: EntryPoint) -> tuple[BackendInfo, Support]:
         return _placeholder(entry.name, exc), Support(False, (), exc.message, exc.action)
     try:
         return info, info.probe()
-    except Exception as exc:  # third-party code, as above
+    except (Exception, SystemExit) as exc:  # third-party code, as above
         error = _broken(entry, f"its probe failed: {type(exc).__name__}: {exc}")
         return info, Support(False, (), error.message, error.action)
 

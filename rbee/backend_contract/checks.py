@@ -83,7 +83,7 @@ def _judged(name: str, clause: Callable[[], None]) -> Found:
         return Found(name, "failed", str(exc))
     except RbeeError as exc:
         return Found(name, "failed", f"{exc.code}: {exc.message}")
-    except Exception as exc:  # somebody's code: whatever it raises is what is wrong with it
+    except (Exception, SystemExit) as exc:  # somebody's code: what it raises is wrong with it
         return Found(name, "failed", f"{type(exc).__name__}: {exc}")
     return Found(name, "ok")
 

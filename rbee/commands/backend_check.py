@@ -5,12 +5,15 @@ Owns the choice of a model, the process and the report. What is checked, rbee.ba
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from rbee import registry
 from rbee.backend_api import BackendInfo
@@ -26,6 +29,10 @@ _SECONDS = 1800
 """For all clauses together."""
 _TAIL = 12
 """Lines of what a process that died had said."""
+_MOST_SAID = 1 << 20
+"""Bytes of it that are read."""
+_NOT_THERE = 2
+"""The process's exit code for a backend that cannot be imported."""
 
 
 class Model:
@@ -69,25 +76,65 @@ def _checked(name: str, model: Model, device: str) -> list[Found]:
         "--model", str(model.path), "--id", model.name, "--format", model.format,
         "--device", device,
     ]  # fmt: skip
-    found: list[Found] = []
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        try:
-            ended = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=said, timeout=_SECONDS, check=False
-            )
-            out, code = ended.stdout, ended.returncode
-        except subprocess.TimeoutExpired as exc:
-            out, code = exc.stdout or b"", None
-        for line in out.splitlines():
-            one = decode(line, dict[str, str])
-            found.append(Found(one["name"], one["state"], one.get("words", "")))
-        if code in (0, 1, 2) and found:
+    with ExitStack() as stack:
+        out = stack.enter_context(tempfile.TemporaryFile("w+b"))
+        said = stack.enter_context(tempfile.TemporaryFile("w+b"))
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="rbee-check-", ignore_cleanup_errors=True)
+        )
+        code = _ended(command, out, said, Path(scratch))
+        found = _read(out)
+        if _whole(code, found):
             return found
-        said.seek(0)
-        last = " | ".join(said.read().splitlines()[-_TAIL:])
+        last = " | ".join(_end_of(said).decode("utf-8", "replace").splitlines()[-_TAIL:])
     what = f"it took more than {_SECONDS} s" if code is None else f"its process ended with {code}"
     at = NAMES[min(len(found), len(NAMES) - 1)]
     return [*found, Found(at, "failed", f"{what}; it had said: {last[:1000] or 'nothing'}")]
+
+
+def _ended(command: list[str], out: IO[bytes], said: IO[bytes], scratch: Path) -> int | None:
+    """Its exit code, None when it took too long. Leaves no process of it and no temporary file."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=said,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        start_new_session=True,
+    )
+    try:
+        return process.wait(_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError, PermissionError):  # with all that it started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _whole(code: int | None, found: list[Found]) -> bool:
+    """Whether all was said that was to be. A backend may end its process with any code."""
+    failed = any(one.state == "failed" for one in found)
+    if code == _NOT_THERE:
+        return failed
+    return tuple(one.name for one in found) == NAMES and code == int(failed)
+
+
+def _read(out: IO[bytes]) -> list[Found]:
+    """What each clause found; a line that was cut off is none."""
+    out.seek(0)
+    found: list[Found] = []
+    for line in out.read(_MOST_SAID).splitlines():
+        with suppress(ValidationFailed):
+            one = decode(line, dict[str, str])
+            found.append(Found(one.get("name", ""), one.get("state", ""), one.get("words", "")))
+    return found
+
+
+def _end_of(said: IO[bytes]) -> bytes:
+    size = said.seek(0, os.SEEK_END)
+    said.seek(max(0, size - _MOST_SAID))
+    return said.read()
 
 
 @contextmanager

@@ -141,3 +141,19 @@ def test_what_is_no_input_is_named(fields: dict[str, Any], named: str) -> None:
 def test_one_text_is_a_list_of_one() -> None:
     assert embed(input="a").texts() == ["a"]
     assert embed(input=["a", "b"], normalize=False, wait=False).texts() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", "cuda:0", "hip:1", "metal:0", "sycl:0", "vulkan:12", "xpu", "xpu:0"]
+)
+def test_any_kind_of_device_that_a_backend_reports_may_be_asked_for(device: str) -> None:
+    assert infer(device=device).device == device
+
+
+@pytest.mark.parametrize(
+    "device", ["", "cpu:0", "abacus:0", "xpu:", "xpu:100", "cuda:0\n", "XPU:0"]
+)
+def test_what_is_no_device_is_refused_by_name(device: str) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        infer(device=device)
+    assert caught.value.details["field"] == "device"

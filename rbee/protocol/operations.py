@@ -26,7 +26,9 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?
 ModelName = Annotated[
     str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+\Z")
 ]
-DeviceName = Annotated[str, msgspec.Meta(pattern=r"^(cpu|(cuda|metal|vulkan)(:[0-9]{1,2})?)\Z")]
+DeviceName = Annotated[
+    str, msgspec.Meta(pattern=r"^(cpu|(cuda|hip|metal|sycl|vulkan|xpu)(:[0-9]{1,2})?)\Z")
+]
 BackendName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=5)]

@@ -242,6 +242,15 @@ def test_what_is_refused(claude: anthropic.Anthropic, more: dict[str, Any], word
     assert body["error"]["code"] in ("VALIDATION_ERROR", "CONTEXT_LENGTH_EXCEEDED")
 
 
+@pytest.mark.parametrize("content", [5, ["text"], {"type": "text"}, True])
+def test_a_result_that_is_neither_text_nor_blocks_is_refused(user: Home, content: object) -> None:
+    result = {"type": "tool_result", "tool_use_id": "a", "content": content}
+    body = {"model": "echo", "max_tokens": 5, "messages": [{"role": "user", "content": [result]}]}
+    reply = httpx.post(f"{user.url}/v1/messages", json=body, trust_env=False)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "messages[0].content[0].content" in reply.json()["error"]["message"]
+
+
 def test_what_asks_for_nothing_is_taken(claude: anthropic.Anthropic) -> None:
     edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
     thought = {"type": "thinking", "thinking": "hm", "signature": "x"}
@@ -253,7 +262,10 @@ def test_what_asks_for_nothing_is_taken(claude: anthropic.Anthropic) -> None:
     answer = ask(
         claude, "", "echo", messages=turns, thinking={"type": "enabled", "budget_tokens": 1024},
         metadata={"user_id": "u"}, service_tier="auto",
-        extra_body={"context_management": edits, "container": None},
+        extra_body={
+            "context_management": edits, "container": None,
+            "tool_choice": {"type": "auto", "disable_parallel_tool_use": None},
+        },
     )  # fmt: skip
     assert answer.content[0].text == "last one"
 

@@ -70,6 +70,16 @@ def test_generate_whole_and_streamed_say_the_same(guest: ollama.Client) -> None:
     assert abs((datetime.now(UTC) - created).total_seconds()) < 600
 
 
+@pytest.mark.parametrize("more", [{}, {"logprobs": True}])
+def test_each_line_has_the_time_at_which_it_was_told(
+    guest: ollama.Client, more: dict[str, Any]
+) -> None:
+    parts = list(guest.generate(MODEL, "A hive is", options=EXACT, stream=True, **more))
+    times = [datetime.fromisoformat(part.created_at or "") for part in parts]
+    assert times == sorted(times)
+    assert len(set(times)) > 2
+
+
 def test_chat_whole_and_streamed_say_the_same(guest: ollama.Client) -> None:
     asked: dict[str, Any] = {"model": MODEL, "messages": said("Hello"), "options": EXACT}
     whole = guest.chat(**asked)
@@ -125,6 +135,18 @@ def test_calls_are_told_whole(guest: ollama.Client, stream: bool) -> None:
         ("now", {}),
     ]
     assert "".join(part.message.content or "" for part in parts) == "One moment. "
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_half_a_character_in_a_call_is_told_as_a_replacement(
+    guest: ollama.Client, stream: bool
+) -> None:
+    text = '{"name": "get_weather", "arguments": {"city": "\\ud83d"}}'
+    told = guest.chat("echo", said(text), tools=TOOLS, stream=stream)  # pyright: ignore[reportCallIssue,reportArgumentType,reportUnknownVariableType]
+    parts: list[Any] = list(told) if stream else [told]
+    calls = [call for part in parts for call in part.message.tool_calls or ()]
+    assert [call.function.arguments for call in calls] == [{"city": "\ufffd"}]
+    assert parts[-1].done
 
 
 def test_arguments_that_are_none_stay_text(guest: ollama.Client) -> None:

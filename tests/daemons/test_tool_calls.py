@@ -142,3 +142,22 @@ def test_the_same_parts_come_however_the_text_is_cut(data: st.DataObject) -> Non
     for char in said:
         one_by_one += single.feed(char)
     assert told([*one_by_one, *single.end()]) == told(read(said, NAMES))
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "now\\ud83d", "arguments": {}}</tool_call>',
+        '<tool_call>{"arguments": {"a": "\\ud83d"}, "name": "now"}</tool_call>',
+        '<tool_call>{"name": "now", "arguments": "{\\"a\\": \\"\\ud83d\\"}"}</tool_call>',
+        '<tool_call>{"arguments": "\\ude00", "name": "now\\ud83d"}</tool_call>',
+    ],
+)
+def test_half_a_character_is_replaced_as_no_reply_could_say_it(text: str, step: int) -> None:
+    reader = CallReader(NAMES)
+    parts = [p for at in range(0, len(text), step) for p in reader.feed(text[at : at + step])]
+    said = [p.name if isinstance(p, CallBegun) else p.text for p in [*parts, *reader.end()]]
+    assert reader.count == 1
+    assert "\ufffd" in "".join(said)
+    assert "".join(said).encode()

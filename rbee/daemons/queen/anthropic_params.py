@@ -7,7 +7,7 @@ the tables here. Blocks of content become the messages that a chat template know
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, cast
 
 import msgspec
 
@@ -34,7 +34,7 @@ class Choice(msgspec.Struct, frozen=True):
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -164,8 +164,10 @@ def _turn(turn: Spoken, where: str, names: dict[str, str]) -> list[dict[str, Any
 
 
 def _result(block: dict[str, Any], place: str, names: dict[str, str]) -> dict[str, Any]:
-    content = cast("Content", block.get("content") or "")
-    text, call_id = _text(content, f"{place}.content"), block.get("tool_use_id")
+    content, call_id = block.get("content") or "", block.get("tool_use_id")
+    if not isinstance(content, str) and not _blocks(content):
+        raise _bad("messages", f"{place}.content: must be a text or a list of blocks")
+    text = _text(content, f"{place}.content")
     if block.get("is_error"):
         text = f"Error: {text}"
     told: dict[str, Any] = {"role": "tool", "content": text, "tool_call_id": call_id}
@@ -183,6 +185,10 @@ def _text(content: Content, where: str) -> str:
             raise _bad(where.partition("[")[0], f"{where}[{at}]: {kind!r} is no text")
         texts.append(_said(block, f"{where}[{at}]"))
     return "\n".join(texts)
+
+
+def _blocks(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(x, dict) for x in cast("list[Any]", value))
 
 
 def _said(block: dict[str, Any], place: str) -> str:

@@ -6,7 +6,6 @@ when a worker has computed it: a stream says it in `message_delta`, and 0 in `me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from rbee.daemons.queen.openai_events import Events
 from rbee.daemons.queen.openai_replies import Run, counts_of
 from rbee.daemons.queen.spoken import Ended, Part, Said, Speech, answer_of
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore
+from rbee.daemons.queen.tool_text import object_of
 from rbee.errors import RbeeError, ShuttingDown
 from rbee.protocol.base import encode
 from rbee.sse import encode_event
@@ -168,8 +168,5 @@ def _use(call_id: str, name: str) -> dict[str, Any]:
 
 def _input(arguments: str) -> Any:
     """The arguments as an object; text that is none stands under `_raw`."""
-    try:
-        found = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"_raw": arguments}
+    found = object_of(arguments)
+    return {"_raw": arguments} if found is None else found

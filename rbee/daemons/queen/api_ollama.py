@@ -222,7 +222,7 @@ class Ollama:
     ) -> Response:
         answering = self._answering
         runs = await answering.submit(request, [operation])
-        answer = Answer(runs[0], asked.asked, chat=chat)
+        answer = Answer(runs[0], asked.asked, chat=chat, utc=self._queen.clock.utc)
         if asked.stream is not False:
             ended = (lambda: self._unload(operation.model)) if goes else None
             return await answering.streamed(

@@ -7,7 +7,6 @@ that is none stays text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +19,7 @@ from rbee.daemons.queen.openai_events import STAGES
 from rbee.daemons.queen.openai_replies import Run, counts_of, failure_of, find
 from rbee.daemons.queen.spoken import Call, Ended, Part, Said, Speech
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore
+from rbee.daemons.queen.tool_text import object_of
 from rbee.errors import InternalError, RbeeError, ShuttingDown
 from rbee.protocol.base import encode
 from rbee.protocol.jobs import (
@@ -58,16 +58,22 @@ def line(value: object) -> bytes:
 
 
 class Answer:
-    """One answer on its way. `name`: the model as it was asked for; `chat`: said as a message."""
+    """One answer on its way. `name`: the model as it was asked for; `chat`: said as a message;
+    `utc`: the time that each line tells as its own, in seconds."""
 
-    def __init__(self, run: Run, name: str, *, chat: bool) -> None:
+    def __init__(self, run: Run, name: str, *, chat: bool, utc: Callable[[], float]) -> None:
         self.run = run
         self._chat = chat
-        self._head = {"model": name, "created_at": stamp_of(run.job.created_at)}
+        self._name = name
+        self._utc = utc
         self._speech = Speech(run)
         self._call: Call | None = None
         self._calls = 0
         self.reason = "stop"
+
+    def now(self) -> str:
+        """When a line is told."""
+        return stamp_of(self._utc())
 
     @property
     def plain(self) -> bool:
@@ -95,7 +101,7 @@ class Answer:
             said = {"message": {"role": "assistant", "content": text}}
             if calls:
                 said["message"]["tool_calls"] = list(calls)
-        told = {**self._head, **said, "done": done}
+        told = {"model": self._name, "created_at": self.now(), **said, "done": done}
         if logprobs:
             told["logprobs"] = _logprobs(logprobs)
         return told
@@ -141,11 +147,8 @@ class Answer:
         call, self._call = self._call, None
         if call is None:
             return []
-        try:
-            arguments = json.loads(call.arguments or "{}")
-        except (ValueError, RecursionError):
-            arguments = None
-        if not isinstance(arguments, dict):
+        arguments = object_of(call.arguments)
+        if arguments is None:
             return [self.step(f"{call.name}({call.arguments})")]
         function = {"index": self._calls, "name": call.name, "arguments": arguments}
         self._calls += 1
@@ -160,8 +163,9 @@ class Lines:
         self._ended = ended
         self.runs: Sequence[Run] = [answer.run]
         self._answer = answer
-        # Lines of text alone differ in nothing else: they are written around it.
-        self._around = line(answer.step("\0")).split(b'"\\u0000"')
+        # Lines of text alone differ in nothing but it and their time: they are written around both.
+        blank = {**answer.step("\0"), "created_at": "\0"}
+        self._before, self._between, self._after = line(blank).split(b'"\\u0000"')
 
     def opening(self) -> bytes:
         """See Telling."""
@@ -196,7 +200,8 @@ class Lines:
         if kind == EventType.TOKEN and self._answer.plain:
             said = _TEXT.decode(data)
             if "logprob" not in said:
-                return bytes(said["t"]).join(self._around)
+                now = encode(self._answer.now())
+                return b"".join((self._before, now, self._between, said["t"], self._after))
         if kind in (EventType.TOKEN, EventType.END):
             return b"".join([line(one) for one in self._answer.steps(kind, data)])
         if kind == EventType.STATUS:

@@ -35,7 +35,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
     """`stream_options`; padding against observers of the line (`include_obfuscation`) is not
     added."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class _Sampled(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class _Sampled(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def with_usage(self) -> bool:
         """Whether a stream is to end with the counts."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 class ChatRequest(_Sampled, frozen=True, kw_only=True):

@@ -6,12 +6,14 @@ Pure functions for `tool_calls`; they know no form of a call but its object.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, cast
 
 KEYS = {"name", "arguments", "parameters", "id", "type", "function"}
 """What the object of a call may have."""
 STRING = r'"(?:[^"\\]|\\.)*"'
 """A JSON string, as a regular expression."""
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def overlap(text: str, mark: str) -> int:
@@ -28,7 +30,25 @@ def unquoted(text: str) -> str:
         value: Any = json.loads(text, strict=False)
     except ValueError:
         return text.strip('"')
-    return value if isinstance(value, str) else text
+    return whole_characters(value) if isinstance(value, str) else text
+
+
+def whole_characters(text: str) -> str:
+    """Halves of surrogate pairs, which a model may write as escapes and no UTF-8 can say, become
+    U+FFFD each, as Unicode has it (section 5.22, best practice for U+FFFD substitution)."""
+    return _HALVES.sub("\ufffd", text)
+
+
+def object_of(arguments: str) -> dict[str, Any] | None:
+    """What a call's arguments say, as an object that a reply can say; None where they are none."""
+    try:
+        found: Any = json.loads(arguments or "{}")
+        if not isinstance(found, dict):
+            return None
+        text = json.dumps(found, ensure_ascii=False)
+        return cast("dict[str, Any]", json.loads(whole_characters(text)))
+    except (ValueError, RecursionError):
+        return None
 
 
 class Scan:
@@ -100,10 +120,11 @@ def called(value: Any) -> tuple[str, str] | None:
     arguments: Any = found.get("arguments", found.get("parameters"))
     if not isinstance(name, str):
         return None
+    name = whole_characters(name)
     if isinstance(arguments, str):
-        return name, arguments
+        return name, whole_characters(arguments)
     if arguments is None and set(found) <= KEYS:
         arguments = {}
     if not isinstance(arguments, dict):
         return None
-    return name, json.dumps(arguments, ensure_ascii=False)
+    return name, whole_characters(json.dumps(arguments, ensure_ascii=False))

@@ -123,6 +123,9 @@ def test_an_answer_has_the_shape_that_was_asked(client: openai.OpenAI) -> None:
     assert set(json.loads(said.output_text)) == {"legs"}
 
 
+DESCRIPTION = "tools[0].description"
+
+
 def test_a_failure_on_the_way_is_the_last_event(client: openai.OpenAI) -> None:
     events: list[Any] = list(
         client.responses.create(model="echo", input="@fail_after=1 a b", stream=True)
@@ -142,6 +145,11 @@ def test_a_failure_on_the_way_is_the_last_event(client: openai.OpenAI) -> None:
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
         ({"extra_body": {"magic": 1}}, "magic"),
+        ({"input": []}, "input"),
+        ({"input": [{"role": 5, "content": "x"}]}, "input"),
+        ({"input": [{"type": "function_call", "call_id": "c"}]}, "input"),
+        ({"text": {"format": {"type": 5}}}, "text.format.type"),
+        ({"tools": [{"type": "function", "name": "a", "description": "x" * 10_001}]}, DESCRIPTION),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(

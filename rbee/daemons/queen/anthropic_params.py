@@ -20,6 +20,15 @@ Content: TypeAlias = str | list[dict[str, Any]]
 THOUGHT = ("thinking", "redacted_thinking")
 """Blocks of earlier answers that no model is shown."""
 MOST_STOPS = 4
+NAMES = (
+    (r"messages\b.*", "messages"),
+    (r"stop\b", "stop_sequences"),
+    (r"response_format(\.json_schema)?\b", "output_config.format"),
+    (r"(tools\[\d+\])\.function\.parameters\b", r"\1.input_schema"),
+    (r"(tools\[\d+\]|tool_choice)\.function\b", r"\1"),
+)
+"""What operations call otherwise. Turns are not told by their numbers: their blocks become messages
+of their own."""
 
 
 class Spoken(msgspec.Struct, frozen=True):
@@ -106,13 +115,13 @@ def infer_from(asked: MessagesRequest) -> Infer:
         "top_p": asked.top_p,
         "top_k": asked.top_k,
     }
-    return infer_of(fields)
+    return infer_of(fields, NAMES)
 
 
 def counted_from(asked: CountRequest) -> Infer:
     """What computes the same prompt and says next to nothing."""
     fields = _conversation(asked) | {"max_tokens": 1, "temperature": 0.0}
-    return infer_of({**fields, "response_format": None})
+    return infer_of({**fields, "response_format": None}, NAMES)
 
 
 def _conversation(asked: _Asked) -> dict[str, Any]:

@@ -21,6 +21,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 Tools = Annotated[list[dict[str, Any]], msgspec.Meta(max_length=128)]
 Short = Annotated[str, msgspec.Meta(max_length=64)]
 Named = Annotated[str, msgspec.Meta(max_length=600)]
+NAMES = (
+    (r"max_tokens\b", "options.num_predict"),
+    (r"repetition_penalty\b", "options.repeat_penalty"),
+    (
+        r"(temperature|top_k|top_p|min_p|presence_penalty|frequency_penalty|stop)\b",
+        r"options.\1",
+    ),
+    (r"response_format(\.json_schema)?\b", "format"),
+)
+"""What operations call otherwise."""
 _DURATION = re.compile(r"-?\d{1,9}(\.\d{1,9})?|-?(\d{1,9}(\.\d{1,9})?(ns|us|µs|ms|s|m|h)){1,6}")
 """A number of seconds, or Go's `time.ParseDuration`."""
 
@@ -187,9 +197,11 @@ def generate_of(asked: GenerateRequest, model: str) -> Infer:
     if asked.raw:
         if asked.system:
             raise bad("system", "a raw prompt has no place for it", "not with raw")
-        return infer_of({**fields, "prompt": asked.prompt, "raw": True})
+        return infer_of({**fields, "prompt": asked.prompt, "raw": True}, NAMES)
     said = [{"role": "system", "content": asked.system}] if asked.system else []
-    return infer_of({**fields, "messages": [*said, {"role": "user", "content": asked.prompt}]})
+    return infer_of(
+        {**fields, "messages": [*said, {"role": "user", "content": asked.prompt}]}, NAMES
+    )
 
 
 def chat_of(asked: ChatRequest, model: str) -> Infer:
@@ -198,7 +210,7 @@ def chat_of(asked: ChatRequest, model: str) -> Infer:
         "messages": [_message(one, at) for at, one in enumerate(asked.messages or ())],
         "tools": [_tool(one) for one in asked.tools or ()] or None,
     }
-    return infer_of(fields)
+    return infer_of(fields, NAMES)
 
 
 def embed_of(model: str, texts: str | list[str], *, normalize: bool = True) -> Embed:

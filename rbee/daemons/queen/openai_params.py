@@ -7,6 +7,8 @@ ignored. `docs/openai.md` lists all of them by the tables here. Bounds are those
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -199,13 +201,29 @@ def embed_of(asked: EmbeddingRequest) -> Embed:
     return decode(encode(fields), Embed)
 
 
-def infer_of(fields: dict[str, Any]) -> Infer:
+def infer_of(fields: dict[str, Any], names: Sequence[tuple[str, str]] = ()) -> Infer:
     """The operation with these fields; null ones are left to their defaults. Raises
-    ValidationFailed."""
+    ValidationFailed, whose field has the name that the first of `names` gives it: patterns of how
+    operations call things, and what the caller's dialect has in their place."""
     present = {name: value for name, value in fields.items() if value is not None}
-    operation = decode(encode({**present, "operation": "infer"}), Infer)
-    check_infer(operation)
+    try:
+        operation = decode(encode({**present, "operation": "infer"}), Infer)
+        check_infer(operation)
+    except ValidationFailed as exc:
+        raise _renamed(exc, names) from exc
     return operation
+
+
+def _renamed(error: ValidationFailed, names: Sequence[tuple[str, str]]) -> ValidationFailed:
+    field = str(error.details.get("field"))
+    for pattern, theirs in names:
+        told, found = re.subn(rf"^{pattern}", theirs, field, count=1)
+        if found:
+            what = error.message.removeprefix(f"{field}: ")
+            return ValidationFailed(
+                f"{told}: {what}", field=told, constraint=error.details.get("constraint")
+            )
+    return error
 
 
 def _shared(asked: _Sampled) -> dict[str, Any]:

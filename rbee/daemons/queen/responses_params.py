@@ -20,6 +20,14 @@ from rbee.protocol.operations import Infer
 TEXTS = ("input_text", "output_text", "text")
 """Types of parts that are text."""
 MOST_ITEMS = 1000
+NAMES = (
+    (r"messages\b.*", "input"),
+    (r"max_tokens\b", "max_output_tokens"),
+    (r"response_format(\.json_schema)?\b", "text.format"),
+    (r"(tools\[\d+\]|tool_choice)\.function\b", r"\1"),
+)
+"""What operations call otherwise. Items are not told by their numbers: what was said before, and
+calls that are one message, make those of messages others."""
 
 
 class FunctionTool(Request, frozen=True, kw_only=True):
@@ -106,7 +114,8 @@ def response_infer(asked: ResponseRequest, before: Sequence[dict[str, Any]]) -> 
             "tools": tools or None,
             "tool_choice": choice,
             "parallel_tool_calls": asked.parallel_tool_calls,
-        }
+        },
+        NAMES,
     )
 
 

@@ -131,7 +131,10 @@ def test_a_failure_on_the_way_is_the_last_event(client: openai.OpenAI) -> None:
         client.responses.create(model="echo", input="@fail_after=1 a b", stream=True)
     )
     assert events[-1].type == "response.failed"
-    assert events[-1].response.error.code == "INTERNAL_ERROR"
+    failed = events[-1].response
+    assert failed.error.code == "INTERNAL_ERROR"
+    assert failed.error.message.endswith("try again.")
+    assert [item.status for item in failed.output] == ["incomplete"]
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(events[-1].response.id)
 

@@ -50,7 +50,7 @@ class Growing:
             "created_at": int(self._run.job.created_at),
             "status": self.status,
             "background": False,
-            "error": None if error is None else {"code": error.code, "message": error.message},
+            "error": None if error is None else _error(error),
             "incomplete_details": (
                 {"reason": "max_output_tokens"} if self.status == INCOMPLETE else None
             ),
@@ -96,6 +96,12 @@ class Growing:
         for part in self._speech.parts(kind, data):
             out += self._part(part)
         return out
+
+    def fail(self, error: RbeeError) -> None:
+        """Nothing more comes; what was begun stays as it is."""
+        self.status, self.error = FAILED, error
+        if self.output and self.output[-1]["status"] == IN_PROGRESS:
+            self.output[-1]["status"] = INCOMPLETE
 
     def _part(self, part: Part) -> list[Event]:
         match part:
@@ -220,7 +226,7 @@ class ResponseEvents(Events):
 
     def broken(self, error: RbeeError) -> bytes:
         """It has failed."""
-        self._growing.status, self._growing.error = FAILED, error
+        self._growing.fail(error)
         return self._sent({"type": f"response.{FAILED}", "response": self._growing.body()})
 
     def _sent(self, event: Event) -> bytes:
@@ -234,6 +240,10 @@ def complete(growing: Growing, run: Run) -> None:
         raise ShuttingDown("the queen is shutting down")
     for kind, data in run.stream.events:
         growing.grow(kind, data)
+
+
+def _error(error: RbeeError) -> Event:
+    return {"code": error.code, "message": f"{error.message.rstrip('.')}. {error.action}"}
 
 
 def _text_part() -> dict[str, Any]:

@@ -30,8 +30,10 @@ from rbee.errors import (
     ModelCorrupted,
     ModelIncompatible,
     ModelLoadFailed,
+    RbeeError,
 )
 
+from ..shared.folder import check as folder_check
 from ..shared.hf_vocab import Vocab
 from ..shared.template import ChatTemplate
 from . import kinds
@@ -70,9 +72,8 @@ class MlxBackend:
                 f"mlx keeps keys and values as the model computes, not as {options.kv_type}",
                 action="Set worker.kv_type to f16, or run the model by another backend.",
             )
-        if not (model.path / "config.json").is_file():
-            raise ModelIncompatible(f"{model.path.name} is no folder with a config.json")
         progress("reading weights", 0.0)
+        _checked(model.path)
         config = _config(model.path)
         weights = _read(model.path, progress, cancelled)
         trained = _figure(config, "max_position_embeddings")
@@ -130,7 +131,10 @@ def _read(folder: Path, progress: Progress, cancelled: threading.Event) -> Weigh
     except (FileNotFoundError, RuntimeError) as exc:
         give_back()
         raise ModelCorrupted(f"{folder.name}: {_reason(exc)}") from exc
-    except (ValueError, KeyError, TypeError, AttributeError, ModuleNotFoundError) as exc:
+    except RbeeError:
+        give_back()
+        raise
+    except Exception as exc:  # a dozen kinds, by what the files get wrong
         give_back()
         if "parameters" in str(exc):  # missing from the weights, or not in the model
             raise ModelCorrupted(f"{folder.name}: {_reason(exc)}") from exc
@@ -166,6 +170,14 @@ def give_back() -> None:
     mx.clear_cache()
 
 
+def _checked(folder: Path) -> None:
+    """Raises ModelCorrupted, ModelIncompatible."""
+    try:
+        folder_check(folder)
+    except OSError as exc:
+        raise ModelCorrupted(f"{folder.name} cannot be read: {_reason(exc)}") from exc
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         return load_config(folder)
@@ -177,7 +189,7 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as exc:  # a dozen kinds, by what is missing or damaged
         raise ModelIncompatible(
             f"{folder.name}: its tokenizer cannot be read: {_reason(exc)}",

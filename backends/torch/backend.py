@@ -62,11 +62,9 @@ class TorchBackend:
             progress("making the context", _READ)
             if cancelled.is_set():
                 raise Cancelled("loading was cancelled")
-            ready: LoadedModel
-            if loaded.embeds:
-                ready = EmbeddingModel(model.id, loaded, options, device)
-            else:
-                ready = TextModel(model.id, loaded, options, device)
+            kind = EmbeddingModel if loaded.embeds else TextModel
+            with reading.reasons(model):
+                ready: LoadedModel = kind(model.id, loaded, options, device)
         progress("ready", 1.0)
         return ready
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rbee.errors import ModelCorrupted, ModelIncompatible
 
-from .reading import document
+from ..shared.folder import document
 
 _MODULES = "modules.json"
 _KNOWN = ("Transformer", "Pooling", "Normalize")

@@ -8,7 +8,6 @@ with random numbers and says so in its log; here that is damage, and an error.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 from collections.abc import Generator, Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers.utils import logging as told
 
 import torch
@@ -32,12 +31,14 @@ from rbee.errors import (
     RbeeError,
 )
 
+from ..shared.folder import CONFIG, Folder, check
 from .devices import NAMES, TorchDevice, check_room, choose_dtype
 
 log = logging.getLogger("rbee.torch")
-CONFIG = "config.json"
 _MODULES = "modules.json"
-_LARGEST_JSON = 16 << 20
+_TIED, _PACKED = 2, 34
+"""How many weights may be of one stored number: a table used twice, bits with their scales."""
+_SLACK = 1 << 20
 _SHARE = 0.9
 _EMBEDDERS = ("Model", "ForMaskedLM", "ForTextEmbedding")
 """Ends of names of architectures that write no text."""
@@ -70,12 +71,16 @@ def load(
     gguf = model.format == "gguf"
     where = model.path.parent if gguf else model.path
     extra: dict[str, Any] = {"gguf_file": model.path.name} if gguf else {}
-    with _reasons(model):
-        parameters = _gguf_parameters(model.path) if gguf else _parameters(model.path)
+    with reasons(model):
+        folder = None if gguf else check(model.path)
+        parameters = _gguf_parameters(model.path) if folder is None else folder.parameters
         config = transformers.AutoConfig.from_pretrained(
             where, local_files_only=True, trust_remote_code=False, **extra
         )
         embeds = not gguf and _embeds(model.path, config)
+        kind: Any = transformers.AutoModel if embeds else transformers.AutoModelForCausalLM
+        if folder is not None:
+            parameters = max(parameters, _check_promised(kind, config, folder))
         dtype = choose_dtype(device, parameters, _stored(config, gguf=gguf))
         check_room(device, parameters * dtype.itemsize, f"{model.id} in {NAMES[dtype]}")
         log.info("%s: %d weights in %s on %s", model.id, parameters, NAMES[dtype], device.name)
@@ -83,7 +88,6 @@ def load(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             where, local_files_only=True, trust_remote_code=False, **extra
         )
-        kind: Any = transformers.AutoModel if embeds else transformers.AutoModelForCausalLM
         with _watched(f"reading weights in {NAMES[dtype]}", progress, cancelled):
             network, how = kind.from_pretrained(
                 where,
@@ -104,42 +108,22 @@ def load(
     return Loaded(network, tokenizer, config, size, None if gguf else model.path, embeds)
 
 
-def document(path: Path) -> Any:
-    """A JSON file of a model's folder. Raises ModelCorrupted."""
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ModelCorrupted(f"{path.name} has more than {_LARGEST_JSON >> 20} MiB")
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise ModelCorrupted(f"{path.name} is no JSON document: {str(exc)[:200]}") from exc
+def _check_promised(kind: Any, config: Any, folder: Folder) -> int:
+    """How many weights the configuration asks for: libraries make them, then look for them.
 
-
-def _parameters(folder: Path) -> int:
-    """How many weights all files have, by their headers. Raises ModelCorrupted for damage."""
-    if not (folder / CONFIG).is_file():
-        raise ModelIncompatible(
-            f"{folder.name} is no model's folder: it has no {CONFIG}",
-            action="Name a folder with config.json and *.safetensors, or a .gguf file.",
+    Raises ModelCorrupted where the files have nothing like that many.
+    """
+    with torch.device("meta"):
+        network = kind.from_config(config, trust_remote_code=False)
+    promised = sum(part.numel() for part in network.parameters())
+    most = folder.parameters * (_PACKED if folder.packed else _TIED) + _SLACK
+    if promised > most:
+        raise ModelCorrupted(
+            f"{CONFIG} describes a model of {promised} numbers, and the files have"
+            f" {folder.parameters}",
+            action="Fetch the model again; a part of it may be missing.",
         )
-    config = document(folder / CONFIG)
-    if not isinstance(config, Mapping):
-        raise ModelCorrupted(f"{CONFIG} is no JSON object")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelIncompatible(
-            f"{folder.name} has no *.safetensors; weights of other kinds may hold code, so they"
-            " are not read",
-            action="Choose a copy of this model in safetensors.",
-        )
-    count = 0
-    for file in files:
-        with safe_open(str(file), framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 – no mapping
-                size = 1
-                for side in opened.get_slice(name).get_shape():
-                    size *= side
-                count += size
-    return count
+    return promised
 
 
 def _gguf_parameters(path: Path) -> int:
@@ -185,7 +169,7 @@ def _check_whole(model: ModelFile, how: Mapping[str, Any], *, embeds: bool) -> N
 
 
 @contextlib.contextmanager
-def _reasons(model: ModelFile) -> Generator[None]:
+def reasons(model: ModelFile) -> Generator[None]:
     """Say of what the libraries raise what it means."""
     try:
         yield
@@ -201,7 +185,7 @@ def _reasons(model: ModelFile) -> Generator[None]:
         raise ModelCorrupted(f"{model.id}: its weights are damaged: {_first(exc)}") from exc
     except OSError as exc:
         raise ModelLoadFailed(f"{model.id} cannot be read: {_first(exc)}") from exc
-    except (ValueError, KeyError, ImportError, TypeError, AttributeError, RuntimeError) as exc:
+    except Exception as exc:  # dozens of kinds, by what a model's files get wrong
         raise ModelIncompatible(
             f"transformers {transformers.__version__} cannot load {model.id}: {_first(exc)}",
             action="Choose a GGUF file of this model for llamacpp, or another model.",

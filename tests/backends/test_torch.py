@@ -246,6 +246,9 @@ def test_a_device_that_is_not_there_fails_and_nothing_is_loaded(folder, device):
         ("code", ModelIncompatible),
         ("kind", ModelIncompatible),
         ("hybrid", ModelIncompatible),
+        ("vast", ModelCorrupted),
+        ("zero", ModelIncompatible),
+        ("ends", ModelIncompatible),
     ],
 )
 def test_a_bad_folder_is_refused_with_what_is_wrong(folder, tmp_path, name, error):
@@ -278,6 +281,12 @@ def test_a_bad_folder_is_refused_with_what_is_wrong(folder, tmp_path, name, erro
             (bad / "bees.py").write_text("raise SystemExit('the code of a folder ran')")
         elif name == "kind":
             config |= {"model_type": "bees", "architectures": ["BeesForCausalLM"]}
+        elif name == "vast":  # 512 GB, were it believed
+            config |= {"vocab_size": 2_000_000_000}
+        elif name == "zero":
+            config |= {"num_attention_heads": 0}
+        elif name == "ends":
+            config |= {"eos_token_id": {"a": 1}}
         else:
             config |= {"layer_types": ["full_attention", "linear_attention"]}
         (bad / "config.json").write_text(json.dumps(config))

@@ -112,7 +112,7 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self._prompts.close()
-        del self._model
+        self._model = None
 
     def _run(self) -> None:
         mx.set_default_device(self._device)
@@ -127,7 +127,11 @@ class Engine:
         self._take_in()
         for task in self._tasks():
             task.reason = "cancelled"
-        self._sweep(keep=False)
+        try:
+            self._sweep(keep=False)
+        except Exception:  # as above
+            log.exception("the engine failed at its end")
+            self._fail_all(InternalError("the mlx engine failed"))
         self._flush()
         if self._together is not None:
             self._together.close()
@@ -163,13 +167,14 @@ class Engine:
 
     def _admit(self) -> None:
         while self._waiting and len(self._runs) < self._slots:
-            self._begin(self._waiting.pop(0))
+            self._begin(self._waiting[0])
 
     def _begin(self, task: Task) -> None:
         tokens: list[int] = task.prompt.tolist()
         known, cache = self._prompts.find(task)
         generator = self._generator() if task.apart else self._shared()
         run = self._runs[task.id] = Run(task, generator, len(known))
+        self._waiting.remove(task)  # in one of the two at any time: what fails has an end
         raw = task.request.repetition_penalty != 1.0
         [run.uid] = generator.insert(
             [tokens[len(known) :]],
@@ -199,8 +204,8 @@ class Engine:
     def _sweep(self, *, keep: bool = True) -> None:
         """Let go of what has ended."""
         for run in [run for run in self._runs.values() if run.ended]:
-            del self._runs[run.task.id]
             self._leave(run, keep=keep and run.error is None and run.speaks)
+            del self._runs[run.task.id]  # only now: what fails to leave has an end, too
             self._finish(run.task, run.error or run.task.done())
         for task in [task for task in self._waiting if task.reason]:
             self._waiting.remove(task)

@@ -23,6 +23,7 @@ from rbee.backend_contract import Bench, tiny
 from rbee.errors import (
     BackendUnavailable,
     DeviceFailed,
+    InternalError,
     ModelCorrupted,
     ModelIncompatible,
     ModelLoadFailed,
@@ -216,3 +217,27 @@ def test_a_request_may_be_cancelled_while_its_prompt_is_computed(model: Bench):
         reasons = [model.end(name).done().finish_reason for name in names]
         assert reasons == ["length", *["cancelled"] * 5]
     assert model.ask(ask(prompt="short", cache=False))[0].ids == quiet.ids
+
+
+@pytest.mark.parametrize("where", ["insert", "remove"])
+def test_a_request_that_mlx_lm_fails_at_has_an_end_and_the_next_is_answered(
+    model: Bench, monkeypatch, where: str
+):
+    from mlx_lm.generate import BatchGenerator
+
+    quiet = model.ask(ask(prompt="short", cache=False))[0]
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise ValueError("a defect of the library")
+
+    monkeypatch.setattr(BatchGenerator, where, fail)
+    error = model.fails(ask(prompt="another", cache=False))
+    assert isinstance(error, InternalError)
+    assert model.ask(ask(prompt="short", cache=False))[0].ids == quiet.ids
+
+
+def test_a_model_may_be_closed_twice(folder: Path):
+    bench = Bench(registry.load("mlx"), ModelFile("m", folder, "safetensors"), OPTIONS)
+    bench.close()
+    bench.close()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from packaging.utils import parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from rbee.errors import InstallFailed, ValidationFailed
-from rbee.ssh import llama, llamawheel, ownwheel
+from rbee.ssh import llama, llamawheel, ownwheel, pytorch
 from rbee.ssh.packages import Division, divide, gather, size_of
 from rbee.ssh.plan import Extra, Order
 from rbee.ssh.probe import Facts, Python
@@ -77,7 +77,7 @@ def outlook(facts: Facts, wish: Wish, cache: Path) -> Outlook:
     Raises InstallFailed where there is no way, ValidationFailed for an extra that does not exist.
     """
     choice = _choose(facts, wish, cache)
-    return Outlook(choice.extras, _notes(choice, wish))
+    return Outlook(choice.extras, _notes(choice, facts, wish))
 
 
 async def supply(facts: Facts, wish: Wish, cache: Path, tell: Tell) -> Order:
@@ -188,10 +188,11 @@ async def _llama(
         return None, tuple(name for name in choice.chosen if name != "llamacpp")
 
 
-def _notes(choice: _Choice, wish: Wish) -> list[str]:
+def _notes(choice: _Choice, facts: Facts, wish: Wish) -> list[str]:
     notes = [_python_note(choice)]
     if wish.online:
         notes.append("The machine fetches packages from its own package index.")
+        notes += pytorch.notes(facts, choice.chosen, None)
     else:
         divided = _divided(choice.requires, choice.chosen, choice.target)
         dists = list(divided.packed.values())
@@ -204,6 +205,8 @@ def _notes(choice: _Choice, wish: Wish) -> list[str]:
                 f"Fetched by the queen for {choice.target}, which takes internet here: "
                 f"{', '.join(names[:6])}{more}."
             )
+        sent = divided.packed.get(canonicalize_name(pytorch.PACKAGE))
+        notes += pytorch.notes(facts, choice.chosen, None if sent is None else sent.version)
     if _has_llama(choice.chosen):
         notes.append(f"llama.cpp: {choice.source.why}.")
     notes += [f"{note[0].upper()}{note[1:]}." for note in choice.source.notes]

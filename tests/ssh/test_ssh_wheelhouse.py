@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 from rbee import __version__
 from rbee.errors import InstallFailed, ValidationFailed
-from rbee.ssh import ownwheel, pip, tools
+from rbee.ssh import ownwheel, pip, pytorch, tools
 from rbee.ssh.hosts import Hosts
 from rbee.ssh.install import install
 from rbee.ssh.known import KnownHosts
@@ -310,6 +310,22 @@ async def test_into_an_empty_home_without_any_index(
     assert {path.name for path in (server.home / ".local/share").iterdir()} == {"rbee"}
 
 
+def test_which_build_of_pytorch_it_would_be_is_said_before():
+    linux = replace(FACTS, os="Linux", arch="x86_64", gpus=[])
+    with_gpu = replace(linux, gpus=[Gpu(kind="nvidia", label="RTX 3060")])
+    assert pytorch.notes(linux, ("llamacpp",), None) == []
+    [fetched] = pytorch.notes(linux, ("torch",), None)
+    assert "CUDA" in fetched
+    assert "3 GB" in fetched
+    assert pytorch.notes(replace(linux, os="Darwin", arch="arm64"), ("torch",), None) == []
+    [unused] = pytorch.notes(with_gpu, ("all",), "2.13.0+cpu")
+    assert "will not use the RTX 3060" in unused
+    for facts, version in ((linux, "2.13.0+cpu"), (with_gpu, "2.13.0+cu128"), (with_gpu, "2.13")):
+        assert pytorch.notes(facts, ("torch",), version) == [
+            f"PyTorch is sent as the queen has it ({version})."
+        ]
+
+
 def test_the_outlook_says_what_happens_before_it_does(cache: Path):
     ours = here()
     like = replace(
@@ -327,6 +343,13 @@ def test_the_outlook_says_what_happens_before_it_does(cache: Path):
     assert "riscv64" in extras["llamacpp"].why
     online = outlook(other, Wish(online=True), cache)
     assert "its own package index" in " ".join(online.notes)
+    wished = outlook(other, Wish(extras=("torch",), online=True), cache)
+    assert not any("PyTorch" in note for note in wished.notes), "PyPI has none for riscv64"
+    x86 = replace(other, arch="x86_64")
+    assert any(
+        "PyTorch" in note
+        for note in outlook(x86, Wish(extras=("torch",), online=True), cache).notes
+    )
     able = replace(other, compiler="/usr/bin/c++")
     assert "5 to 20 minutes" in " ".join(outlook(able, Wish(online=True), cache).notes)
     none = replace(other, pythons=[])

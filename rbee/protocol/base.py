@@ -78,7 +78,8 @@ def _validation(exc: msgspec.ValidationError) -> ValidationFailed:
     path = path.removeprefix("key` in `")  # of an object whose keys are free
     field = path.rstrip("`").removeprefix("$.").removesuffix("[...]") or "$"
     if "field `" in what:
-        field = what.split("field `", 1)[1].split("`", 1)[0]
+        missing = what.split("field `", 1)[1].split("`", 1)[0]
+        field = missing if field == "$" else f"{field}.{missing}"
     return ValidationFailed(
         f"{field}: {what}" if field != "$" else what, field=field, constraint=what
     )

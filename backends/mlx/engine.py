@@ -10,19 +10,17 @@ apart has a generator of its own.
 from __future__ import annotations
 
 import logging
-import threading
-from collections import deque
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.generate import BatchGenerator
 
-from rbee.backend_api import Deliver, Done, Item, Prefill
+from rbee.backend_api import Done, Prefill
 from rbee.errors import InternalError, RbeeError
 
+from ..shared.loop import Loop
 from ..shared.pace import CHUNK, LEAST, Pace
-from ..shared.stats import Stats
 from ..shared.task import Task
 from .prompts import Prompts
 
@@ -60,8 +58,8 @@ class Run:
         return bool(self.task.reason) or self.error is not None
 
 
-class Engine:
-    """Answers tasks until closed. Everything is public to any thread; nothing blocks but close."""
+class Engine(Loop):
+    """See Loop: answers with mlx-lm's batches."""
 
     def __init__(
         self,
@@ -72,7 +70,7 @@ class Engine:
         max_gap_ms: float,
         cache_bytes: int,
     ) -> None:
-        self.stats = Stats()
+        super().__init__()
         self._model: Any = model
         self._device = device
         self._slots = slots
@@ -81,36 +79,10 @@ class Engine:
         self._together: BatchGenerator | None = None
         self._stream: mx.Stream | None = None
         self._runs: dict[str, Run] = {}
-        self._waiting: list[Task] = []
-        self._inbox: deque[Task] = deque()
-        self._cancels: deque[str] = deque()
-        self._made: list[tuple[str, Item]] = []
-        self._closing = False
-        self._wake = threading.Event()
-        self._deliver: Deliver | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    def start(self, deliver: Deliver) -> None:
-        """Begin; `deliver` is called in the engine's thread."""
-        self._deliver = deliver
-        self._thread.start()
-
-    def submit(self, task: Task) -> None:
-        """Answer a task as soon as there is a slot."""
-        self._inbox.append(task)
-        self._wake.set()
-
-    def cancel(self, request_id: str) -> None:
-        """End a task before the next step."""
-        self._cancels.append(request_id)
-        self._wake.set()
 
     def close(self) -> None:
-        """End all tasks as cancelled, then the thread; the model is let go of."""
-        self._closing = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """See Loop; the model is let go of."""
+        super().close()
         self._prompts.close()
         self._model = None
 
@@ -147,18 +119,7 @@ class Engine:
             self._flush()
         else:
             self._flush()
-            self.stats.pause()
-            if not self._closing:
-                self._wake.wait()
-
-    def _take_in(self) -> None:
-        """What has come. A cancel that is seen has its task before it in the inbox."""
-        cancels = {self._cancels.popleft() for _ in range(len(self._cancels))}
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
-        for task in self._tasks() if cancels else ():
-            if task.id in cancels:
-                task.reason = "cancelled"
+            self._sleep()
 
     def _tasks(self) -> list[Task]:
         return [*(run.task for run in self._runs.values()), *self._waiting]

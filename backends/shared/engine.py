@@ -9,21 +9,19 @@ thread sleeps. Requests come and go between steps only, so a cancel takes effect
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
-from rbee.backend_api import Deliver, Done, Item, Prefill
+from rbee.backend_api import Done, Prefill
 from rbee.errors import InternalError, RbeeError
 
 from .context import Context, KvFull
+from .loop import Loop
 from .pace import CHUNK, Pace, shares, whole_tiles
 from .prefixes import Prefixes
 from .slots import Phase, Slot, Slots
-from .stats import Stats
 from .task import Task
 
 log = logging.getLogger("rbee.engine")
@@ -32,8 +30,8 @@ _MERGE_SECONDS = 0.012
 and at 300 steps a second each one costs the event loop more than the tokens in it."""
 
 
-class Engine:
-    """Answers tasks until closed. Everything is public to any thread; nothing blocks but close."""
+class Engine(Loop):
+    """See Loop: answers in the slots of a context."""
 
     def __init__(
         self,
@@ -45,45 +43,19 @@ class Engine:
         on_device: bool,
     ) -> None:
         """`name`: the library's, for the words of errors."""
+        super().__init__()
         self._name = name
-        self.stats = Stats()
         self._context = context
         self._slots = Slots.of(context.slots, context.size, adjacent=context.adjacent)
         self._prefixes = Prefixes(context, self._slots, capacity=cache_bytes, on_device=on_device)
         self._pace = Pace(max_gap_ms)
-        self._inbox: deque[Task] = deque()
-        self._cancels: deque[str] = deque()
-        self._waiting: list[Task] = []
-        self._made: list[tuple[str, Item]] = []
         self._urgent = False
         self._flushed = 0.0
         self._taken = 0
-        self._closing = False
-        self._wake = threading.Event()
-        self._deliver: Deliver | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    def start(self, deliver: Deliver) -> None:
-        """Begin; `deliver` is called in the engine's thread."""
-        self._deliver = deliver
-        self._thread.start()
-
-    def submit(self, task: Task) -> None:
-        """Answer a task as soon as there is a slot."""
-        self._inbox.append(task)
-        self._wake.set()
-
-    def cancel(self, request_id: str) -> None:
-        """End a task before the next step."""
-        self._cancels.append(request_id)
-        self._wake.set()
 
     def close(self) -> None:
-        """End all tasks as cancelled, then the thread."""
-        self._closing = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """See Loop."""
+        super().close()
         self._prefixes.close()
 
     def _run(self) -> None:
@@ -114,19 +86,7 @@ class Engine:
             self._flush(unless_recent=True)
         else:
             self._flush()
-            self.stats.pause()
-            if not self._closing:  # its wake may have been cleared before this turn
-                self._wake.wait()
-
-    def _take_in(self) -> None:
-        """What has come since the last turn. A cancel that is seen has its task before it in the
-        inbox, so the cancels are looked at first."""
-        cancels = {self._cancels.popleft() for _ in range(len(self._cancels))}
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
-        for task in self._tasks() if cancels else ():
-            if task.id in cancels:
-                task.reason = "cancelled"
+            self._sleep()
 
     # --- who runs -------------------------------------------------------------------------------
 

@@ -56,10 +56,12 @@ class Colony:
         return psutil.Process(self.home.state["pid"])
 
     def files(self) -> int:
-        """Open files of the queen but for the connections to workers and hives that she keeps."""
+        """Open files of the queen but for the connections to workers and hives that she keeps, and
+        the database of usage, which she opens ten seconds after her first answer."""
         port = int(self.home.env["RBEE_QUEEN_PORT"])
         kept = [c for c in self.queen.net_connections("tcp") if c.laddr.port != port]
-        return self.queen.num_fds() - len(kept)
+        usage = [f for f in self.queen.open_files() if "/usage.db" in f.path]
+        return self.queen.num_fds() - len(kept) - len(usage)
 
     def until_files(self, most: int) -> None:
         """She has no more of them open than that."""

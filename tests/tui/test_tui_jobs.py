@@ -129,7 +129,7 @@ async def test_cancel_and_retry(colony: ColonyDouble) -> None:
         assert not screen.table.marked
         assert not screen.check_action("retry_job", ())
         await pilot.press("G", "up", "up")
-        assert screen.check_action("retry_job", ())
+        await until(pilot, lambda: screen.check_action("retry_job", ()))
         await pilot.press("R")
         await until(pilot, lambda: colony.retried == ["j-116"])
         await until(pilot, lambda: shows(app, "j-301 asks again what j-116 asked"))

@@ -318,9 +318,9 @@ class Jobs(ListScreen):
         while True:
             try:
                 async with QueenClient(self.rbee.link.require().url) as client:
-                    self._why = await client.why(story.job.job_id)
+                    self._why = why = await client.why(story.job.job_id)
                 self._inspect()
-                if self._why.state != "queued":
+                if why.state != "queued":
                     return
             except NotFound:
                 self._why = Why(job_id=story.job.job_id, state="", decisions=[])

@@ -29,6 +29,7 @@ def colony(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Colony]:
     one.home.until_empty(20)
 
 
+@pytest.mark.lab
 def test_no_death_costs_an_answer(colony: Colony) -> None:
     dice = random.Random(SEED)
     texts: dict[str, str] = {}

@@ -29,6 +29,7 @@ def hive_of(boxes: Boxes, reader: Reader) -> str:
     return boxes.home.get(f"/v1/jobs/{reader.job_id}")["hive"]
 
 
+@pytest.mark.lab
 def test_all_machines_work_and_one_that_is_cut_has_its_jobs_go_on_elsewhere(two: Boxes) -> None:
     # as many as one worker of each takes at once
     readers = [two.ask(LONG, name) for name in sorted(ALL) for _ in range(2)]

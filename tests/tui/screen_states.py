@@ -13,6 +13,7 @@ from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dialogs import Confirm
 from rbee.tui.screens.overlays import Help, Jump
 from rbee.tui.widgets.prompt import Prompt
+from rbee.tui.widgets.reply import ReplyView
 
 QUESTION = "why do bees dance?"
 
@@ -77,7 +78,9 @@ def mid_answer(
         first.set()
         await until(pilot, lambda: answer.tokens == count, "the tokens")
         clock.now += 0.845
-        await pilot.pause(0.2)
+        said = answer.parts().said.strip()
+        replies = pilot.app.screen.query(ReplyView)
+        await until(pilot, lambda: replies.last().source.strip() == said, "all of it drawn")
         repaint(pilot.app)  # pyright: ignore[reportArgumentType]
         await pilot.pause()
 

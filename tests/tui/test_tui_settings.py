@@ -82,6 +82,11 @@ def words(app: RbeeApp) -> str:
     return "\n".join(text_of(app))
 
 
+def toasts(app: RbeeApp) -> str:
+    """What they say, wherever a long path has their lines break."""
+    return "\n".join(toast.message for toast in app._notifications)
+
+
 @anyio
 async def test_values_are_changed_told_undone_and_refused(
     colony: ColonyDouble, tmp_path: Path
@@ -265,7 +270,7 @@ async def test_what_cannot_be_is_set_aside_and_files_are_opened(
         paths.config_file.write_text("[worker]\nctxx = 1\n", "utf-8")
         app.clear_notifications()
         screen._read_again()
-        await until(pilot, lambda: "unknown setting worker.ctxx" in words(app), "a toast")
+        await until(pilot, lambda: "unknown setting worker.ctxx" in toasts(app), "a toast")
         assert app.desk.value("worker.ctx") == 1024, "what was read last stays"
 
 

@@ -36,6 +36,7 @@ from rbee.errors import (
     ValidationFailed,
 )
 
+from ..shared.shapes import refuse_shapes
 from . import INFO, models
 from .words import vector
 
@@ -89,7 +90,7 @@ class EchoModel(ThreadedModel):
             yield (yield from self._embed(request, cancelled))
             return
         assert isinstance(request, Generation)
-        _refuse_shapes(request)
+        refuse_shapes(request, "echo")
         began = time.monotonic()
         prompt_tokens = _prompt_tokens(request)
         script = Script.of(_last_user_text(request))
@@ -176,14 +177,6 @@ class Script:
             pause -= _ALIVE_SECONDS
             yield Piece("", tokens=0) if said > begin else Prefill(0, 0)
         return not (cancelled.wait(pause) if pause > 0 else cancelled.is_set())
-
-
-def _refuse_shapes(request: Generation) -> None:
-    for name in ("grammar", "json_schema", "must_call"):
-        if getattr(request, name) not in (None, ()):
-            raise ValidationFailed(
-                f"{name}: echo says its words in no other shape", field=name, constraint="none"
-            )
 
 
 def _rest(pieces: list[str], request: Generation) -> tuple[int, list[str]]:

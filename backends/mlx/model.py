@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
-from rbee.errors import ModelIncompatible, ValidationFailed
+from rbee.errors import ModelIncompatible
 
 from ..shared import emitted
 from ..shared.families import MARKERS
@@ -19,6 +19,7 @@ from ..shared.fitting import check_length
 from ..shared.hf_vocab import Vocab
 from ..shared.prompt import prompt_tokens
 from ..shared.sampling import Sampler
+from ..shared.shapes import refuse_shapes
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
 from .engine import Engine
@@ -70,7 +71,7 @@ class MlxModel:
                 f"{self._name} writes text: mlx makes no vectors here",
                 action="Use an embedding model with torch or llamacpp.",
             )
-        _refuse_shapes(request)
+        refuse_shapes(request, "mlx")
         prompt = prompt_tokens(request, self._vocab, self._template, self.ctx)
         said = emitted.tokens_of(request, self._vocab)
         check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")
@@ -99,14 +100,3 @@ class MlxModel:
         """Free contexts and weights."""
         self._engine.close()
         give_back()
-
-
-def _refuse_shapes(request: Generation) -> None:
-    for name in ("grammar", "json_schema", "must_call"):
-        if getattr(request, name) not in (None, ()):
-            raise ValidationFailed(
-                f"{name}: mlx gives an answer no shape in this version",
-                action="Run the model by llamacpp (a GGUF file of it), or leave that out.",
-                field=name,
-                constraint="not with mlx",
-            )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbee.backend_api import Deliver, Generation, LoadOptions, Request
-from rbee.errors import ModelIncompatible, ModelLoadFailed, ValidationFailed
+from rbee.errors import ModelIncompatible, ModelLoadFailed
 
 from ..shared import emitted
 from ..shared.engine import Engine
@@ -19,6 +19,7 @@ from ..shared.fitting import check_length
 from ..shared.hf_vocab import Vocab
 from ..shared.prompt import prompt_tokens
 from ..shared.sampling import Sampler
+from ..shared.shapes import refuse_shapes
 from ..shared.task import Task
 from ..shared.template import ChatTemplate
 from . import trial
@@ -26,8 +27,6 @@ from .context import Context
 from .devices import TorchDevice
 from .masks import Masks
 from .reading import Loaded
-
-_SHAPES = ("grammar", "json_schema", "must_call")
 
 
 class TextModel:
@@ -75,7 +74,7 @@ class TextModel:
             raise ModelIncompatible(
                 f"{self._name} writes text and makes no vectors", action="Use an embedding model."
             )
-        _refuse_shapes(request)
+        refuse_shapes(request, "torch")
         prompt = prompt_tokens(request, self._vocab, self._template, self.ctx)
         said = emitted.tokens_of(request, self._vocab)
         check_length(len(prompt) + len(said), self.ctx, "the prompt with the answer so far")
@@ -126,18 +125,6 @@ def template_of(tokenizer: Any, vocab: Vocab, name: str) -> ChatTemplate:
         has_token=has_token,
         name=name,
     )
-
-
-def _refuse_shapes(request: Generation) -> None:
-    for name in _SHAPES:
-        if getattr(request, name) not in (None, ()):
-            field = "tool_choice" if name == "must_call" else name
-            raise ValidationFailed(
-                f"{field}: torch cannot make an answer take a given shape",
-                field=field,
-                constraint="none with this backend",
-                action="Use a GGUF file of the model with llamacpp, or ask for plain text.",
-            )
 
 
 def _vocabulary_size(loaded: Loaded) -> int:

@@ -123,10 +123,16 @@ def test_chats_go_through_the_models_template(model: Bench):
     assert done.prompt_tokens == len("user\nhello\nassistant\n") + 3
 
 
-@pytest.mark.parametrize("field", ["grammar", "json_schema", "must_call"])
-def test_a_shape_is_refused_by_name(model: Bench, field: str):
-    value = {"grammar": 'root ::= "a"', "json_schema": {}, "must_call": ("f",)}[field]
-    error = model.fails(ask(**{field: value}))
+@pytest.mark.parametrize(
+    ("field", "asked"),
+    [
+        ("grammar", {"grammar": 'root ::= "a"'}),
+        ("json_schema", {"json_schema": {}}),
+        ("tool_choice", {"must_call": ("f",)}),
+    ],
+)
+def test_a_shape_is_refused_by_name(model: Bench, field: str, asked: dict[str, object]):
+    error = model.fails(ask(**asked))
     assert isinstance(error, ValidationFailed)
     assert error.details["field"] == field
     assert "llamacpp" in error.action

@@ -106,13 +106,14 @@ def place_told(story: Story) -> None:
     accepted = story.reply.json()
     queue = story.home.get("/v1/queue")
     order = [job["job_id"] for job in queue["jobs"]]
-    assert accepted["queue_position"] == order.index(accepted["job_id"]) + 1
+    place = order.index(accepted["job_id"]) + 1
     assert queue["depth"]["interactive"] == len(order) == 3
-    assert queue["jobs"][accepted["queue_position"] - 1]["eta_ms"] > 0
+    assert queue["jobs"][place - 1]["eta_ms"] > 0
     told = follow(story.home.url, accepted["job_id"], until=lambda told: bool(told.of("queued")))
     (queued,) = told.of("queued")
-    assert queued["position"] == accepted["queue_position"]
     assert queued["eta_ms"] > 0
+    # After the first of A's, with the same counter; and before both once A's answer has cost more.
+    assert 2 == queued["position"] >= accepted["queue_position"] >= place
 
 
 @then("it says when to come back")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from rbee.database import open_checked, unusable
-from rbee.errors import RbeeError
 from rbee.protocol.access import UsageReport, UsageRow
 
 ROWS_A_DAY = 2000
@@ -88,7 +88,12 @@ class Usage:
     async def flush(self) -> None:
         """Put on disk what was counted. Raises InternalError; what was not kept is tried again."""
         async with self._lock:
-            await anyio.to_thread.run_sync(self.write)
+            fresh = self._take()
+            try:
+                await anyio.to_thread.run_sync(self._write, fresh)
+            except BaseException:  # cancelled before it began, too
+                self._put_back(fresh)
+                raise
 
     async def report(self, since: float) -> UsageReport:
         """From the day of that UTC time on, with what was counted until now."""
@@ -96,9 +101,17 @@ class Usage:
         async with self._lock:
             return await anyio.to_thread.run_sync(self.read, since)
 
-    def write(self) -> None:
-        """`flush`, for who has no event loop."""
+    def _take(self) -> dict[Cell, Counts]:
+        """What was counted since; on the loop's thread, where `add` counts on."""
         fresh, self._fresh = self._fresh, {}
+        return fresh
+
+    def _put_back(self, fresh: Mapping[Cell, Counts]) -> None:
+        for cell, (requests, tokens_in, tokens_out) in fresh.items():
+            r, i, o = self._fresh.get(cell, (0, 0, 0))
+            self._fresh[cell] = (r + requests, i + tokens_in, o + tokens_out)
+
+    def _write(self, fresh: Mapping[Cell, Counts]) -> None:
         if not fresh and self._db is not None:
             return
         try:
@@ -112,11 +125,8 @@ class Usage:
             except BaseException:
                 db.execute("ROLLBACK")
                 raise
-        except (sqlite3.Error, RbeeError) as exc:
-            for cell, (requests, tokens_in, tokens_out) in fresh.items():
-                r, i, o = self._fresh.get(cell, (0, 0, 0))
-                self._fresh[cell] = (r + requests, i + tokens_in, o + tokens_out)
-            raise exc if isinstance(exc, RbeeError) else unusable(self._path, exc) from exc
+        except sqlite3.Error as exc:
+            raise unusable(self._path, exc) from exc
 
     def read(self, since: float) -> UsageReport:
         """What is on disk. Raises InternalError."""
@@ -138,7 +148,7 @@ class Usage:
         """Write what is left."""
         try:
             if self._fresh:
-                self.write()
+                self._write(self._take())
         finally:
             if self._db is not None:
                 self._db.close()

@@ -6,6 +6,7 @@ import stat
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,9 +85,29 @@ async def test_what_cannot_be_kept_now_is_kept_later(tmp_path: Path) -> None:
     file.mkdir()
     usage = Usage(file, 90)
     add(usage)
-    with pytest.raises(InternalError):
-        await usage.flush()
+    counted = 1
+
+    async def ask_meanwhile() -> None:
+        nonlocal counted
+        add(usage)
+        counted += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask_meanwhile)
+        with pytest.raises(InternalError):
+            await usage.flush()
+        assert counted == 2, "it came while the disk was written"
     file.rmdir()
+    assert [row.requests for row in (await usage.report(NOW)).rows] == [2]
+    usage.close()
+
+
+async def test_a_flush_that_is_cancelled_loses_no_count(tmp_path: Path) -> None:
+    usage = Usage(tmp_path / "usage.db", 90)
+    add(usage)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await usage.flush()
     assert [row.requests for row in (await usage.report(NOW)).rows] == [1]
     usage.close()
 

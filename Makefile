@@ -12,9 +12,10 @@
 #   make screenshots              draw the pictures in docs/ again
 #   make reference                write docs/cli.md and docs/configuration.md again
 #
-# What is installed is pinned in constraints.txt and constraints-dev.txt. A stamp file inside .venv
-# stands for each finished installation; it is older than pyproject.toml or the pins when those
-# have changed, and then pip runs again.
+# What is installed is pinned in constraints.txt and, for tests and checks, in constraints-dev.txt,
+# constraints-torch.txt and constraints-mlx.txt. A stamp file inside .venv stands for each finished
+# installation; it is older than pyproject.toml or the pins when those have changed, and then pip
+# runs again.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help

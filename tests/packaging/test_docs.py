@@ -115,14 +115,47 @@ def test_links_lead_somewhere(guide: str):
             assert ((ROOT / guide).parent / target).exists(), target
 
 
+def tree() -> str:
+    return text_of("docs/architecture.md").split("\n## Tree\n", 1)[1].split("```")[1]
+
+
+def block(path: str) -> str:
+    """What the tree says of a folder, those below it included."""
+    found = tree()
+    for depth, name in enumerate(path.split("/")):
+        indent = "  " * depth
+        match = re.search(rf"^{indent}{name}/([^\n]*\n(?:{indent} +[^\n]*\n|\n)*)", found, re.M)
+        assert match, f"{path} is not in the tree"
+        found = match[1]
+    return found
+
+
 def test_modules_in_the_tree_exist():
-    tree = text_of("docs/architecture.md").split("\n## Tree\n", 1)[1].split("```")[1]
     names = {path.stem for path in (ROOT / "rbee").rglob("*.py")}
-    for name in re.findall(r"\b([a-z_]+)\.py\b", tree):
+    for name in re.findall(r"\b([a-z_]+)\.py\b", tree()):
         assert name in names, name
     core = {p.stem for p in (ROOT / "rbee" / "core").glob("*.py")} - {"__init__"}
-    block = tree.split("core/", 1)[1].split("daemons/", 1)[0]
-    assert set(block.split()) == core
+    assert set(block("rbee/core").split()) == core
+
+
+DAEMONS = ["daemons", "daemons/queen", "daemons/hive", "daemons/worker"]
+LISTED = ["commands", "web", "errors", "protocol", "access", "backend_contract", "core", *DAEMONS]
+LISTED = ["", *LISTED, "sim", "hardware", "ssh", "discovery", "models"]
+
+
+@pytest.mark.parametrize("folder", [*(f"rbee/{one}".rstrip("/") for one in LISTED), "tests"])
+def test_the_tree_has_every_module(folder: str):
+    below = [path for path in (ROOT / folder).iterdir() if any(path.glob("*.py"))]
+    modules = () if folder == "tests" else (ROOT / folder).glob("[!_]*.py")
+    names = {path.stem for path in (*below, *modules)} - {"__pycache__"}
+    assert names <= set(re.findall(r"[a-z_]+", block(folder)))
+
+
+def test_the_layers_are_those_that_are_checked():
+    checked = text_of(".importlinter").split("\nlayers =\n", 1)[1].split("\n\n", 1)[0]
+    written = text_of("docs/architecture.md").split("\n## Layers\n", 1)[1].split("```")[1]
+    layers = [line.replace("rbee.", "").split() for line in checked.splitlines()]
+    assert [line.split() for line in written.strip().splitlines()] == layers
 
 
 def test_the_reference_pages_are_what_the_code_says():

@@ -16,13 +16,13 @@ import anyio.to_thread
 
 from rbee.client import QueenClient, QueenStatus
 from rbee.commands.common import report_defect, settings_and_paths
+from rbee.core.states import JOB_TERMINAL
 from rbee.errors import BindRefused, RbeeError
 from rbee.narration import Narrator
 from rbee.output import print_error, print_json
 from rbee.paths import Paths
 from rbee.settings import Settings
 
-FINISHED = frozenset({"completed", "failed", "cancelled"})
 LOOK_LIMIT = 3.0
 BACKGROUND_PAUSE = 1.0
 """Seconds until a terminal is looked at again whose input another program gets."""
@@ -174,7 +174,7 @@ class _Site:
                     jobs = await client.jobs()
             except RbeeError:
                 return url, 0
-            return url, sum(job.state not in FINISHED for job in jobs)
+            return url, sum(job.state not in JOB_TERMINAL for job in jobs)
         return url, 0
 
 

@@ -79,10 +79,7 @@ class Tab:
                 await self.tell(type="quit")
                 await self.process.wait()
             self._writer.close()
-            with anyio.move_on_after(END_LIMIT) as scope:
-                await self.process.release()
-            if scope.cancelled_caught:
-                self.process.kill()
+            await _end(self.process)
             with contextlib.suppress(ConnectionError):
                 await self._writer.wait_closed()
 
@@ -99,21 +96,30 @@ async def start_tab(
 ) -> Tab:
     """Start one. `command`: the command line for a descriptor, which is both its stdin and its
     stdout; what it writes to stderr goes to the file, which begins anew."""
+    process: GuardedProcess | None = None
     ours, theirs = socket.socketpair()
-    with theirs:
-        await anyio.to_thread.run_sync(lambda: log_path.unlink(missing_ok=True))
-        try:
+    try:
+        with theirs:
+            await anyio.to_thread.run_sync(lambda: log_path.unlink(missing_ok=True))
             process = await start_guarded(
                 command(theirs.fileno()),
                 log_path=log_path,
                 env=tab_environment(width, height),
                 pass_fds=[theirs.fileno()],
             )
-        except BaseException:
-            ours.close()
-            raise
-    reader, writer = await asyncio.open_connection(sock=ours)
-    return Tab(process, reader, writer)
+        return Tab(process, *await asyncio.open_connection(sock=ours))
+    except BaseException:
+        ours.close()
+        if process is not None:
+            await _end(process)
+        raise
+
+
+async def _end(process: GuardedProcess) -> None:
+    with anyio.move_on_after(END_LIMIT, shield=True) as scope:
+        await process.release()
+    if scope.cancelled_caught:
+        process.kill()
 
 
 def tab_environment(width: int, height: int) -> dict[str, str]:

@@ -8,8 +8,10 @@ import os
 import pty
 import re
 import signal
+import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from rbee.web import tab
 from tests.support.home import Home, wait_for
 
 TAB = "rbee.commands.web_tab"
@@ -221,3 +224,32 @@ def test_other_machines_are_not_served(
         call()
     assert caught.value.code == code
     assert words in caught.value.action
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("broken", ["log", "connection"])
+async def test_a_tab_that_cannot_start_leaves_nothing(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pairs: list[socket.socket] = []
+    log_path = tmp_path / "tab.log"
+
+    def pair() -> tuple[socket.socket, socket.socket]:
+        pairs.extend(made := make_pair())
+        return made
+
+    async def refused(**_: object) -> None:
+        raise OSError("no room")
+
+    make_pair = socket.socketpair
+    if broken == "log":
+        log_path.mkdir()
+    else:
+        monkeypatch.setattr(asyncio, "open_connection", refused)
+    monkeypatch.setattr(tab.socket, "socketpair", pair)
+    with pytest.raises(OSError):  # noqa: PT011  what the kernel calls it differs
+        await tab.start_tab(
+            lambda _: [sys.executable, "-c", "input()"], log_path=log_path, width=80, height=24
+        )
+    assert [one.fileno() for one in pairs[:2]] == [-1, -1]
+    assert psutil.Process().children() == []

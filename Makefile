@@ -5,12 +5,12 @@
 #   make setup                    only install, into .venv
 #   make test                     the test suite                make lint    style, types, layers
 #   make lab                      tests that take machines to their limits: 5 minutes, needs sshd
-#   make bench                    what the queen costs beside a bare proxy: 10 minutes, or --quick
+#   make bench                    the queen beside a bare proxy: 10 minutes, or ARGS=--quick
 #   make bench-engine             speed beside llama-server: 25 minutes, 4 with ARGS=--quick
 #   make bench-links              what machines over SSH cost: 10 minutes, needs sshd
 #   make bench-screens            what the screens cost, in a real terminal: 4 minutes
 #   make screenshots              draw the pictures in docs/ again
-#   make reference                write docs/cli.md and docs/configuration.md again
+#   make reference                write docs/cli.md, configuration.md and keys.md again
 #
 # What is installed is pinned in constraints.txt and, for tests and checks, in constraints-dev.txt,
 # constraints-torch.txt and constraints-mlx.txt. A stamp file inside .venv stands for each finished

@@ -99,7 +99,7 @@ def unit_of(field: Field) -> str:
     return "s" if "econds" in field.description else ""
 
 
-def as_text(field: Field, value: Any) -> str:
+def as_text(value: Any) -> str:
     """As it is typed: lists `a,b`, tables `a=b,c=d`, numbers without a needless `.0`."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -121,7 +121,7 @@ def shown(field: Field, value: Any, glyphs: Glyphs) -> str:
     marked = [f"({dot if choice == value else ' '}) {choice}" for choice in choices]
     if choices and len("  ".join(marked)) <= _RADIO:
         return "  ".join(marked)
-    text = as_text(field, value)
+    text = as_text(value)
     if choices or field.name == "tui.theme":
         return f"{text} {'v' if glyphs.plain else '▾'}"
     unit = unit_of(field)
@@ -152,7 +152,7 @@ def _row(desk: SettingsDesk, field: Field, glyphs: Glyphs) -> Row:
     value, origin = desk.value(field.name), desk.origin(field.name)
     role = "muted" if origin == "default" else "text"
     label = field.key if category_of(field) == _SECTIONS.get(field.section) else field.name
-    text = "…" if field.name in SECRET else as_text(field, value)
+    text = "…" if field.name in SECRET else as_text(value)
     return Row(
         key=field.name,
         cells={
@@ -233,7 +233,7 @@ def detail_lines(
 def shown_default(field: Field) -> str:
     """`300 s`"""
     unit = unit_of(field)
-    text = as_text(field, field.default) or "empty"
+    text = as_text(field.default) or "empty"
     return f"{text} {unit}" if unit else text
 
 

@@ -146,10 +146,12 @@ async def test_values_are_changed_told_undone_and_refused(
         assert box.has_focus
         assert kept("worker.ctx") == 2048
         box.value = "8192"
+        screen.table.cursor_key = "worker.slots"
         await pilot.press("enter")
         await until(pilot, lambda: kept("worker.ctx") == 8192, "what was written")
         await until(pilot, lambda: keeper.reloaded == 1, "the queen to be told")
         await until(pilot, lambda: "the queen has been told to read it" in words(app))
+        screen.table.cursor_key = "worker.ctx"
         await pilot.press("r")
         await until(pilot, lambda: kept("worker.ctx") == 2048, "the users value again")
         await pilot.press("Y")
@@ -210,7 +212,9 @@ async def test_themes_are_shown_while_choosing_and_read_again(
     own = paths.themes_dir / "mine.toml"
     light = (Path(__file__).parents[2] / "themes" / "honey-light.toml").read_text("utf-8")
     own.write_text(light.replace("honey-light", "mine"), "utf-8")
-    app = app_for(colony, desk=desk_of(paths), themes_folder=paths.themes_dir, dark=False)
+    env: dict[str, str] = {}
+    desk = SettingsDesk(paths, check=RbeeApp.check_keys, env=env)
+    app = app_for(colony, desk=desk, themes_folder=paths.themes_dir, dark=False)
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         screen = await shown(pilot)
         await pilot.press("enter", "enter")
@@ -223,7 +227,13 @@ async def test_themes_are_shown_while_choosing_and_read_again(
         await until(pilot, lambda: app.theme == "clover", "a preview in the palette")
         await pilot.press("escape")
         await until(pilot, lambda: app.theme == "honey-dark", "the old colours")
-        app.choose_theme("auto")
+        await pilot.press("right", "right")
+        await until(pilot, lambda: app.desk.value("tui.theme") == "mine", "the next but one")
+        first = app.themes.names()[0]
+        app.choose_theme(first)
+        await until(pilot, lambda: app.desk.value("tui.theme") == first, "the first")
+        await pilot.press("left")
+        await until(pilot, lambda: app.desk.value("tui.theme") == "auto", "auto before the first")
         assert app.theme == "honey-light"
         app.choose_theme("mine")
         kept = 'theme = "mine"'
@@ -240,6 +250,14 @@ async def test_themes_are_shown_while_choosing_and_read_again(
         told = len(app._notifications)
         await app.themes.look()
         assert len(app._notifications) == told, "it is told once"
+
+        env["RBEE_TUI_THEME"] = "mine"
+        screen._values.focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ThemeChooser))
+        await pilot.press("k", "enter")
+        await until(pilot, lambda: "RBEE_TUI_THEME, which counts" in words(app), "what counts")
+        assert app.theme == "mine", "no preview stays"
 
 
 @anyio
@@ -430,7 +448,7 @@ def test_every_setting_has_a_place_a_form_and_a_unit(tmp_path: Path) -> None:
     for name, field in desk.fields.items():
         assert category_of(field) in CATEGORIES
         value = desk.value(name)
-        assert parse(field, as_text(field, value), "here") == value, name
+        assert parse(field, as_text(value), "here") == value, name
         assert applies(field)
     assert set(desk.fields) >= RELOADED
     secret = next(iter(SECRET))

@@ -45,6 +45,7 @@ from rbee.tui.screens.key_capture import Captured, CaptureKey
 from rbee.tui.screens.listing import set_subtitle, set_title
 from rbee.tui.screens.theme_chooser import ThemeChooser
 from rbee.tui.shell import open_editor
+from rbee.tui.theme_shelf import AUTO
 from rbee.tui.widgets.lines import Line, Lines
 from rbee.tui.widgets.table import Column, Row, RowTable
 
@@ -83,7 +84,7 @@ class Settings(FilteredScreen[RowTable]):
         self._edit = Input(id="edit", compact=True)
         self.table = self._values
         self._open = CATEGORIES[0]
-        self._error = self._note = ""
+        self._error = self._note = self._editing = ""
         self._saved = False
         self._offered: object = None
         self._drawn: tuple[object, ...] = ()
@@ -142,8 +143,7 @@ class Settings(FilteredScreen[RowTable]):
         if state != self._drawn:
             self._drawn = state
             self._detail.set_lines(self._words(field, max(20, self._detail.size.width)))
-            title = "Keys" if self._open == "Keys" else self._open
-            set_title(self.table if self._open != "About" else self._about, title)
+            set_title(self.table if self._open != "About" else self._about, self._open)
             set_title(self._detail, self._chosen_name() or "")
         self._subtitle()
         offered = (self._chosen_name(), desk.can_undo, desk.loaded, self._open)
@@ -178,8 +178,8 @@ class Settings(FilteredScreen[RowTable]):
         if field is None:
             return
         theme = field.name == "tui.theme"
-        choices = self.rbee.themes.names() if theme else choices_of(field)
-        now = as_text(field, self.rbee.desk.value(field.name))
+        choices = [AUTO, *self.rbee.themes.names()] if theme else choices_of(field)
+        now = as_text(self.rbee.desk.value(field.name))
         if choices:
             at = choices.index(now) if now in choices else -step
             self._save(field.name, choices[(at + step) % len(choices)])
@@ -244,17 +244,16 @@ class Settings(FilteredScreen[RowTable]):
         self._run(self.rbee.desk.read, told="")
 
     def _begin(self, field: Field) -> None:
+        self._editing = field.name
         self._edit.password = field.name in SECRET
-        self._edit.value = as_text(field, self.rbee.desk.value(field.name))
+        self._edit.value = as_text(self.rbee.desk.value(field.name))
         self._edit.placeholder = field.description
         self._edit.display = True
         self._edit.focus()
 
     @on(Input.Submitted, "#edit")
     def _typed(self, event: Input.Submitted) -> None:
-        field = self._field()
-        if field is not None:
-            self._save(field.name, event.value.strip())
+        self._save(self._editing, event.value.strip())
 
     def _theme_taken(self, name: str | None) -> None:
         if name is not None:
@@ -299,6 +298,9 @@ class Settings(FilteredScreen[RowTable]):
                 self.rbee.toast(exc)
             self.changed()
             return
+        finally:
+            if name == "tui.theme":
+                self.rbee.themes.preview(None)
         self._error = ""
         if told:
             self._saved, self._note = True, self._when_it_counts(name, told)
@@ -315,8 +317,8 @@ class Settings(FilteredScreen[RowTable]):
         """Without what stands there anyhow: which setting it is, and what it means."""
         field = self.rbee.desk.fields.get(name)
         told = error.message.removeprefix("rbee config set: ")
-        if field is None or error.action.startswith(field.description):
-            return told if field is not None else f"{told}. {error.action}"
+        if field is not None and error.action.startswith(field.description):
+            return told
         return f"{told}. {error.action}"
 
     def _when_it_counts(self, name: str, told: str) -> str:

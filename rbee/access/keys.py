@@ -27,7 +27,6 @@ OWNER_PREFIX = "rbee-owner-"
 KEYS_MAX = 1000
 FILE_MAX = 4 << 20
 _DUMMY = "0" * 64
-_KEY = re.compile(r"rbee_[A-Za-z0-9_-]{43}")
 
 
 class Key(Wire, frozen=True, kw_only=True):
@@ -168,11 +167,6 @@ def digest_of(presented: str) -> str:
 def looks_like_key(text: str) -> bool:
     """Whether it has the form of one; what tools send where no key is needed has not."""
     return text.startswith((PREFIX, OWNER_PREFIX))
-
-
-def is_whole(text: str) -> bool:
-    """Whether it is as long as a key and made of a key's letters."""
-    return _KEY.fullmatch(text) is not None
 
 
 def check_name(name: str) -> None:

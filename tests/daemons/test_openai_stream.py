@@ -5,23 +5,30 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from rbee.core.jobs import Job
 from rbee.daemons.base import listen, make_server, serve
 from rbee.daemons.queen import streams
 from rbee.daemons.queen.answer_stream import AnswerStream
+from rbee.daemons.queen.answering import Answering
 from rbee.daemons.queen.openai_chat import Chunks
 from rbee.daemons.queen.openai_replies import Run
 from rbee.daemons.queen.streams import JobStream
+from rbee.errors import ShuttingDown
 from rbee.protocol.jobs import EventType
 from rbee.protocol.operations import Infer
 from rbee.sse import Decoder, ServerEvent
+
+if TYPE_CHECKING:
+    from rbee.daemons.queen.queen import Queen
 
 pytestmark = pytest.mark.anyio
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -227,3 +234,16 @@ async def test_silence_is_filled_with_comments(choices: int, monkeypatch: pytest
             answer.end(choice)
         await client.until(lambda: client.over)
     assert client.text() == "one"
+
+
+async def test_what_the_queen_did_not_see_the_end_of_is_no_success():
+    job = Job(job_id="j-1", request=Infer(model="m", prompt="x"), created_at=0.0, queued_mono=0.0)
+    answer, fetched = JobStream(), JobStream()
+    request = Request({"type": "http"}, receive=anyio.sleep_forever)
+    fetched.append(EventType.END, END)
+    answering = Answering(cast("Queen", None), client="ollama")
+    with anyio.fail_after(30):
+        await answering.done(request, [Run(job, fetched)])
+        answer.close()
+        with pytest.raises(ShuttingDown):
+            await answering.done(request, [Run(job, fetched), Run(job, answer)])

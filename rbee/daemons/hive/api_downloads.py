@@ -12,14 +12,14 @@ POST   /v1/models/receive/{id}/finish         → DownloadInfo
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import json_response
+from rbee.daemons.base import Handler, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.hive.receiving import read_piece
 from rbee.errors import ValidationFailed
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 HASH = "X-Rbee-Sha256"
 BODY_LIMIT = 64 << 20
 """Of an order: small files that only the queen may read come with it."""
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def table(hive: Hive) -> list[tuple[str, str, Handler]]:

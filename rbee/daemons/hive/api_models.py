@@ -6,7 +6,7 @@ Owns the form of requests and replies; what happens is `models`' business.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import json_response
+from rbee.daemons.base import Handler, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.hive.reporting import Report
 from rbee.errors import InternalError, RbeeError, ValidationFailed
@@ -34,7 +34,6 @@ ALIVE = 5.0
 _UNREAD = 16
 _KEEPALIVE = b": keepalive\n\n"
 _LONGEST_NAME = 512
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class ResolveBody(Body, frozen=True, kw_only=True):

@@ -56,8 +56,6 @@ class Telling(Protocol):
 class AnswerStream(Response):
     """The reply. `on_leave`: the caller left early; `give_up`: a run has failed."""
 
-    media_type = "text/event-stream"
-
     def __init__(
         self,
         told: Telling,

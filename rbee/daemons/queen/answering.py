@@ -26,7 +26,7 @@ from rbee.daemons.queen.openai_replies import (
     unless_left,
 )
 from rbee.daemons.queen.params import client_of
-from rbee.errors import RbeeError
+from rbee.errors import Cancelled, RbeeError, ShuttingDown
 from rbee.protocol.operations import Operation
 
 if TYPE_CHECKING:
@@ -77,18 +77,24 @@ class Answering:
             raise
         return runs
 
+    async def done(self, request: Request, runs: Sequence[Run]) -> None:
+        """Wait for the end of all. Raises what one of them failed with, Cancelled when the caller
+        left, ShuttingDown when the queen went first."""
+        if not await unless_left(request, runs, over):
+            self.cancel(runs, LEFT)
+            raise Cancelled(LEFT)
+        if failure := first_failure(runs):
+            self.cancel(runs, NO_USE)
+            raise failure
+        if not all(run.stream.ended for run in runs):
+            raise ShuttingDown("the queen is shutting down")
+
     async def whole(
         self, request: Request, runs: Sequence[Run], body: Callable[[], Response]
     ) -> Response:
         """Wait for the end of all, then `body()`, which may raise an RbeeError."""
-        if not await unless_left(request, runs, over):
-            self.cancel(runs, LEFT)
-            return Response(status_code=499)
-        failure = first_failure(runs)
-        if failure is not None:
-            self.cancel(runs, NO_USE)
-            return self._error(failure, self.headers(runs))
         try:
+            await self.done(request, runs)
             return body()
         except RbeeError as exc:
             return self._error(exc, self.headers(runs))

@@ -17,7 +17,7 @@ from rbee.daemons.queen.openai_replies import Run, counts_of
 from rbee.daemons.queen.spoken import Ended, Part, Said, Speech, answer_of
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore
 from rbee.daemons.queen.tool_text import object_of
-from rbee.errors import RbeeError, ShuttingDown
+from rbee.errors import RbeeError
 from rbee.protocol.base import encode
 from rbee.sse import encode_event
 
@@ -49,9 +49,7 @@ def anthropic_error(error: RbeeError, headers: Mapping[str, str] | None = None) 
 
 
 def whole(run: Run, model: str) -> dict[str, Any]:
-    """The message of an answer that has ended; `model` as it was asked for. Raises ShuttingDown."""
-    if not run.stream.ended:
-        raise ShuttingDown("the queen is shutting down")
+    """The message of an answer that has ended; `model` as it was asked for."""
     answer = answer_of(run)
     content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text else []
     content += [

@@ -9,14 +9,13 @@ request that follows, and says one token that nobody hears. Nothing is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import json_response
+from rbee.daemons.base import Handler, json_response
 from rbee.daemons.queen import openai_models
 from rbee.daemons.queen.answering import Answering
 from rbee.daemons.queen.anthropic_params import (
@@ -28,12 +27,11 @@ from rbee.daemons.queen.anthropic_params import (
 )
 from rbee.daemons.queen.anthropic_replies import MessageEvents, anthropic_error, whole
 from rbee.daemons.queen.openai_replies import counts_of
-from rbee.errors import ShuttingDown, ValidationFailed
+from rbee.errors import ValidationFailed
 
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
 
-Handler = Callable[[Request], Awaitable[Response]]
 VERSIONS = ("2023-06-01", "2026-10-21")
 """Of the API (https://platform.claude.com/docs/en/api/versioning); the one before them streamed in
 another form. The later one took temperature, top_p and top_k away: here they are taken with both.
@@ -87,8 +85,6 @@ class Anthropic:
 
         def body() -> Response:
             tokens, _, _ = counts_of(runs)
-            if not runs[0].stream.ended:
-                raise ShuttingDown("the queen is shutting down")
             return json_response({"input_tokens": tokens}, headers=answering.headers(runs))
 
         return await answering.whole(request, runs, body)

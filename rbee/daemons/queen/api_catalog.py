@@ -14,14 +14,13 @@ Downloads, deletions, checks and copies are jobs: POST /v1/jobs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import json_response
+from rbee.daemons.base import Handler, json_response
 from rbee.daemons.queen.params import number
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import Request as Body
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 MAX_FOUND = 50
 LONGEST = 512
 """Characters of a model's name or of a search."""
-Handler = Callable[[Request], Awaitable[Response]]
 _Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 

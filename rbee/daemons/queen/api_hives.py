@@ -12,14 +12,13 @@ Everything else that is done with a machine is a job: POST /v1/jobs.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import json_response
+from rbee.daemons.base import Handler, json_response
 from rbee.daemons.events import EventStream
 from rbee.daemons.queen.params import flag, number
 from rbee.errors import Cancelled, RbeeError
@@ -31,7 +30,6 @@ from rbee.protocol.operations import HiveRemove, Operation, parse_operation
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
 
-Handler = Callable[[Request], Awaitable[Response]]
 MAX_LINES = 2000
 
 

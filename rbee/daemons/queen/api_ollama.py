@@ -8,16 +8,15 @@ under other names or pushed anywhere here: those routes say what to do instead.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from rbee import __version__
-from rbee.daemons.base import json_response
+from rbee.daemons.base import Handler, json_response
 from rbee.daemons.queen import ollama_models, ollama_params
-from rbee.daemons.queen.answering import LEFT, Answering
+from rbee.daemons.queen.answering import Answering
 from rbee.daemons.queen.callers import present
 from rbee.daemons.queen.ollama_names import meant_by
 from rbee.daemons.queen.ollama_params import (
@@ -40,9 +39,9 @@ from rbee.daemons.queen.ollama_replies import (
     ollama_error,
     stamp_of,
 )
-from rbee.daemons.queen.openai_replies import Run, find, first_failure, over, unless_left
+from rbee.daemons.queen.openai_replies import Run, find
 from rbee.daemons.queen.scopes import Need, may, refusal
-from rbee.errors import Cancelled, InvalidRequest, RbeeError, ShuttingDown
+from rbee.errors import InvalidRequest, RbeeError
 from rbee.protocol.jobs import EmbedData, EventType
 from rbee.protocol.operations import (
     Infer,
@@ -56,7 +55,6 @@ from rbee.protocol.operations import (
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
 
-Handler = Callable[[Request], Awaitable[Response]]
 SPOKEN = "0.12.6"
 """The version of Ollama whose API this is: clients ask for at least one that they know."""
 
@@ -128,14 +126,18 @@ class Ollama:
         runs = await self._answering.submit(request, [operation])
 
         def body() -> Response:
-            vectors = _vectors(runs[0])
-            size = len(vectors[0])
+            found = _embedded(runs[0])
+            size = len(found.vectors[0])
             if asked.dimensions not in (None, size):
                 raise bad("dimensions", f"vectors of {model} have {size} numbers", str(size))
             took = durations(runs[0])
-            kept = ("total_duration", "load_duration", "prompt_eval_count")
-            told = {"model": asked.asked, "embeddings": vectors, **{n: took[n] for n in kept}}
-            told["prompt_eval_count"] = _embedded(runs[0]).usage.prompt_tokens
+            told = {
+                "model": asked.asked,
+                "embeddings": found.vectors,
+                "total_duration": took["total_duration"],
+                "load_duration": took["load_duration"],
+                "prompt_eval_count": found.usage.prompt_tokens,
+            }
             return json_response(told, headers=self._answering.headers(runs))
 
         return await self._left(await self._answering.whole(request, runs, body), model, goes=goes)
@@ -151,7 +153,7 @@ class Ollama:
         runs = await self._answering.submit(request, [operation])
 
         def body() -> Response:
-            told = {"embedding": _vectors(runs[0])[0]}
+            told = {"embedding": _embedded(runs[0]).vectors[0]}
             return json_response(told, headers=self._answering.headers(runs))
 
         return await self._left(await self._answering.whole(request, runs, body), model, goes=goes)
@@ -253,14 +255,7 @@ class Ollama:
 
     async def _done(self, request: Request, operation: Operation) -> None:
         """Have it done. Raises why it was not."""
-        runs = await self._answering.submit(request, [operation])
-        if not await unless_left(request, runs, over):
-            self._answering.cancel(runs, LEFT)
-            raise Cancelled(LEFT)
-        if failure := first_failure(runs):
-            raise failure
-        if not runs[0].stream.ended:
-            raise ShuttingDown("the queen is shutting down")
+        await self._answering.done(request, await self._answering.submit(request, [operation]))
 
     def _goes(self, keep_alive: float | str | None) -> bool:
         """Whether the model is to be unloaded, by somebody who may: anybody but a key for models
@@ -289,11 +284,4 @@ class Ollama:
 
 
 def _embedded(run: Run) -> EmbedData:
-    found: EmbedData | None = find(run.stream, EventType.RESULT, EmbedData)
-    if found is None or not run.stream.ended:
-        raise ShuttingDown("the queen is shutting down")
-    return found
-
-
-def _vectors(run: Run) -> list[list[float]]:
-    return _embedded(run).vectors
+    return find(run.stream, EventType.RESULT, EmbedData)

@@ -7,13 +7,12 @@ Owns the handlers. What bodies mean is in `openai_params`, how replies look in `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rbee.daemons.base import error_response, json_response
+from rbee.daemons.base import Handler, error_response, json_response
 from rbee.daemons.queen import openai_chat, openai_completions, openai_models
 from rbee.daemons.queen.answering import Answering
 from rbee.daemons.queen.api_responses import Responses
@@ -33,7 +32,6 @@ from rbee.errors import RbeeError
 if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
 
-Handler = Callable[[Request], Awaitable[Response]]
 PREFIXES = ("/v1", "/openai/v1")
 
 PATHS = ("chat", "completions", "embeddings", "models", "responses")

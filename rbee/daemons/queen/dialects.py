@@ -4,12 +4,12 @@ are. Owns the table only; each dialect has its own modules.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rbee.daemons.base import Handler
 from rbee.daemons.queen import api_anthropic, api_ollama, api_openai
 from rbee.daemons.queen.anthropic_replies import anthropic_error
 from rbee.daemons.queen.ollama_replies import ollama_error
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rbee.daemons.queen.queen import Queen
     from rbee.errors import RbeeError
 
-Handler = Callable[[Request], Awaitable[Response]]
 VERSION = "anthropic-version"
 """A header that Anthropic's clients send with everything: two paths are theirs and OpenAI's."""
 

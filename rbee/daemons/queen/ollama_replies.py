@@ -107,13 +107,11 @@ class Answer:
         return told
 
     def last(self) -> dict[str, Any]:
-        """The object that ends it. Raises ShuttingDown when the queen ended it."""
-        if not self.run.stream.ended:
-            raise ShuttingDown("the queen is shutting down")
+        """The object that ends it."""
         return {**self.step(done=True), "done_reason": self.reason, **durations(self.run)}
 
     def whole(self) -> dict[str, Any]:
-        """All of it. Raises ShuttingDown."""
+        """All of an answer that has ended."""
         text, calls, logprobs = "", list[dict[str, Any]](), list[dict[str, Any]]()
         for kind, data in self.run.stream.events:
             for one in self.steps(kind, data):
@@ -182,13 +180,11 @@ class Lines:
 
     def closing(self) -> bytes:
         """See Telling."""
-        try:
-            last = line(self._answer.last())
-        except RbeeError as exc:
-            return line(error_body(exc))
+        if not self._answer.run.stream.ended:
+            return line(error_body(ShuttingDown("the queen is shutting down")))
         if self._ended is not None:
             self._ended()
-        return last
+        return line(self._answer.last())
 
     def silence(self) -> bytes:
         """Nothing that is said, in a line of its own, and why: there are no comments."""

@@ -15,7 +15,6 @@ from rbee.daemons.queen.openai_events import Events
 from rbee.daemons.queen.openai_replies import Run, model_of, stamp, usage_of
 from rbee.daemons.queen.spoken import Ended, Part, Said, Speech, answer_of
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore
-from rbee.errors import ShuttingDown
 from rbee.protocol.base import encode
 from rbee.protocol.jobs import EventType
 from rbee.protocol.workers import LikelyToken, TokenLogprob
@@ -33,9 +32,7 @@ _SAID = msgspec.json.Decoder(_Said)
 
 
 def whole(runs: Sequence[Run]) -> dict[str, Any]:
-    """The body of an answer that has ended. Raises ShuttingDown when it has not."""
-    if not all(run.stream.ended for run in runs):
-        raise ShuttingDown("the queen is shutting down")
+    """The body of an answer that has ended."""
     return {
         **_head(runs, "chat.completion"),
         "choices": [_choice(index, run) for index, run in enumerate(runs)],

@@ -12,7 +12,6 @@ from typing import Any
 from rbee.daemons.queen.openai_events import Events
 from rbee.daemons.queen.openai_replies import Run, model_of, stamp, usage_of
 from rbee.daemons.queen.spoken import Ended, Said, Speech, answer_of
-from rbee.errors import ShuttingDown
 from rbee.protocol.base import encode
 from rbee.protocol.operations import Infer
 from rbee.protocol.workers import TokenLogprob
@@ -20,9 +19,7 @@ from rbee.sse import encode_event
 
 
 def whole(runs: Sequence[Run], *, each: int, echo: bool) -> dict[str, Any]:
-    """The body of answers that have ended. Raises ShuttingDown when they have not."""
-    if not all(run.stream.ended for run in runs):
-        raise ShuttingDown("the queen is shutting down")
+    """The body of answers that have ended."""
     choices: list[dict[str, Any]] = []
     for index, run in enumerate(runs):
         answer = answer_of(run)

@@ -13,15 +13,13 @@ from typing import Any
 
 from rbee.daemons.queen.openai_params import EmbeddingRequest
 from rbee.daemons.queen.openai_replies import Run, find
-from rbee.errors import ShuttingDown, ValidationFailed
+from rbee.errors import ValidationFailed
 from rbee.protocol.jobs import EmbedData, EventType
 
 
 def embedding_body(asked: EmbeddingRequest, run: Run) -> dict[str, Any]:
-    """The body of a run that has ended. Raises ShuttingDown, ValidationFailed for `dimensions`."""
-    result: EmbedData | None = find(run.stream, EventType.RESULT, EmbedData)
-    if result is None or not run.stream.ended:
-        raise ShuttingDown("the queen is shutting down")
+    """The body of a run that has ended. Raises ValidationFailed for `dimensions`."""
+    result: EmbedData = find(run.stream, EventType.RESULT, EmbedData)
     size = len(result.vectors[0])
     if asked.dimensions not in (None, size):
         raise ValidationFailed(

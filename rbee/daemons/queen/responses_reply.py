@@ -16,7 +16,7 @@ from rbee.daemons.queen.openai_replies import Run, counts_of, model_of
 from rbee.daemons.queen.responses_params import ResponseRequest
 from rbee.daemons.queen.spoken import Ended, Part, Said, Speech
 from rbee.daemons.queen.tool_calls import CallBegun, CallMore
-from rbee.errors import RbeeError, ShuttingDown
+from rbee.errors import RbeeError
 from rbee.protocol.base import encode
 from rbee.sse import encode_event
 
@@ -235,9 +235,7 @@ class ResponseEvents(Events):
 
 
 def complete(growing: Growing, run: Run) -> None:
-    """All of a run that has ended. Raises ShuttingDown when it has not."""
-    if not run.stream.ended:
-        raise ShuttingDown("the queen is shutting down")
+    """All of a run that has ended."""
     for kind, data in run.stream.events:
         growing.grow(kind, data)
 

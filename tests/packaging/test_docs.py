@@ -16,8 +16,7 @@ from rbee.protocol.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ["docs/cli.md", "docs/configuration.md", "docs/keys.md"]
-WRITTEN = ["architecture", "api", "backends", "models", "security", "openai"]
-GUIDES = ["README.md", *(f"docs/{one}.md" for one in WRITTEN), *REFERENCE]
+GUIDES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 
 def text_of(name: str) -> str:

@@ -97,15 +97,24 @@ def _not_loaded() -> None:
 
 def _loads(info: BackendInfo, file: ModelFile, options: LoadOptions) -> Bench:
     made = Bench(info, file, options)
+    try:
+        _presents(made)
+    except BaseException:
+        made.model.close()
+        raise
+    return made
+
+
+def _presents(made: Bench) -> None:
+    """What the load told, and what the model says of itself."""
     must(bool(made.progress), "it told no progress")
     for one in made.progress:
         must(0 <= one.fraction <= 1, f"progress {one.fraction} of {one.stage!r}")
-    model = made.model
-    must(0 < model.ctx <= options.ctx, f"its ctx is {model.ctx}, asked for {options.ctx}")
+    model, asked = made.model, made.options.ctx
+    must(0 < model.ctx <= asked, f"its ctx is {model.ctx}, asked for {asked}")
     must(model.memory_bytes > 0, f"its memory_bytes is {model.memory_bytes}")
-    unknown = set(model.capabilities) - set(info.capabilities)
+    unknown = set(model.capabilities) - set(made.info.capabilities)
     must(not unknown, f"the model can {unknown}, of which the backend's info says nothing")
-    return made
 
 
 def _answers(here: Bench) -> None:
@@ -265,8 +274,12 @@ def _again(made: Sequence[Bench], info: BackendInfo, file: ModelFile, options: L
         _not_loaded()
     here = made[0]
     texts = "text-gen" in here.model.capabilities
-    name = here.begin(_wants(prompt=_LONG, max_tokens=CTX // 2, ignore_eos=True)) if texts else None
-    here.close()
+    name = None
+    try:
+        if texts:
+            name = here.begin(_wants(prompt=_LONG, max_tokens=CTX // 2, ignore_eos=True))
+    finally:
+        here.close()
     if name is not None:
         here.end(name)
     with bench(info, file, options) as fresh:

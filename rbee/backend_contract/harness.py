@@ -49,7 +49,6 @@ class Answer:
     """What came of one request."""
 
     pieces: list[Piece] = field(default_factory=list[Piece])
-    prefills: list[Prefill] = field(default_factory=list[Prefill])
     last: Last | None = None
 
     @property
@@ -87,7 +86,6 @@ class Bench:
 
     def __init__(self, info: BackendInfo, file: ModelFile, options: LoadOptions) -> None:
         self.info = info
-        self.file = file
         self.options = options
         self.progress: list[Progressed] = []
         self._answers: dict[str, Answer] = {}
@@ -95,7 +93,11 @@ class Bench:
         self._numbers = itertools.count(1)
         self._broken: list[str] = []
         self.model: LoadedModel = load(info, file, options, told=self.progress)
-        self.model.start(self._deliver)
+        try:
+            self.model.start(self._deliver)
+        except BaseException:
+            self.model.close()
+            raise
 
     def begin(self, request: Request) -> str:
         """Hand a request over; its id. Raises what `submit` raises."""
@@ -156,11 +158,9 @@ class Bench:
             self._broken.append(f"something came for {name}, which was refused or never asked")
         elif answer.last is not None:
             self._broken.append(f"{describe(item)} came after the end of {name}")
-        elif isinstance(item, Prefill):
-            answer.prefills.append(item)
         elif isinstance(item, Piece):
             answer.pieces.append(item)
-        else:
+        elif not isinstance(item, Prefill):
             answer.last = item
 
 
@@ -172,27 +172,38 @@ def load(
     told: list[Progressed] | None = None,
     cancelled: bool = False,
 ) -> LoadedModel:
-    """In a thread of its own, as a worker does. Raises what `load` raises."""
+    """In a thread of its own, as a worker does. Raises what `load` raises, and Broken for one that
+    does not end: it is told to give up, and what it makes all the same is closed."""
     give_up = threading.Event()
     if cancelled:
         give_up.set()
     heard: list[Progressed] = [] if told is None else told
     found: list[LoadedModel | BaseException] = []
+    late = False
+    judging = threading.Lock()
 
     def work() -> None:
         try:
             backend = info.create()
-            model = backend.load(
+            made: LoadedModel | BaseException = backend.load(
                 file, options, lambda stage, part: heard.append(Progressed(stage, part)), give_up
             )
-            found.append(model)
         except BaseException as exc:
-            found.append(exc)
+            made = exc
+        with judging:
+            if not late:
+                found.append(made)
+                return
+        if not isinstance(made, BaseException):
+            made.close()
 
     thread = threading.Thread(target=work, name="load", daemon=True)
     thread.start()
     thread.join(2 * SECONDS)
-    if not found:
+    with judging:
+        late = not found
+    if late:
+        give_up.set()
         raise Broken(f"loading did not end within {2 * SECONDS:.0f} s")
     if isinstance(found[0], BaseException):
         raise found[0]

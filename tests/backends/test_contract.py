@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from rbee import backend_contract, registry
 from rbee.backend_api import BackendInfo, Done, Generation, LoadOptions, ModelFile, Piece
-from rbee.backend_contract import Found, tiny
+from rbee.backend_contract import Found, harness, tiny
+from rbee.backend_contract.harness import Broken
 from tests.support.shout import rbee_shout
 from tests.support.shout.rbee_shout import Shout, ShoutModel
 
@@ -51,6 +53,21 @@ class Wrong(ShoutModel):
     """Breaks one clause, by what `fault` says."""
 
     fault = ""
+    living: ClassVar[set[Wrong]] = set()
+    """Those that were made and not closed."""
+
+    def __init__(self, options: LoadOptions) -> None:
+        super().__init__(options)
+        self.living.add(self)
+
+    def start(self, deliver):
+        if self.fault == "start":
+            raise ZeroDivisionError
+        super().start(deliver)
+
+    def close(self):
+        super().close()
+        self.living.discard(self)
 
     def run(self, request, cancelled: threading.Event) -> Iterator[object]:
         assert isinstance(request, Generation)
@@ -94,6 +111,8 @@ class WrongBackend(Shout):
         super().load(model, options, progress, cancelled)
         made = Wrong(options)
         made.fault = self.fault
+        if self.fault == "slow":
+            cancelled.wait(60)
         if self.fault == "ctx":
             made.ctx = 2 * options.ctx
         return made
@@ -111,6 +130,7 @@ def broken(fault: str) -> BackendInfo:
         ("uncancelled", "gives up loading", "went on to its end"),
         ("silent", "loads", "told no progress"),
         ("ctx", "loads", "asked for 512"),
+        ("start", "loads", "ZeroDivisionError"),
         ("counts", "answers", "its pieces"),
         ("limit", "keeps to max_tokens", "3 allowed"),
         ("chance", "repeats itself by seed", "in two ways"),
@@ -126,6 +146,17 @@ def broken(fault: str) -> BackendInfo:
 def test_each_way_to_break_it_is_found(tmp_path, fault, clause, words):
     found = failed(backend_contract.run(broken(fault), LOUD, scratch=tmp_path))
     assert words in found[clause]
+    assert not Wrong.living
+
+
+def test_a_load_that_takes_too_long_is_given_up_and_what_it_makes_is_closed(monkeypatch):
+    monkeypatch.setattr(harness, "SECONDS", 0.02)
+    with pytest.raises(Broken, match="loading did not end"):
+        harness.load(broken("slow"), LOUD, LoadOptions(device="cpu", slots=1, ctx=64, threads=1))
+    for thread in threading.enumerate():
+        if thread.name == "load":
+            thread.join(60)
+    assert not Wrong.living
 
 
 def test_one_that_takes_its_process_down_is_told_of(tmp_path):

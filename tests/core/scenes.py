@@ -10,13 +10,16 @@ from rbee.core.experience import Experience
 from rbee.core.fleet import Fleet, HiveState, Worker
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
-from rbee.core.policy import View
+from rbee.core.policy import Policy, Refuse, Verdict, View
 from rbee.core.queue import JobQueue
+from rbee.core.scheduling import Ect
 from rbee.core.setbacks import Setbacks
 from rbee.protocol.hives import Device, ModelInfo
 from rbee.protocol.operations import Infer, ModelWork
 from rbee.protocol.workers import Usage, WorkerSpec, WorkerState
 from tests.core.builders import GIB, capabilities, device, model
+
+ECT = Ect(ctx=4096)
 
 
 class Scene:
@@ -131,3 +134,13 @@ class Scene:
 
 def with_capabilities(known: ModelInfo, *names: str) -> ModelInfo:
     return msgspec.structs.replace(known, capabilities=list(names))
+
+
+def route(scene: Scene, job: Job, policy: Policy = ECT) -> Verdict:
+    return policy.route(job, scene.view())
+
+
+def refused(verdict: Verdict) -> tuple[str, str]:
+    """Code and message."""
+    assert isinstance(verdict, Refuse), verdict
+    return verdict.error.code, verdict.error.message

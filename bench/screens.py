@@ -52,6 +52,8 @@ CHANGING = 50
 SETTLE = 3.0
 """Seconds from the first paint, or from a key, until something is measured."""
 FRAMES = 200
+_LOOK_SECONDS = 0.2
+"""How long the end of a terminal's reader may take."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,8 +133,6 @@ class Terminal:
 
     def __init__(self, url: str, home: Path) -> None:
         self.written = bytearray()
-        self.first: float | None = None
-        self._wanted: bytes | None = None
         self.began = time.perf_counter()
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
@@ -147,6 +147,7 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
         self._master = master
+        self._over = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -177,15 +178,17 @@ class Terminal:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._over.set()
+        self._reader.join()  # a closed number may be another file's by the next read
         os.close(self._master)
 
     def _read(self) -> None:
-        while True:
+        while not self._over.is_set():
+            if not select.select([self._master], [], [], _LOOK_SECONDS)[0]:
+                continue
             try:
-                if not select.select([self._master], [], [], 1.0)[0]:
-                    continue
                 block = os.read(self._master, 1 << 16)
-            except (OSError, ValueError):
+            except OSError:  # Linux says so when nobody has the other side any more
                 return
             self.written += block
 

@@ -16,10 +16,10 @@ from rbee.protocol.hives import BackendStatus, Device, ModelInfo
 if TYPE_CHECKING:
     from rbee.core.fleet import HiveState
 
-OWN = {"gguf": ("llamacpp", "torch"), "safetensors": ("torch", "mlx")}
-"""Format → the backends of rbee that run it, the most liked first."""
+OWN = {"gguf": ("llamacpp", "torch"), "safetensors": ("torch",)}
+"""Format → the backends of rbee that are made for it, the most liked first."""
 APPLE = {"gguf": ("llamacpp", "torch"), "safetensors": ("mlx", "torch")}
-"""The same on a Mac."""
+"""The same on a Mac with Apple silicon."""
 REASONS = {
     "llamacpp": "made for GGUF files",
     "mlx": "made for Apple silicon",
@@ -119,13 +119,11 @@ def _liked(form: str, hive: HiveState) -> tuple[str, ...]:
     """Of rbee's own, those that run the format on such a machine."""
     system = hive.capabilities.os
     apple = system.startswith("Darwin") and system.endswith("arm64")
-    names = (APPLE if apple else OWN).get(form, ())
-    return names if apple else tuple(name for name in names if name != "mlx") or names
+    return (APPLE if apple else OWN).get(form, ())
 
 
 def _rank(form: str, hive: HiveState, name: str) -> tuple[int, str]:
-    apple = hive.capabilities.os.startswith("Darwin")
-    liked = (APPLE if apple else OWN).get(form, ())
+    liked = _liked(form, hive)
     return (liked.index(name) if name in liked else len(liked), name)
 
 

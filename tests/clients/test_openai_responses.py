@@ -95,8 +95,9 @@ def test_a_call_and_its_result_are_turns(client: openai.OpenAI, caller: str) -> 
     assert set(json.loads(call.arguments)) == {"city"}
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "18 degrees"}
     answer = client.responses.create(
-        model=caller, input=[result], previous_response_id=asked.id, max_output_tokens=4
-    )
+        model=caller, input=[result], previous_response_id=asked.id, max_output_tokens=4,
+        temperature=0,
+    )  # fmt: skip
     assert answer.status == "incomplete"
     assert answer.incomplete_details is not None
     assert answer.incomplete_details.reason == "max_output_tokens"

@@ -38,6 +38,15 @@ async def rows(folder: Path) -> int:
     return await anyio.to_thread.run_sync(count)
 
 
+async def written(folder: Path) -> bytes:
+    """All that is in its files."""
+
+    def read() -> bytes:
+        return b"".join([file.read_bytes() for file in folder.iterdir()])
+
+    return await anyio.to_thread.run_sync(read)
+
+
 async def test_a_later_queen_has_it_too(tmp_path: Path) -> None:
     time = Time()
     await time.store(tmp_path).keep("resp_1", KEPT, owner="")
@@ -89,6 +98,40 @@ async def test_the_oldest_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert await store.get("resp_4", owner="") == KEPT
     with pytest.raises(NotFound):
         await store.get("resp_1", owner="")
+
+
+async def test_the_oldest_give_way_to_the_bytes_of_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses_store, "MOST_BYTES", 4600)
+    time = Time()
+    store = time.store(tmp_path)
+    for number, size in enumerate((2000, 100, 2000, 2500)):
+        time.now += 1
+        large = Kept({}, [{"role": "user", "content": "x" * size}])
+        await store.keep(f"resp_{number}", large, owner="")
+    assert await rows(tmp_path) == 2
+    for number in (0, 1):
+        with pytest.raises(NotFound):
+            await store.get(f"resp_{number}", owner="")
+
+
+@pytest.mark.parametrize("how", ["expired", "not wanted any more"])
+async def test_a_purge_leaves_nothing_on_disk(how: str, tmp_path: Path) -> None:
+    time = Time()
+    store = time.store(tmp_path)
+    await store.purge()
+    assert await written(tmp_path) == b""
+    await store.keep("resp_1", KEPT, owner="")
+    await store.purge()
+    assert await rows(tmp_path) == 1
+    if how == "expired":
+        time.now += 60
+    else:
+        time.retention = 0
+    await time.store(tmp_path).purge()
+    assert await rows(tmp_path) == 0
+    assert b"secret words" not in await written(tmp_path)
 
 
 async def test_what_is_too_large_is_not_kept(tmp_path: Path) -> None:

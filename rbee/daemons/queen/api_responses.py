@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,7 +21,7 @@ from rbee.daemons.queen.openai_params import parameters_of
 from rbee.daemons.queen.openai_replies import openai_error
 from rbee.daemons.queen.responses_params import ResponseRequest, messages_of, response_infer
 from rbee.daemons.queen.responses_reply import Growing, ResponseEvents, complete
-from rbee.daemons.queen.responses_store import Kept, ResponseStore
+from rbee.daemons.queen.responses_store import Kept
 from rbee.errors import RbeeError
 
 if TYPE_CHECKING:
@@ -35,11 +34,7 @@ class Responses:
     def __init__(self, queen: Queen) -> None:
         self._queen = queen
         self._answering = Answering(queen, client="openai")
-        self._store = ResponseStore(
-            queen.paths.database.with_name("responses.db"),
-            utc=queen.clock.utc,
-            retention=lambda: queen.settings.job.retention,
-        )
+        self._store = queen.responses
 
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
@@ -58,8 +53,7 @@ class Responses:
 
         def kept() -> Kept:
             said = [*before, *messages_of(asked.input), growing.said()]
-            # The body's lists still grow in no other place, but belong to this reply.
-            return Kept(msgspec.json.decode(msgspec.json.encode(growing.body())), said)
+            return Kept(growing.body(), said)
 
         if asked.stream:
 

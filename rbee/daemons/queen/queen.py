@@ -44,6 +44,8 @@ from rbee.daemons.queen.numbers import Numbers
 from rbee.daemons.queen.outposts import Outposts
 from rbee.daemons.queen.recovery import Recovery
 from rbee.daemons.queen.relay import Relay
+from rbee.daemons.queen.responses_store import ResponseStore
+from rbee.daemons.queen.retention import retain
 from rbee.daemons.queen.store import Store
 from rbee.daemons.queen.streams import Streams
 from rbee.daemons.queen.use import Use
@@ -60,7 +62,6 @@ if TYPE_CHECKING:
     from rbee.settings import Settings
 
 log = logging.getLogger("rbee.queen")
-PURGE_EVERY = 600.0
 CASCADE_LIMIT = 30.0
 LAST_REPLIES = 2.0
 """Seconds that replies under way get at the end, while the workers already stop."""
@@ -99,6 +100,11 @@ class Queen:
         self.journal = Journal.open(paths.database.with_suffix(".journal"))
         self.journal.erases = settings.job.retention <= 0
         self.streams = Streams(self.store, self.journal)
+        self.responses = ResponseStore(
+            paths.database.with_name("responses.db"),
+            utc=clock.utc,
+            retention=lambda: self.settings.job.retention,
+        )
         self.metrics = Metrics()
         self.board = Board(self.snapshot, lambda watched: self.colony.watch(watched))
         policy, limits = decide_by(settings)
@@ -303,7 +309,9 @@ class Queen:
                 await self.recovery.run()
                 tasks.start_soon(front.run)
                 tasks.start_soon(self.brain.tick, self.streams.counts)
-                tasks.start_soon(self._purge)
+                tasks.start_soon(
+                    retain, lambda: self.settings, self.clock, self.store, self.responses
+                )
                 tasks.start_soon(self.recovery.wait_for_hives)
                 tasks.start_soon(self.journal.run)
                 tasks.start_soon(self.access.ledger.run)
@@ -389,9 +397,3 @@ class Queen:
         if self.lifetime == "linger":
             self.lifetime = "persistent"
             self.effects.narrate("queen", "stays until she is stopped")
-
-    async def _purge(self) -> None:
-        while True:
-            job = self.settings.job
-            self.store.purge(before=self.clock.utc() - job.retention, keep=job.finished_kept)
-            await anyio.sleep(PURGE_EVERY)

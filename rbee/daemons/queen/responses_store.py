@@ -1,8 +1,8 @@
 """Responses that may be asked for again: a file beside the queen's database.
 
 Owns how long they are kept: as long as jobs are (`job.retention`; 0 keeps none), at most MOST of
-them. Each belongs to whom it was made for. Every access is one short connection in a thread, one
-after the other.
+them, of MOST_BYTES in all; the oldest go first. Each belongs to whom it was made for. Every access
+is one short connection in a thread, one after the other.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from rbee.errors import NotFound, RbeeError
 log = logging.getLogger("rbee.queen")
 T = TypeVar("T")
 MOST = 10_000
+MOST_BYTES = 512 << 20
+"""Each turn is kept with all that was said before it: MOST of them with 50 kB, or 64 of LARGEST."""
 LARGEST = 8 << 20
 """Bytes of one conversation: a longer one is not kept."""
 MIGRATIONS = (
@@ -38,7 +40,21 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE INDEX responses_by_time ON responses (at);
     """,
+    """
+    ALTER TABLE responses ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+    UPDATE responses SET size = length(body) + length(said);
+    DROP INDEX responses_by_time;
+    CREATE INDEX responses_by_time ON responses (at, size);
+    """,
 )
+_PURGE = """
+    DELETE FROM responses WHERE at <= ? OR response_id IN (
+        SELECT response_id FROM (
+            SELECT response_id, row_number() OVER newest AS place, sum(size) OVER newest AS bytes
+            FROM responses WINDOW newest AS (ORDER BY at DESC, response_id ROWS UNBOUNDED PRECEDING)
+        ) WHERE place > ? OR bytes > ?
+    )
+"""
 
 
 @dataclass(frozen=True)
@@ -67,28 +83,36 @@ class ResponseStore:
         return self._retention() > 0
 
     async def keep(self, response_id: str, kept: Kept, *, owner: str) -> None:
-        """Write it; what cannot be written is told in the log and is not there later."""
-        body, said = msgspec.json.encode(kept.body), msgspec.json.encode(kept.said)
-        if not self.keeps or len(body) + len(said) > LARGEST:
+        """Write it; it must not change any more. What cannot be written is told in the log and is
+        not there later."""
+        if not self.keeps:
             return
-        now, retention = self._utc(), self._retention()
+        now = self._utc()
 
         def write(db: sqlite3.Connection) -> None:
+            body, said = msgspec.json.encode(kept.body), msgspec.json.encode(kept.said)
+            size = len(body) + len(said)
+            if size > LARGEST:
+                return
             db.execute(
-                "INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?)",
-                (response_id, now, owner, body, said),
+                "INSERT OR REPLACE INTO responses (response_id, at, owner, body, said, size)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (response_id, now, owner, body, said, size),
             )
-            db.execute("DELETE FROM responses WHERE at < ?", (now - retention,))
-            db.execute(
-                "DELETE FROM responses WHERE response_id IN"
-                " (SELECT response_id FROM responses ORDER BY at DESC LIMIT -1 OFFSET ?)",
-                (MOST,),
-            )
+            self._drop(db)
 
         try:
             await self._with(write)
         except RbeeError as exc:
             log.error("a response is not kept: %s", exc.message)
+
+    async def purge(self) -> None:
+        """Drop those whose time is over; what prevents it is told in the log."""
+        try:
+            if await anyio.to_thread.run_sync(self._path.exists):
+                await self._with(self._drop)
+        except (RbeeError, OSError) as exc:
+            log.error("responses whose time is over stay: %s", exc)
 
     async def get(self, response_id: str, *, owner: str, field: str | None = None) -> Kept:
         """Raises NotFound, also for what belongs to another."""
@@ -96,7 +120,7 @@ class ResponseStore:
 
         def read(db: sqlite3.Connection) -> tuple[bytes, bytes] | None:
             return db.execute(
-                "SELECT body, said FROM responses WHERE response_id = ? AND owner = ? AND at >= ?",
+                "SELECT body, said FROM responses WHERE response_id = ? AND owner = ? AND at > ?",
                 (response_id, owner, since),
             ).fetchone()
 
@@ -115,6 +139,9 @@ class ResponseStore:
 
         if not await self._with(remove):
             raise _unknown(response_id, None)
+
+    def _drop(self, db: sqlite3.Connection) -> None:
+        db.execute(_PURGE, (self._utc() - self._retention(), MOST, MOST_BYTES))
 
     async def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
         async with self._turn:

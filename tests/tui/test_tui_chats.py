@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -130,7 +131,13 @@ async def test_answers_are_folded_copied_and_asked_for_again(
     assert len(written) == 1
 
 
-async def test_chats_are_kept_listed_named_and_deleted(tmp_path: Path) -> None:
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_chats_are_kept_listed_named_and_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "chats"
     gate = threading.Event()
     script = [data.started(), *data.tokens("One."), *data.ended(1)]
@@ -191,6 +198,17 @@ async def test_chats_are_kept_listed_named_and_deleted(tmp_path: Path) -> None:
             assert [one.title for one in chat.chats] == ["first question"]
             assert chat.dialogue.exchanges == []
             assert len(list(folder.glob("*.damaged"))) == 1
+
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "fsync", full_disk)
+                (listed,) = chat.chats
+                await chat.name_chat(listed.id, "wasps")
+                await pilot.press("tab")
+                await sent(pilot, chat, "third question")
+                await quiet(pilot, chat, 1)
+                await until(pilot, lambda: len(chat._unsaved) == 2, "what is not on disk")
+        titles = {one.title for one in Shelf(folder).listing()[0]}
+        assert titles == {"wasps", "third question"}, "written when the app went, on screen or not"
 
 
 async def test_two_models_are_compared(tmp_path: Path) -> None:

@@ -258,9 +258,8 @@ class ChatBook(ColonyScreen):
 
     def on_unmount(self) -> None:
         """Write what is not written yet; the app is leaving."""
-        for view in self._views:
-            changed = view.dialogue
-            unwritten = changed.id in self._dirty or bool(changed.running)
+        for changed in [*(view.dialogue for view in self._views), *self._resting.values()]:
+            unwritten = changed.id in self._dirty | self._unsaved or bool(changed.running)
             if self._shelf is not None and unwritten and changed.id not in self._deleted:
                 changed.revision += 1
                 try:

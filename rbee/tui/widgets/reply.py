@@ -159,5 +159,5 @@ class ReplyView(Vertical):
             text = parts.thought
             if len(text) > LONGEST_THOUGHT:
                 left = len(text) - LONGEST_THOUGHT
-                text = f"{text[:LONGEST_THOUGHT]}\n({left} characters more; y copies all)"
+                text = f"{text[:LONGEST_THOUGHT]}\n({left} characters more)"
             self._thought.update(Content(text))

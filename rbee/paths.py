@@ -1,6 +1,6 @@
 """Where rbee keeps its files: one place for each kind, by the platform's conventions.
 
-Owns the layout of folders and file names; never reads or writes a file's content.
+Owns the layout of folders and file names, and how a file is replaced; what a file holds is others'.
 
     config   config.toml, ui.toml, themes/     what the user wrote
     data     rbee.db, keys.json, tls/, models/ what must not be lost
@@ -163,6 +163,27 @@ class Paths:
             self.models_dir,
         ):
             make_private(folder)
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, for its owner only (0600), on disk when this returns.
+
+    Its folder is made as `make_private` does. Raises Forbidden as that does, and OSError; what was
+    there before is then still there, and nothing else is.
+    """
+    import tempfile  # 4 ms
+
+    make_private(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def make_private(folder: Path) -> None:

@@ -7,14 +7,12 @@ The user's `config.toml` is never written. What a value may be is rbee.settings'
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from rbee.errors import Forbidden, SettingsError
-from rbee.paths import Paths, make_private
+from rbee.paths import Paths, replace_private
 from rbee.settings import fields, load
 from rbee.settings_layers import Field, parse, unknown_setting
 
@@ -49,17 +47,20 @@ def read_file(file: Path) -> dict[str, Any]:
 def write_value(paths: Paths, name: str, text: str | None) -> Any:
     """Set `queen.port` from text, checked as in a variable; None takes it out. Returns its value.
 
-    Raises SettingsError for an unknown name, a bad value, or one that does not go with the others;
-    the file is then as it was.
+    Raises SettingsError for an unknown name, a bad value, one that does not go with the others, or
+    a `config.toml` that is wrong; the file is then as it was.
     """
     field = known_field(name)
     value = None if text is None else parse(field, text, "rbee config set")
     before = read_file(paths.ui_file).get(name)
     write_entries(paths, {name: value})
-    wrong = load(paths=paths, env={}).problem
-    if wrong is not None and text is not None:
+    try:
+        wrong = load(paths=paths, env={}).problem
+        if wrong is not None and text is not None:
+            raise wrong
+    except SettingsError:
         write_entries(paths, {name: before})
-        raise wrong
+        raise
     return value
 
 
@@ -80,7 +81,15 @@ def write_entries(paths: Paths, changes: dict[str, Any]) -> None:
     for name, value in held.items():
         section, _, key = name.partition(".")
         table.setdefault(section, {})[key] = value
-    _replace(paths.ui_file, NOTE + "\n" + tomli_w.dumps(table))
+    file = paths.ui_file
+    try:
+        replace_private(file, f"{NOTE}\n{tomli_w.dumps(table)}".encode())
+    except OSError as exc:
+        raise Forbidden(
+            f"{file} cannot be written: {exc.strerror}",
+            action="Give this user the right to write there.",
+            path=str(file),
+        ) from exc
 
 
 def set_aside(paths: Paths) -> Path:
@@ -89,25 +98,3 @@ def set_aside(paths: Paths) -> Path:
     with contextlib.suppress(FileNotFoundError):
         paths.ui_file.replace(aside)
     return aside
-
-
-def _replace(file: Path, text: str) -> None:
-    """mkstemp makes files of mode 0600."""
-    make_private(file.parent)
-    try:
-        handle, name = tempfile.mkstemp(prefix=".ui-", suffix=".toml", dir=file.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as exc:
-        raise Forbidden(
-            f"{file} cannot be written: {exc.strerror}",
-            action="Give this user the right to write there.",
-            path=str(file),
-        ) from exc

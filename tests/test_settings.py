@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from rbee.errors import SettingsError
+from rbee.access.keys import Keys
+from rbee.errors import Forbidden, InternalError, SettingsError
 from rbee.paths import Paths
+from rbee.protocol.access import NewKey
 from rbee.settings import Settings, fields, load
-from rbee.settings_file import set_aside, write_entries, write_value
+from rbee.settings_file import read_file, set_aside, write_entries, write_value
 from rbee.settings_text import default_toml
 
 
@@ -148,6 +152,34 @@ def test_a_value_that_does_not_go_with_the_others_is_not_kept(tmp_path: Path) ->
     with pytest.raises(SettingsError, match=r"worker\.stale_after"):
         write_value(where, "worker.heartbeat", "60")
     assert load(paths=where, env={}).settings.worker.heartbeat == 3
+
+
+def test_a_users_file_that_is_wrong_keeps_a_value_from_being_written(tmp_path: Path) -> None:
+    where = paths(tmp_path)
+    write_value(where, "worker.heartbeat", "3")
+    where.config_file.write_text("[queen]\nprot = 7\n", "utf-8")
+    for text in ("2", None):
+        with pytest.raises(SettingsError, match=r"config\.toml:2"):
+            write_value(where, "worker.heartbeat", text)
+        assert read_file(where.ui_file) == {"worker.heartbeat": 3.0}
+
+
+def test_a_disk_that_takes_nothing_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = paths(tmp_path)
+    write_value(where, "worker.heartbeat", "3")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Forbidden, match="No space left"):
+        write_value(where, "worker.heartbeat", "2")
+    with pytest.raises(InternalError, match="No space left"):
+        Keys(where.config / "keys.json").create(NewKey(name="anna"), 0.0)
+    assert load(paths=where, env={}).settings.worker.heartbeat == 3
+    assert os.listdir(where.config) == ["ui.toml"]
 
 
 @pytest.mark.parametrize(

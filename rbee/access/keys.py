@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from rbee.errors import Conflict, InternalError, NotFound, RbeeError, ValidationFailed
+from rbee.paths import replace_private
 from rbee.protocol.access import KEY_NAME, KeyInfo, MadeKey, NewKey, Scope
 from rbee.protocol.base import Wire, decode, encode
 
@@ -204,16 +205,8 @@ def owner_token(path: Path, *, make: bool = False) -> str | None:
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace a file in one step, for its owner only, on disk when this returns."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        fd = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        replace_private(path, data)
     except OSError as exc:
         raise InternalError(
             f"{path} cannot be written: {exc.strerror}",

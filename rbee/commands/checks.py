@@ -28,7 +28,7 @@ from rbee.hardware.found import Found, accelerators
 from rbee.models import packages
 from rbee.output import size
 from rbee.paths import Paths
-from rbee.settings import Settings
+from rbee.settings import Loaded, Settings
 
 OLDEST_PYTHON = (3, 11)
 REPORT_SECONDS = 30.0
@@ -92,12 +92,17 @@ def folders(paths: Paths) -> Iterator[Check]:
     )
 
 
-def settings(loaded: Settings | RbeeError, paths: Paths) -> Iterator[Check]:
+def settings(loaded: Loaded | RbeeError, paths: Paths) -> Iterator[Check]:
     """The settings as they were read, or what is wrong with them."""
     if isinstance(loaded, RbeeError):
         yield Check(name="settings", state=State.FAIL, message=loaded.message, action=loaded.action)
         return
-    there = [str(f) for f in (paths.machine_config, paths.config_file) if f and f.exists()]
+    if (wrong := loaded.problem) is not None:
+        text = f"ui.toml is left out: {wrong.message}"
+        yield Check(name="settings", state=State.WARN, message=text, action=wrong.action)
+        return
+    files = (paths.machine_config, paths.config_file, paths.ui_file)
+    there = [str(file) for file in files if file is not None and file.exists()]
     yield Check(
         name="settings",
         state=State.OK,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from rbee.client import QueenClient
 from rbee.daemons.process import open_log
 from rbee.errors import InternalError, InvalidRequest, RbeeError
 from rbee.narration import Narrator
 from rbee.paths import Paths, make_private
-from rbee.settings import Settings, load
+from rbee.settings import Loaded, Settings, load
+
+if TYPE_CHECKING:
+    from rbee.client import QueenClient
 
 T = TypeVar("T")
 _ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -25,7 +28,15 @@ _ID = re.compile(r"[a-z0-9-]{1,64}")
 def settings_and_paths(flags: Mapping[str, str] | None = None) -> tuple[Settings, Paths]:
     """This user's. Raises SettingsError."""
     paths = Paths.user()
-    return load(paths=paths, flags=flags).settings, paths
+    return read_settings(paths, flags).settings, paths
+
+
+def read_settings(paths: Paths, flags: Mapping[str, str] | None = None) -> Loaded:
+    """All layers; what is wrong with `ui.toml` is told on stderr. Raises SettingsError."""
+    loaded = load(paths=paths, flags=flags)
+    if (wrong := loaded.problem) is not None:
+        sys.stderr.write(f"rbee: ui.toml is left out: {wrong.message}\n  → {wrong.action}\n")
+    return loaded
 
 
 def check_id(text: str, *, of: str) -> None:
@@ -39,6 +50,7 @@ def check_id(text: str, *, of: str) -> None:
 @asynccontextmanager
 async def client(narrator: Narrator, *, ephemeral: bool = False) -> AsyncGenerator[QueenClient]:
     """A client of the running queen, or of one that is started for this."""
+    from rbee.client import QueenClient  # 170 ms
     from rbee.daemons import launch  # 100 ms
 
     settings, paths = settings_and_paths()

@@ -7,10 +7,11 @@ import os
 import sys
 from typing import Any
 
+from rbee.commands.common import read_settings
 from rbee.errors import Conflict, Forbidden
 from rbee.output import print_json, print_table
 from rbee.paths import Paths
-from rbee.settings import Loaded, fields, load
+from rbee.settings import fields, load
 from rbee.settings_file import known_field, write_value
 from rbee.settings_layers import SECRET
 from rbee.settings_text import default_toml, toml_value
@@ -18,7 +19,7 @@ from rbee.settings_text import default_toml, toml_value
 
 def show(*, as_json: bool) -> int:
     """Every setting with its origin."""
-    loaded = _loaded()
+    loaded = read_settings(Paths.user())
     values: dict[str, Any] = {
         field.name: getattr(getattr(loaded.settings, field.section), field.key)
         for field in fields()
@@ -38,7 +39,7 @@ def show(*, as_json: bool) -> int:
 
 def get(name: str, *, as_json: bool) -> int:
     """One setting's value. Raises SettingsError for an unknown name."""
-    loaded, field = _loaded(), known_field(name)
+    loaded, field = read_settings(Paths.user()), known_field(name)
     value: Any = getattr(getattr(loaded.settings, field.section), field.key)
     if name in SECRET and value:
         value = "(hidden)"
@@ -52,7 +53,7 @@ def get(name: str, *, as_json: bool) -> int:
 def put(name: str, text: str | None, *, as_json: bool) -> int:
     """Set one in `ui.toml`, or take it out of there. Raises SettingsError for what cannot be."""
     where = Paths.user()
-    _loaded()
+    read_settings(where)
     write_value(where, name, text)
     loaded = load(paths=where)
     origin = loaded.origins[name]
@@ -68,14 +69,6 @@ def put(name: str, text: str | None, *, as_json: bool) -> int:
     if not name.startswith("tui."):
         sys.stderr.write("rbee: a queen that runs takes it over when she is started anew\n")
     return 0
-
-
-def _loaded() -> Loaded:
-    loaded = load(paths=Paths.user())
-    if loaded.problem is not None:
-        error = loaded.problem
-        sys.stderr.write(f"rbee: ui.toml is left out: {error.message}\n  → {error.action}\n")
-    return loaded
 
 
 def paths(*, system: bool, as_json: bool) -> int:

@@ -50,12 +50,12 @@ def findings() -> Iterator[Check]:
     yield from _safely("machine", checks.machine)
     yield from _safely("folders", lambda: checks.folders(paths))
     try:
-        loaded = load(paths=paths).settings
+        loaded = load(paths=paths)
     except RbeeError as exc:
         yield from checks.settings(exc, paths)
     else:
         yield from checks.settings(loaded, paths)
-        yield from _safely("queen", lambda: checks.queen(loaded, paths))
+        yield from _safely("queen", lambda: checks.queen(loaded.settings, paths))
     yield from _safely("backends", checks.backends)
     yield from _safely("model", checks.demo)
 

@@ -23,7 +23,7 @@ from rbee.errors import (
     RbeeError,
     ValidationFailed,
 )
-from rbee.paths import make_private
+from rbee.paths import make_private, replace_private
 
 if TYPE_CHECKING:
     from asyncssh import SSHKey
@@ -193,15 +193,8 @@ class KnownHosts:
             os.close(lock)
 
     def _replace(self, lines: Iterable[str]) -> None:
-        new = self.own.with_name(f"{self.own.name}.new")
         try:
-            new.unlink(missing_ok=True)
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.own)
+            replace_private(self.own, "".join(f"{line}\n" for line in lines).encode())
         except OSError as exc:
             raise self._unwritable(exc) from exc
 

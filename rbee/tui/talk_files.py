@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rbee.errors import Conflict, Local, NotFound, PayloadTooLarge, RbeeError
 from rbee.narration import printable
-from rbee.paths import make_private
+from rbee.paths import replace_private
 from rbee.protocol.base import convert, decode, encode
 from rbee.tui.talk import TITLE, About, Talk
 
@@ -118,7 +118,10 @@ class Shelf:
             raise _unwritten(path, exc) from exc
         if there >= talk.about.revision:
             raise Conflict(f"{path.name} was written by another rbee meanwhile")
-        self._write(path, content)
+        try:
+            replace_private(path, content)
+        except OSError as exc:
+            raise _unwritten(path, exc) from exc
 
     def remove(self, id_: str) -> None:
         """Delete a conversation for good."""
@@ -129,20 +132,6 @@ class Shelf:
             raise _local(
                 f"{path} cannot be deleted: {exc.strerror}", "Look at its rights."
             ) from exc
-
-    def _write(self, path: Path, content: bytes) -> None:
-        new = path.with_name(f".{path.name}.{secrets.token_hex(3)}.new")
-        try:
-            make_private(self.folder)
-            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, path)
-        except OSError as exc:
-            new.unlink(missing_ok=True)
-            raise _unwritten(path, exc) from exc
 
     def _paths(self) -> list[Path]:
         try:

@@ -102,9 +102,17 @@ def test_an_open_address_is_refused_as_the_queen_would(home: Home) -> None:
     assert "rbee key create" in found["queen"]["action"]
 
 
-def test_a_running_queen_is_found(home: Home) -> None:
-    assert home.rbee("queen", "start").returncode == 0
+def test_a_running_queen_is_found_and_settings_that_are_left_out(home: Home) -> None:
+    (home.path / "config").mkdir()
+    (home.path / "config" / "ui.toml").write_text("[worker]\nheartbeat = 60\n", "utf-8")
+    started = home.rbee("queen", "start")
+    assert started.returncode == 0
+    left_out = "ui.toml is left out: default: worker.stale_after"
+    assert f"rbee: {left_out}" in started.stderr
+    assert left_out in (home.path / "state" / "logs" / "queen.log").read_text("utf-8")
     found = doctor(home)
+    assert found["settings"]["state"] == "warn"
+    assert left_out in found["settings"]["message"]
     assert f"runs at {home.url}" in found["queen"]["message"]
     before = {process.pid for process in home.processes()}
     doctor(home)

@@ -20,7 +20,7 @@ from rbee.paths import Paths
 
 if TYPE_CHECKING:
     from rbee.protocol.hives import HiveUp
-    from rbee.settings import Settings
+    from rbee.settings import Loaded, Settings
 
 STAY = 31_536_000.0
 """Seconds a hive may be told to stay at most."""
@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
         from rbee.settings import load
 
         flags = {name: value for name, value in given.items() if value is not None}
-        settings = load(paths=paths, env=env, flags=flags).settings
+        loaded = load(paths=paths, env=env, flags=flags)
         if args.ensure or args.status or args.stop or args.log:
-            return _speak_with(args, settings, paths)
-        _serve(args, settings, paths)
+            return _speak_with(args, loaded.settings, paths)
+        _serve(args, loaded, paths)
     except RbeeError as exc:
         sys.stderr.write("".join(f"  {line}\n" for line in exc.details.get("tail") or ()))
         sys.stderr.write(f"error {exc.code}: {exc.message}\n  → {exc.action}\n")
@@ -124,7 +124,7 @@ def _log(args: argparse.Namespace, name: str, paths: Paths) -> None:
         copy_out(log_of(paths, name), lines=lines, follow=args.follow, out=sys.stdout.fileno())
 
 
-def _serve(args: argparse.Namespace, settings: Settings, paths: Paths) -> None:
+def _serve(args: argparse.Namespace, loaded: Loaded, paths: Paths) -> None:
     import anyio
 
     from rbee.daemons.base import first_error, listen
@@ -136,7 +136,12 @@ def _serve(args: argparse.Namespace, settings: Settings, paths: Paths) -> None:
             "RBEE_INTERNAL_TOKEN is not set",
             action="A hive of its own is started by its queen, with her token.",
         )
+    settings, wrong = loaded.settings, loaded.problem
     _set_up_log(settings, dates=bool(args.standing))
+    if wrong is not None:
+        logging.getLogger("rbee.hive").warning(
+            "ui.toml is left out: %s → %s", wrong.message, wrong.action
+        )
     paths.ensure()
     with listen(settings.hive.host, settings.hive.port) as sock:
 

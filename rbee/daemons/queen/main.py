@@ -229,7 +229,11 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
         paths = Paths.user(env)
 
         def read() -> Settings:
-            return load(paths=paths, env=env, flags=flags).settings
+            loaded = load(paths=paths, env=env, flags=flags)
+            if (wrong := loaded.problem) is not None:
+                setup_logging(loaded.settings)
+                log.warning("ui.toml is left out: %s → %s", wrong.message, wrong.action)
+            return loaded.settings
 
         return serve(read(), paths, reload=read, lifetime=args.lifetime, lifeline=args.lifeline)
     except RbeeError as exc:

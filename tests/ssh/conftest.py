@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rbee.ssh.hosts import Hosts
+from rbee.ssh.known import KnownHosts
+from rbee.ssh.session import Session, opened
 from tests.support.sshd import MISSING, Sshd, SshUser
 
 
@@ -43,3 +47,23 @@ def start_sshd(tmp_path: Path, me: SshUser) -> Iterator[Callable[..., Sshd]]:
 def server(start_sshd: Callable[..., Sshd]) -> Sshd:
     """One server that is known."""
     return start_sshd()
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> KnownHosts:
+    """Host keys of rbee's own: none yet."""
+    return KnownHosts(tmp_path / "data" / "known_hosts")
+
+
+@pytest.fixture
+async def session(server: Sshd, known: KnownHosts) -> AsyncIterator[Session]:
+    """With `server`."""
+    async with opened(Hosts().find(server.address), known) as session:
+        yield session
+
+
+@pytest.fixture
+def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A private folder with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp") as folder:
+        yield Path(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,10 +15,8 @@ from rbee.daemons.queen import ways as module
 from rbee.daemons.queen.ways import Ways
 from rbee.protocol.hives import AnyHiveEvent, HiveWorker, HiveWorkerReady
 from rbee.protocol.workers import WorkerReady, WorkerSpec
-from rbee.ssh.hosts import Hosts
 from rbee.ssh.known import KnownHosts
-from rbee.ssh.session import Session, opened
-from tests.support.sshd import Sshd
+from rbee.ssh.session import Session
 
 pytestmark = pytest.mark.anyio
 MOST = 5
@@ -28,13 +26,6 @@ MOST = 5
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="rs", dir="/tmp") as folder:
         yield Path(folder)
-
-
-@pytest.fixture
-async def session(server: Sshd, tmp_path: Path) -> AsyncIterator[Session]:
-    known = KnownHosts(tmp_path / "known_hosts")
-    async with opened(Hosts().find(server.address), known) as session:
-        yield session
 
 
 def ready(worker_id: str, url: str) -> WorkerReady:

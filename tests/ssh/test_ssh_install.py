@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tarfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -23,12 +22,6 @@ from tests.support.wheels import rbee_wheel, wheel
 
 pytestmark = pytest.mark.anyio
 PYTHON = str(Path(sys.base_prefix) / "bin" / "python3")
-
-
-@pytest.fixture
-async def session(server: Sshd, tmp_path: Path) -> AsyncIterator[Session]:
-    async with opened(Hosts().find(server.address), KnownHosts(tmp_path / "kh")) as session:
-        yield session
 
 
 @pytest.fixture

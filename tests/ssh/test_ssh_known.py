@@ -26,11 +26,6 @@ from tests.support.sshd import Sshd, SshUser, fingerprint, keygen
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def known(tmp_path: Path) -> KnownHosts:
-    return KnownHosts(tmp_path / "data" / "known_hosts")
-
-
 async def enter(server: Sshd, known: KnownHosts) -> bytes:
     async with opened(Hosts().find(server.address), known) as session:
         return (await session.run(["echo", "in"])).stdout

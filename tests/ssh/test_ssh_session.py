@@ -28,11 +28,6 @@ pytestmark = pytest.mark.anyio
 QUICK = Limits(pause=0.01)
 
 
-@pytest.fixture
-def known(tmp_path: Path) -> KnownHosts:
-    return KnownHosts(tmp_path / "data" / "known_hosts")
-
-
 def machine(server: Sshd) -> Machine:
     return Hosts().find(server.address)
 

@@ -10,7 +10,6 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
-from collections.abc import AsyncIterator
 from dataclasses import replace as changed
 from pathlib import Path
 
@@ -22,13 +21,11 @@ from packaging.utils import canonicalize_name
 from rbee import __version__
 from rbee.errors import InstallFailed, ValidationFailed
 from rbee.ssh import ownwheel, pip, pytorch, tools
-from rbee.ssh.hosts import Hosts
 from rbee.ssh.install import install
-from rbee.ssh.known import KnownHosts
 from rbee.ssh.llama import Source
 from rbee.ssh.packages import gather
 from rbee.ssh.probe import Facts, Gpu, Python, probe
-from rbee.ssh.session import Session, opened
+from rbee.ssh.session import Session
 from rbee.ssh.target import Target, here
 from rbee.ssh.wheelhouse import Wish, choose_extras, outlook, supply
 from tests.support.machines import FACTS
@@ -273,12 +270,6 @@ async def test_a_python_that_runs_anywhere_is_sent(tmp_path: Path):
 
 
 # ---- all of it
-
-
-@pytest.fixture
-async def session(server: Sshd, tmp_path: Path) -> AsyncIterator[Session]:
-    async with opened(Hosts().find(server.address), KnownHosts(tmp_path / "kh")) as session:
-        yield session
 
 
 @pytest.mark.anyio

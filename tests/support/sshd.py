@@ -235,3 +235,14 @@ class SshUser:
     def configure(self, text: str) -> None:
         """Write `.ssh/config`."""
         (self.ssh / "config").write_text(text, "utf-8")
+
+    def chain(self, *servers: Sshd) -> str:
+        """A config in which each server is behind the one before; the last one is `target`."""
+        names = [f"hop{number}" for number in range(len(servers) - 1)] + ["target"]
+        text = ""
+        for number, (name, server) in enumerate(zip(names, servers, strict=True)):
+            text += f"Host {name}\n HostName 127.0.0.1\n Port {server.port}\n User {server.user}\n"
+            text += f" IdentityFile {self.key}\n IdentitiesOnly yes\n"
+            text += f" ProxyJump {names[number - 1]}\n" if number else ""
+        self.configure(text)
+        return "target"

@@ -1,16 +1,18 @@
-"""`ask`: a Hub for tests, of the stand-in, never with a token of whoever runs them."""
+"""`ask`: a Hub of the stand-in; `world`: a home. Never with what is of whoever runs the tests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from foreign_folders import Programs
 
 from rbee.models.hub import Hub
 from tests.support.hub_fixture import StandIn
 
 Ask = Callable[..., Hub]
+PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "OLLAMA_MODELS")
 
 
 @pytest.fixture
@@ -25,3 +27,14 @@ def ask(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
         return Hub(hub.url, token)
 
     return make
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
+    """The home of whoever runs the tests."""
+    for name in PLACES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = Programs(tmp_path)
+    yield made
+    made.stock.close()

@@ -49,6 +49,7 @@ def test_the_defaults_ask_for_nothing() -> None:
         ({"logit_bias": {"1\n": 1}}, "logit_bias"),
         ({"logit_bias": {"2147483648": 1}}, "logit_bias"),
         ({"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias"),
+        ({"stop": list("abcde")}, "stop"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"logprobs": True}, "logprobs"),

@@ -34,6 +34,9 @@ WorkerId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}\Z")]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=5)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+STOPS, STOPS_ELSEWHERE = 4, 16
+"""The most of a request, and of one in the words of an API whose programs send more."""
+_Stops = msgspec.Meta(max_length=STOPS_ELSEWHERE, extra_json_schema={"maxItems": STOPS})
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 TokenId = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,9})\Z")]
 """A key of JSON is a string."""
@@ -87,7 +90,7 @@ class Infer(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="in
     frequency_penalty: Penalty = 0.0
     logit_bias: Annotated[dict[TokenId, Bias], msgspec.Meta(max_length=300)] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, le=4294967295)] | None = None
-    stop: Annotated[list[Stop], msgspec.Meta(max_length=4)] = []
+    stop: Annotated[list[Stop], _Stops] = []
     ignore_eos: bool = False
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     """So many of the likeliest tokens are told with each token; 0: its own probability only."""
@@ -361,8 +364,10 @@ def _explained(body: bytes) -> Operation:
     return convert(raw, Operation)  # pyright: ignore[reportArgumentType,reportReturnType]
 
 
-def check_infer(op: Infer) -> None:
-    """The constraints between fields. Raises ValidationFailed."""
+def check_infer(op: Infer, *, stops: int = STOPS) -> None:
+    """The constraints between fields, and at most so many `stops`. Raises ValidationFailed."""
+    if len(op.stop) > stops:
+        raise _bad("stop", f"{len(op.stop)} texts", f"at most {stops} texts of 1 to 256 characters")
     if (op.prompt is None) == (op.messages is None):
         raise _bad("prompt", "give either prompt or messages", "prompt xor messages")
     if op.messages is not None and not op.messages:

@@ -13,7 +13,7 @@ import msgspec
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import Wire, convert
 from rbee.protocol.messages import Message
-from rbee.protocol.operations import Infer
+from rbee.protocol.operations import Infer, check_infer
 from rbee.tui.thinking import clean
 
 NUMBERS = (
@@ -28,7 +28,8 @@ NUMBERS = (
 FIELDS = (*NUMBERS, "stop", "system")
 LONGEST_SYSTEM = 100_000
 _WHOLE = frozenset({"top_k", "max_tokens", "seed"})
-_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Infer)}
+DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Infer)}
+"""Of the fields of `infer`."""
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", ",": ","}
 
 
@@ -58,7 +59,7 @@ def default_words(name: str) -> str:
         return "until the model ends"
     if name == "seed":
         return "by chance"
-    value = _DEFAULTS.get(name)
+    value = DEFAULTS.get(name)
     return "none" if value in (None, [], msgspec.NODEFAULT) else f"{value}"
 
 
@@ -88,7 +89,9 @@ def read(name: str, text: str) -> Any:
         except ValueError:
             raise _bad(name, "a whole number" if name in _WHOLE else "a number") from None
     try:
-        convert({"operation": "infer", "model": "-", "prompt": "-", name: value}, Infer)
+        check_infer(
+            convert({"operation": "infer", "model": "-", "prompt": "-", name: value}, Infer)
+        )
     except ValidationFailed as exc:
         raise _bad(name, _reason(str(exc.details.get("constraint") or exc.message))) from exc
     return value

@@ -262,15 +262,18 @@ def fates(shape: Any, ignored: Any, refused: Any) -> dict[str, set[str]]:
     [("Generate", GenerateRequest), ("Chat", ChatRequest), ("Embed", EmbedRequest)],
 )
 def test_the_page_about_ollama_is_what_the_code_has(title: str, shape: Any) -> None:
-    assert rows("ollama.md", title) == fates(
-        shape, ollama_params.IGNORED[shape], ollama_params.REFUSED.get(shape, {})
-    )
+    told = rows("ollama.md", title)
+    assert told == fates(shape, told["ignored"], ollama_params.REFUSED.get(shape, {}))
+    asked = {"model": "m"}
+    ignored = dict.fromkeys(told["ignored"] | {"nobody knows it"}, 1)
+    assert body_of(encode(asked | ignored), shape) == body_of(encode(asked), shape)
 
 
 def test_the_page_about_ollamas_options_is_what_the_code_has() -> None:
-    assert rows("ollama.md", "Options") == fates(
-        Options, ollama_params.IGNORED_OPTIONS, ollama_params.REFUSED_OPTIONS
-    )
+    told = rows("ollama.md", "Options")
+    assert told == fates(Options, told["ignored"], ollama_params.REFUSED_OPTIONS)
+    body = encode({"options": dict.fromkeys(told["ignored"], 1)})
+    assert body_of(body, ChatRequest).options == Options()
 
 
 @pytest.mark.parametrize(

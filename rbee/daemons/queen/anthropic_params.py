@@ -14,12 +14,11 @@ import msgspec
 from rbee.daemons.queen.openai_params import infer_of
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import decode
-from rbee.protocol.operations import Infer
+from rbee.protocol.operations import STOPS_ELSEWHERE, Infer
 
 Content: TypeAlias = str | list[dict[str, Any]]
 THOUGHT = ("thinking", "redacted_thinking")
 """Blocks of earlier answers that no model is shown."""
-MOST_STOPS = 4
 NAMES = (
     (r"messages\b.*", "messages"),
     (r"stop\b", "stop_sequences"),
@@ -105,17 +104,14 @@ def asked_of(body: bytes, shape: type[MessagesRequest] | type[CountRequest]) -> 
 
 def infer_from(asked: MessagesRequest) -> Infer:
     """The operation. Raises ValidationFailed."""
-    stops = asked.stop_sequences or []
-    if len(stops) > MOST_STOPS:
-        raise _bad("stop_sequences", f"{len(stops)} of them, {MOST_STOPS} are possible")
     fields = _conversation(asked) | {
         "max_tokens": asked.max_tokens,
-        "stop": stops,
+        "stop": asked.stop_sequences,
         "temperature": 1.0 if asked.temperature is None else asked.temperature,
         "top_p": asked.top_p,
         "top_k": asked.top_k,
     }
-    return infer_of(fields, NAMES)
+    return infer_of(fields, NAMES, stops=STOPS_ELSEWHERE)
 
 
 def counted_from(asked: CountRequest) -> Infer:

@@ -1,8 +1,9 @@
 """Ollama's request bodies, and the operations they stand for.
 
 Format: https://github.com/ollama/ollama/blob/main/docs/api.md. As there, fields that nobody knows
-are ignored. A known one that would change the answer and is not supported is refused by name;
-`docs/ollama.md` lists all of them by the tables here. What a name means is in `ollama_names`.
+are ignored, and so are those about how a machine computes: that is the business of settings here. A
+known one that would change the answer and is not supported is refused by name; `docs/ollama.md`
+lists all of them. What a name means is in `ollama_names`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from rbee.daemons.queen.openai_params import SEEDS, infer_of
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import decode, encode
-from rbee.protocol.operations import Embed, Infer
+from rbee.protocol.operations import STOPS_ELSEWHERE, Embed, Infer
 
 T = TypeVar("T", bound=msgspec.Struct)
 Tools = Annotated[list[dict[str, Any]], msgspec.Meta(max_length=128)]
@@ -164,21 +165,6 @@ REFUSED_OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
     "typical_p": ((1,), "not supported by this version"),
     "repeat_last_n": ((64,), "repetitions are looked for in the last 64 tokens"),
 }
-IGNORED: dict[type[msgspec.Struct], frozenset[str]] = {
-    GenerateRequest: frozenset({"truncate", "shift"}),
-    ChatRequest: frozenset({"truncate", "shift"}),
-    EmbedRequest: frozenset({"truncate", "options"}),
-    EmbeddingsRequest: frozenset({"options"}),
-    PullRequest: frozenset({"insecure"}),
-    ModelRequest: frozenset({"verbose"}),
-}
-"""Known, and of no effect."""
-IGNORED_OPTIONS = frozenset({
-    "num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "low_vram",
-    "f16_kv", "use_mmap", "use_mlock", "vocab_only", "logits_all", "embedding_only",
-    "mirostat_tau", "mirostat_eta", "penalize_newline", "draft_num_predict",
-})  # fmt: skip
-"""How a machine computes is the business of settings here; see docs/ollama.md for `num_ctx`."""
 
 
 def body_of(body: bytes, shape: type[T]) -> T:
@@ -197,11 +183,9 @@ def generate_of(asked: GenerateRequest, model: str) -> Infer:
     if asked.raw:
         if asked.system:
             raise bad("system", "a raw prompt has no place for it", "not with raw")
-        return infer_of({**fields, "prompt": asked.prompt, "raw": True}, NAMES)
+        return _infer({**fields, "prompt": asked.prompt, "raw": True})
     said = [{"role": "system", "content": asked.system}] if asked.system else []
-    return infer_of(
-        {**fields, "messages": [*said, {"role": "user", "content": asked.prompt}]}, NAMES
-    )
+    return _infer({**fields, "messages": [*said, {"role": "user", "content": asked.prompt}]})
 
 
 def chat_of(asked: ChatRequest, model: str) -> Infer:
@@ -210,7 +194,7 @@ def chat_of(asked: ChatRequest, model: str) -> Infer:
         "messages": [_message(one, at) for at, one in enumerate(asked.messages or ())],
         "tools": [_tool(one) for one in asked.tools or ()] or None,
     }
-    return infer_of(fields, NAMES)
+    return _infer(fields)
 
 
 def embed_of(model: str, texts: str | list[str], *, normalize: bool = True) -> Embed:
@@ -265,6 +249,10 @@ def _shared(asked: _Answered, model: str) -> dict[str, Any]:
         "logprobs": (top or 0) if asked.logprobs else None,
         "response_format": _format(asked.format),
     }
+
+
+def _infer(fields: dict[str, Any]) -> Infer:
+    return infer_of(fields, NAMES, stops=STOPS_ELSEWHERE)
 
 
 def _or(value: float | None, default: float) -> float:

@@ -16,7 +16,7 @@ import msgspec
 from rbee.errors import ValidationFailed
 from rbee.protocol.base import decode, encode
 from rbee.protocol.messages import Message, Tool, ToolChoice
-from rbee.protocol.operations import Embed, Infer, check_infer
+from rbee.protocol.operations import STOPS, Embed, Infer, check_infer
 
 T = TypeVar("T", bound=msgspec.Struct)
 SEEDS = 1 << 32
@@ -201,14 +201,16 @@ def embed_of(asked: EmbeddingRequest) -> Embed:
     return decode(encode(fields), Embed)
 
 
-def infer_of(fields: dict[str, Any], names: Sequence[tuple[str, str]] = ()) -> Infer:
+def infer_of(
+    fields: dict[str, Any], names: Sequence[tuple[str, str]] = (), *, stops: int = STOPS
+) -> Infer:
     """The operation with these fields; null ones are left to their defaults. Raises
     ValidationFailed, whose field has the name that the first of `names` gives it: patterns of how
     operations call things, and what the caller's dialect has in their place."""
     present = {name: value for name, value in fields.items() if value is not None}
     try:
         operation = decode(encode({**present, "operation": "infer"}), Infer)
-        check_infer(operation)
+        check_infer(operation, stops=stops)
     except ValidationFailed as exc:
         raise _renamed(exc, names) from exc
     return operation

@@ -16,6 +16,10 @@ only while items come, and a request without any for `worker.stall_timeout` (60 
 and given up. So a backend whose prompts take long must say `Prefill` on the way, and one whose
 tokens take long a `Piece("", tokens=0)`.
 
+A backend whose device computes no more, whatever is asked of it, ends a request with DeviceFailed:
+the worker then tells its hive and ends, so that another takes its place. Any other error is that
+request's alone.
+
 Another worker may have died in the midst of an answer. Its `Generation` then comes again with what
 was said (`emitted`), and the answer goes on behind that; see `BackendInfo.continues`.
 
@@ -39,6 +43,23 @@ from rbee.errors import InternalError, RbeeError
 log = logging.getLogger("rbee.backend")
 Progress = Callable[[str, float], None]
 """`progress(stage, fraction)`: stage is one or two words for people, fraction is 0..1."""
+
+
+_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_EMBEDDERS = ("Model", "ForMaskedLM", "ForTextEmbedding")
+
+
+def purpose(architectures: object) -> str | None:
+    """`text-gen` or `embedding`: what a model is made for by `architectures` of its config.json.
+
+    The first counts, by the end of its name as transformers names its classes; None: it does not
+    tell.
+    """
+    names: list[object] = architectures if isinstance(architectures, list) else []
+    name = names[0] if names and isinstance(names[0], str) else ""
+    if name.endswith(_WRITERS):
+        return "text-gen"
+    return "embedding" if name.endswith(_EMBEDDERS) else None
 
 
 @dataclass(frozen=True)

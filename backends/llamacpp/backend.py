@@ -10,10 +10,11 @@ import threading
 from rbee.backend_api import LoadedModel, LoadOptions, ModelFile, Progress
 from rbee.errors import Cancelled, ModelIncompatible, ModelLoadFailed, RbeeError
 
+from ..shared import own_template
 from . import model as weights
 from .context import FLASH, KV_TYPES, Context
 from .embedding import EmbeddingModel
-from .generate import TextModel, template_of
+from .generate import TextModel
 from .native import library
 
 _WEIGHTS_SHARE = 0.95
@@ -58,7 +59,9 @@ def _ready(
 ) -> LoadedModel:
     if loaded.embeds:
         return EmbeddingModel(name, loaded, options)
-    template = template_of(loaded, name)
+    template = own_template.of_sources(
+        loaded.chat_template, loaded.tool_template, loaded.vocab, name
+    )
     if template.fallback is not None:
         progress(f"no chat template, using {template.fallback}", _WEIGHTS_SHARE)
     return TextModel(name, loaded, Context(loaded, options), template, options)

@@ -33,9 +33,9 @@ from rbee.errors import (
     RbeeError,
 )
 
+from ..shared import own_template
 from ..shared.folder import check as folder_check
 from ..shared.hf_vocab import Vocab
-from ..shared.template import ChatTemplate
 from . import kinds
 
 _KV_TYPES = ("f16", "bf16", "f32")
@@ -83,14 +83,14 @@ class MlxBackend:
         progress("reading the vocabulary", 0.95)
         tokenizer = _tokenizer(model.path)
         vocab = Vocab(tokenizer, size=weights.rows, ends=_ends(config))
-        template = _template(tokenizer, vocab, model.id)
+        template = own_template.of_tokenizer(tokenizer, vocab, model.id)
         if cancelled.is_set():
             raise Cancelled("loading was cancelled")
 
-        from .model import MlxModel
+        from .model import TextModel
 
         progress("ready", 1.0)
-        return MlxModel(model.id, weights, vocab, template, options, size=size, device=device)
+        return TextModel(model.id, weights, vocab, template, options, size=size, device=device)
 
 
 def find_device(wanted: str) -> mx.Device:
@@ -195,24 +195,6 @@ def _tokenizer(folder: Path) -> Any:
             f"{folder.name}: its tokenizer cannot be read: {_reason(exc)}",
             action="Choose a copy of this model with a tokenizer.json.",
         ) from exc
-
-
-def _template(tokenizer: Any, vocab: Vocab, name: str) -> ChatTemplate:
-    told: Any = tokenizer.chat_template
-    named: dict[str, str] = told if isinstance(told, dict) else {}
-    source = named.get("default") if named else told
-
-    def has_token(text: str) -> bool:
-        return len(vocab.tokenize(text, special=False)) == 1
-
-    return ChatTemplate(
-        source if isinstance(source, str) else None,
-        bos=vocab.name(vocab.bos),
-        eos=vocab.name(vocab.eos),
-        tool_source=named.get("tool_use"),
-        has_token=has_token,
-        name=name,
-    )
 
 
 def _ends(config: dict[str, Any]) -> frozenset[int]:

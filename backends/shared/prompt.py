@@ -15,10 +15,12 @@ from .template import ChatTemplate
 
 
 class Words(Protocol):
-    """What of a vocabulary is needed to make tokens of a prompt."""
+    """What of a vocabulary is needed to make a prompt and tokens of it."""
 
     bos: int
     """The token that begins a text; negative where there is none."""
+    eos: int
+    """The token that ends one; negative where there is none."""
 
     def name(self, token: int) -> str:
         """How it is written in templates; empty for none."""

@@ -16,7 +16,8 @@ from rbee.errors import ModelCorrupted, ModelIncompatible
 
 from ..shared.folder import document
 
-_MODULES = "modules.json"
+MODULES = "modules.json"
+"""Of sentence-transformers: its layers in their order."""
 _KNOWN = ("Transformer", "Pooling", "Normalize")
 MEAN, FIRST, LAST = "mean", "first", "last"
 _MODES = {
@@ -29,11 +30,11 @@ _NAMES = {"mean": MEAN, "cls": FIRST, "lasttoken": LAST}
 def of(folder: Path | None, *, causal: bool) -> str:
     """MEAN, FIRST or LAST. Raises ModelCorrupted, ModelIncompatible for what is not computed."""
     usual = LAST if causal else MEAN
-    if folder is None or not (folder / _MODULES).is_file():
+    if folder is None or not (folder / MODULES).is_file():
         return usual
-    modules = document(folder / _MODULES)
+    modules = document(folder / MODULES)
     if not isinstance(modules, list):
-        raise ModelCorrupted(f"{_MODULES} is no list")
+        raise ModelCorrupted(f"{MODULES} is no list")
     for module in modules:
         kind = str(_field(module, "type")).rpartition(".")[2]
         if kind not in _KNOWN:
@@ -45,7 +46,7 @@ def of(folder: Path | None, *, causal: bool) -> str:
         if kind == "Pooling":
             path = (folder / str(_field(module, "path")) / "config.json").resolve()
             if not path.is_relative_to(folder.resolve()) or not path.is_file():
-                raise ModelCorrupted(f"{_MODULES} names a file that is not there")
+                raise ModelCorrupted(f"{MODULES} names a file that is not there")
             return _mode(document(path))
     return usual
 
@@ -64,7 +65,7 @@ def pool(states: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
 
 def _field(module: Any, name: str) -> Any:
     if not isinstance(module, Mapping) or name not in module:
-        raise ModelCorrupted(f"{_MODULES} has an entry without {name}")
+        raise ModelCorrupted(f"{MODULES} has an entry without {name}")
     return module[name]
 
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as told
 
 import torch
-from rbee.backend_api import ModelFile, Progress
+from rbee.backend_api import ModelFile, Progress, purpose
 from rbee.errors import (
     Cancelled,
     DeviceFailed,
@@ -36,15 +36,13 @@ from rbee.errors import (
 
 from ..shared.folder import CONFIG, Folder, check
 from .devices import NAMES, TorchDevice, check_room, choose_dtype
+from .pooling import MODULES
 
 log = logging.getLogger("rbee.torch")
-_MODULES = "modules.json"
 _TIED, _PACKED = 2, 34
 """How many weights may be of one stored number: a table used twice, bits with their scales."""
 _SLACK = 1 << 20
 _SHARE = 0.9
-_EMBEDDERS = ("Model", "ForMaskedLM", "ForTextEmbedding")
-"""Ends of names of architectures that write no text."""
 
 
 @dataclass
@@ -153,8 +151,8 @@ def _stored(config: Any, *, gguf: bool) -> torch.dtype:
 
 def _embeds(folder: Path, config: Any) -> bool:
     """Whether a folder's model makes vectors: sentence-transformers' file says so, or its name."""
-    names = getattr(config, "architectures", None) or ()
-    return (folder / _MODULES).is_file() or any(str(n).endswith(_EMBEDDERS) for n in names)
+    made_for = purpose(getattr(config, "architectures", None))
+    return (folder / MODULES).is_file() or made_for == "embedding"
 
 
 def _check_whole(model: ModelFile, how: Mapping[str, Any], *, embeds: bool) -> None:

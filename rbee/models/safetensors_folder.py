@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from rbee.backend_api import purpose
 from rbee.errors import ModelCorrupted, ModelIncompatible
 from rbee.models import safetensors
 from rbee.models.safetensors import BITS, Tensor
@@ -28,8 +29,6 @@ _MAX_INDEX = 64 << 20
 _MAX_FIGURE, _MAX_KV = 1 << 31, 1 << 40
 _F16, _F32 = 2, 4
 _UBATCH, _CTX = 512, 4096
-_TALKERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_EMBEDDERS = ("Model", "ForMaskedLM", "ForTextEmbedding")
 _SENTENCES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _PACKED = frozenset({"U8", "I32", "U32"})
 _INDEX = msgspec.json.Decoder(dict[str, Any])
@@ -198,14 +197,8 @@ def _main_type(weights: Weights) -> str | None:
 
 
 def _capabilities(config: Mapping[str, Any], *, sentences: bool) -> list[str]:
-    told: Any = config.get("architectures")
-    names: list[Any] = told if isinstance(told, list) else []
-    first = names[0] if names and isinstance(names[0], str) else ""
-    if sentences:
-        return ["embedding"]
-    if first.endswith(_TALKERS):
-        return ["text-gen"]
-    return ["embedding"] if first.endswith(_EMBEDDERS) else []
+    able = "embedding" if sentences else purpose(config.get("architectures"))
+    return [able] if able is not None else []
 
 
 def _figure(table: Mapping[str, Any], *names: str) -> int:

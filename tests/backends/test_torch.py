@@ -208,9 +208,10 @@ def test_a_window_is_kept_to(folder, tmp_path):
     """A model whose layers look back over 5 tokens answers by the last of them alone."""
     changed = _changed(
         folder, tmp_path / "mistral", model_type="mistral", sliding_window=5,
-        architectures=["MistralForCausalLM"],
+        architectures=["MistralLMHeadModel"],
     )  # fmt: skip
     driver = Driver(_load(changed, slots=2, ctx=CTX))
+    assert driver.model.capabilities == ("text-gen",), "GPT-2's end of a name is no embedder's"
     reach = 5 * tiny.LAYERS
     texts = [
         driver.ask(prompt=f"{first} {'bees ' * (2 * reach)}", temperature=0, max_tokens=8)[0]

@@ -36,7 +36,6 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 STOPS, STOPS_ELSEWHERE = 4, 16
 """The most of a request, and of one in the words of an API whose programs send more."""
-_Stops = msgspec.Meta(max_length=STOPS_ELSEWHERE, extra_json_schema={"maxItems": STOPS})
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 TokenId = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,9})\Z")]
 """A key of JSON is a string."""
@@ -90,7 +89,8 @@ class Infer(ModelWork, frozen=True, kw_only=True, tag_field="operation", tag="in
     frequency_penalty: Penalty = 0.0
     logit_bias: Annotated[dict[TokenId, Bias], msgspec.Meta(max_length=300)] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, le=4294967295)] | None = None
-    stop: Annotated[list[Stop], _Stops] = []
+    stop: Annotated[list[Stop], msgspec.Meta(extra_json_schema={"maxItems": STOPS})] = []
+    """How many is `check_infer`'s to say: the document tells of our own words only."""
     ignore_eos: bool = False
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     """So many of the likeliest tokens are told with each token; 0: its own probability only."""

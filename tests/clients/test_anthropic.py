@@ -221,7 +221,7 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.org/
         ({"messages": [*said("x"), {"role": "assistant", "content": "{"}]}, "the last one"),
         ({"messages": []}, "messages"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"stop_sequences": ["x"] * 17}, r"stop_sequences: Expected `array` of length <= 16"),
+        ({"stop_sequences": ["x"] * 17}, "stop_sequences: 17 texts"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "of Anthropic's own"),
         ({"tool_choice": {"type": "any"}}, "no tools to call"),
         ({"tool_choice": {"type": "tool", "name": "x"}, "tools": TOOLS}, "'x' is none"),

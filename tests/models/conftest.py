@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from foreign_folders import Programs
+from programs import Programs
 
 from rbee.models.hub import Hub
 from tests.support.hub_fixture import StandIn

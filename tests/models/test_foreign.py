@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from foreign_folders import COMMIT, GGUF, hub_cache, lmstudio, manifest_of, ollama, order, sha256
+from foreign_folders import COMMIT, hub_cache, lmstudio, manifest_of, ollama, sha256
 from gguf_files import METADATA, TENSORS, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import GGUF, order
 from safetensors_files import folder
 
 from rbee.models import foreign

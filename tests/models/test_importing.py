@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from foreign_folders import COMMIT, GGUF, hub_cache, ollama, sha256
+from foreign_folders import COMMIT, hub_cache, ollama, sha256
 from gguf_files import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import GGUF
 from safetensors_files import folder
 
 from rbee.errors import (

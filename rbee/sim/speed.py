@@ -17,6 +17,7 @@ REACHED: RTX 4090, Q4_K_M files of 5.7, 16.8 and 18.3 GB: 137, 47 and 35 tokens/
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Part:
     """Per second."""
 
 
-class Fluid:
+class Fluid(ABC):
     """Parts that share something, so that their rates change whenever one begins or ends."""
 
     def __init__(self) -> None:
@@ -47,13 +48,13 @@ class Fluid:
         """What was foreseen before it changed is not true any more."""
         self._at = 0.0
 
+    @abstractmethod
     def parts(self) -> Iterable[Part]:
         """What goes on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def share(self) -> None:
         """Set every part's rate."""
-        raise NotImplementedError
 
     def settle(self, now: float) -> None:
         """Count what was done up to now."""

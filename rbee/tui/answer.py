@@ -12,7 +12,7 @@ from enum import StrEnum
 from rbee.client import ServerEvent
 from rbee.errors import RbeeError
 from rbee.narration import printable
-from rbee.protocol.base import decode
+from rbee.protocol.base import builtins, decode
 from rbee.protocol.jobs import (
     CancelledData,
     EndData,
@@ -133,7 +133,7 @@ class Answer:
                 self._end(Phase.DONE, now)
             case EventType.ERROR:
                 error = decode(event.data, ErrorData)
-                self.fail(RbeeError.from_body({"error": vars_of(error)}), now)
+                self.fail(RbeeError.from_body({"error": builtins(error)}), now)
             case EventType.CANCELLED:
                 self.finish_reason = decode(event.data, CancelledData).reason
                 self._end(Phase.STOPPED, now)
@@ -180,11 +180,6 @@ class Answer:
             return
         self.phase, self.ended_at, self.away_since = phase, now, None
         self.stage, self.progress, self.position = "", None, None
-
-
-def vars_of(error: ErrorData) -> dict[str, object]:
-    """The `error` object of an error body."""
-    return {"code": error.code, "message": error.message, "details": error.details}
 
 
 def usage_line(answer: Answer, glyphs: Glyphs, now: float, *, waiting_for: str = "") -> str:

@@ -14,11 +14,9 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from rbee.errors import Local
 from rbee.tui.answer import Answer, Phase
-from rbee.tui.sampling import NUMBERS, Sampling
+from rbee.tui.sampling import DEFAULTS, NUMBERS, Sampling
 from rbee.tui.talk import Dialogue, Exchange
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.M | re.S)
@@ -49,11 +47,8 @@ def curl(
 
 def sampling_body(sampling: Sampling) -> dict[str, object]:
     """The parameters of a chat, with defaults where the OpenAI route has others."""
-    from rbee.protocol.operations import Infer
-
-    defaults = {field.name: field.default for field in msgspec.structs.fields(Infer)}
     told = sampling.told()
-    return {name: told.get(name, defaults[name]) for name in _SENT} | {
+    return {name: told.get(name, DEFAULTS[name]) for name in _SENT} | {
         name: value for name, value in told.items() if name not in _SENT
     }
 

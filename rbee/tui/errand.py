@@ -13,7 +13,7 @@ from typing import Any
 
 from rbee.errors import RbeeError
 from rbee.narration import printable
-from rbee.protocol.base import decode
+from rbee.protocol.base import builtins, decode
 from rbee.protocol.jobs import CancelledData, ErrorData, EventType, JobInfo, StatusData
 from rbee.sse import ServerEvent
 
@@ -135,10 +135,8 @@ class Errand:
             case EventType.END:
                 self._end(Stand.DONE, now)
             case EventType.ERROR:
-                told = decode(event.data, ErrorData)
-                self.error = RbeeError.from_body(
-                    {"error": {"code": told.code, "message": told.message, "details": told.details}}
-                )
+                error = decode(event.data, ErrorData)
+                self.error = RbeeError.from_body({"error": builtins(error)})
                 self._end(Stand.FAILED, now)
             case EventType.CANCELLED:
                 decode(event.data, CancelledData)

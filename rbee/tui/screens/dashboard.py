@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from textual import on
 from textual.binding import BindingType
 from textual.containers import Center, Container, Middle, Vertical
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import cells, keymap
@@ -46,17 +45,17 @@ class Dashboard(FirstSteps):
 
     def body(self) -> Iterable[Widget]:
         glyphs = self.rbee.glyphs
-        table = RowTable("Workers", WORKER_COLUMNS, glyphs=glyphs, id="workers")
+        self.table = RowTable("Workers", WORKER_COLUMNS, glyphs=glyphs, id="workers")
         empty = EmptyWorkers(
             Center(Static(self._empty_words(), id="empty-words")),
             id="empty",
             classes="panel hatched",
         )
         empty.border_title = "Workers"
-        search = Input(placeholder="filter; ! inverts", id="filter", compact=True)
+        top = Vertical(self.table, empty, self.search_box(), id="top")
         return [
             Container(
-                Vertical(Vertical(table, empty, search, id="top"), Jobs(glyphs), id="left"),
+                Vertical(top, Jobs(glyphs), id="left"),
                 Devices(glyphs),
                 NarrationPanel(),
                 id="dashboard",
@@ -89,7 +88,7 @@ class Dashboard(FirstSteps):
         lonely = self.first.welcomes
         if panels.display == lonely:
             panels.display, welcome.display = not lonely, lonely
-        table, empty = self.query_one("#workers", RowTable), self.query_one("#empty")
+        table, empty = self.table, self.query_one("#empty")
         table.display, empty.display = bool(store.workers), not store.workers
         self._refocus(welcome if lonely else table if store.workers else empty)
         if lonely:
@@ -98,7 +97,7 @@ class Dashboard(FirstSteps):
             return
         now = store.clock()
         table.set_rows(self._rows.rows(store.worker_list(), table.glyphs, now))
-        self._subtitle(table)
+        self._subtitle()
         self.query_one(Devices).show(store)
         self.query_one(Jobs).show(store)
         self.query_one(NarrationPanel).show(store)
@@ -157,12 +156,6 @@ class Dashboard(FirstSteps):
         elif (row := jobs.current) is not None:
             self._show_job(row.key)
 
-    def action_filter(self) -> None:
-        """Type to filter the workers."""
-        search = self.query_one("#filter", Input)
-        search.display = True
-        search.focus()
-
     def action_graph(self) -> None:
         """The next way of drawing graphs, on all screens, until rbee is left."""
         self.rbee.glyphs.become(next_graphs(self.rbee.glyphs))
@@ -176,40 +169,21 @@ class Dashboard(FirstSteps):
         """Leave what the welcome tells of, or the filter; True when there was one of them."""
         if self.leave_errand():
             return True
-        search = self.query_one("#filter", Input)
-        if not search.display:
-            return False
-        search.value = ""
-        search.display = False
-        self.query_one("#workers", RowTable).focus()
-        return True
-
-    @on(RowTable.Opened)
-    def _opened(self) -> None:
-        self.action_open_row()
-
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        table = self.query_one("#workers", RowTable)
-        table.set_filter(event.value)
-        self._subtitle(table)
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self, event: Input.Submitted) -> None:
-        if not event.value:
-            self.back()
-        self.query_one("#workers", RowTable).focus()
+        if self.leave_filter():
+            self.table.focus()
+            return True
+        return False
 
     def _start(self, model: str | None) -> None:
         if model is not None:
             self.rbee.start_worker(model)
 
     def _selected(self) -> WorkerInfo | None:
-        row = self.query_one("#workers", RowTable).current
+        row = self.table.current
         return None if row is None else self.rbee.store.workers.get(row.key)
 
-    def _subtitle(self, table: RowTable) -> None:
-        store, dot = self.rbee.store, self.rbee.glyphs.dot
+    def _subtitle(self) -> None:
+        table, store, dot = self.table, self.rbee.store, self.rbee.glyphs.dot
         counts = store.counts()
         words = [f"{counts.workers_live} live", f"{counts.workers_loading} loading"]
         if counts.workers_failed:

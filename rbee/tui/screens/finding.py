@@ -114,8 +114,7 @@ class FindModel(ModalScreen[Wanted | None]):
         if self._repository is not None and self._repositories:
             self.workers.cancel_group(self, "hub")
             key, self._repository = self._repository.repo, None
-            self._list()
-            self.table.cursor_key = key
+            self._list(key)
         else:
             self.dismiss(None)
 
@@ -228,7 +227,6 @@ class FindModel(ModalScreen[Wanted | None]):
         if chosen is not None:
             table.cursor_key = chosen
             table.action_cursor(0)
-        table.set_rows(list(table.rows))
         self._keys()
 
     def _say(self, words: str, style: str = "muted") -> None:

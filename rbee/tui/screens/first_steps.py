@@ -14,14 +14,15 @@ from rbee.tui.errand import Errand, Stand
 from rbee.tui.first_run import First, FirstRun, demo_model, to_install
 from rbee.tui.looking import look_around
 from rbee.tui.screens.adding import TRUST, AddMachine, key_question
-from rbee.tui.screens.base import ColonyScreen
+from rbee.tui.screens.filtering import FilteredScreen
 from rbee.tui.screens.finding import FindModel, Wanted
+from rbee.tui.widgets.table import RowTable
 
 _LAST = frozenset({"again"})
 _STEPS = frozenset({"use_machine", "add_machine", "install_machine", "demo"})
 
 
-class FirstSteps(ColonyScreen):
+class FirstSteps(FilteredScreen[RowTable]):
     """The dashboard's half of the first run."""
 
     def on_mount(self) -> None:

@@ -52,7 +52,7 @@ def set_title(widget: Widget, words: str) -> None:
 
 
 class ListScreen(FilteredScreen[TabbedTable]):
-    """Base of Workers and Jobs. `self.table` exists once `upper` was called."""
+    """Base of Workers, Jobs and Code. `self.table` exists once `upper` was called."""
 
     BINDINGS: ClassVar[list[BindingType]] = []
     facets: Mapping[str, Facet]

@@ -106,11 +106,6 @@ class Conversation(VerticalScroll, can_focus=True):
         self._mounting = anyio.Lock()
 
     @property
-    def title(self) -> str:
-        """What it is called in the list."""
-        return self.dialogue.title
-
-    @property
     def here(self) -> Exchange | None:
         """The exchange that keys are about."""
         exchanges = self.dialogue.exchanges

@@ -42,10 +42,6 @@ class SourceTree(Lines):
         self.rows = rows
         self._lay_out()
 
-    def row_of(self, key: str) -> Source | None:
-        """The row of a source, if it has one."""
-        return next((row for row in self.rows if row.key == key), None)
-
     def choose(self, key: str) -> None:
         """Show this one."""
         self.chosen = self.cursor = key

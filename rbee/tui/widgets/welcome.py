@@ -125,7 +125,7 @@ class Welcome(Middle, can_focus=True):
 
 
 def machine_words(hive: HiveInfo, glyphs: Glyphs) -> str:
-    """What a machine has: `RTX 4060 8 GB · 12 cores · 31 GB`."""
+    """What a machine has: `RTX 4060, 8 GiB · 12 cores, 31 GiB`."""
     parts: list[str] = []
     for device in hive.devices:
         size = f"{total_gib(device.memory_total)} GiB" if device.memory_total > 0 else ""

@@ -22,7 +22,8 @@ from rbee.protocol.hives import ModelInfo
 from rbee.protocol.jobs import CancelledData, ErrorData, EventType, JobInfo, JobState, StatusData
 from rbee.protocol.operations import Infer, Priority
 from tests.core.builders import capabilities, device, model
-from tests.daemons.test_recovery import ENDS, INFER, Library, Reign, World, files, kinds, say
+from tests.daemons.reigns import ENDS, INFER, Library, Reign, World, kinds, say
+from tests.daemons.stores import content
 from tests.support.home import Home, wait_for
 
 pytestmark = pytest.mark.anyio
@@ -204,11 +205,11 @@ async def test_without_retention_nothing_of_one_that_was_cancelled_stays(world: 
         await queen.accept("a", Infer(model="gone", prompt="secret question"))
     async with world.reign(retention=0) as queen:
         await queen.recovery.run()
-        assert b"secret" in files(world.folder)
+        assert b"secret" in content(world.folder)
         assert queen.recovery.cancel("a", "by hand") is not None
         await queen.streams.settle()
         assert await queen.store.job("a") is None
-        assert b"secret" not in files(world.folder)
+        assert b"secret" not in content(world.folder)
 
 
 async def test_a_queen_that_stops_leaves_them_to_the_next(world: World) -> None:

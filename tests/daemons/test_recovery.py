@@ -30,6 +30,7 @@ from rbee.protocol.jobs import (
 from rbee.protocol.operations import Embed, Infer, Priority, WorkerSpawn
 from tests.core.builders import capabilities
 from tests.daemons.reigns import ENDS, Library, World, kinds, say
+from tests.daemons.stores import content
 
 pytestmark = pytest.mark.anyio
 
@@ -285,14 +286,14 @@ async def test_without_retention_nothing_of_what_had_ended_stays(world: World) -
         say(stream, "secret", " answer")
         stream.append(EventType.END, b'{"finish_reason":"stop","tokens_out":2,"duration_ms":1}')
         queen.journal.flush()
-        assert b"secret" in files(world.folder)
+        assert b"secret" in content(world.folder)
     async with world.reign(retention=0) as queen:
         await queen.recovery.run()
         await queen.streams.settle()
         with anyio.fail_after(30):
             while queen.journal.path.read_bytes()[8:]:
                 await anyio.lowlevel.checkpoint()
-        assert b"secret" not in files(world.folder)
+        assert b"secret" not in content(world.folder)
 
 
 async def test_ten_thousand_jobs_come_back_in_order_with_each_model_looked_for_once(
@@ -316,7 +317,3 @@ async def test_ten_thousand_jobs_come_back_in_order_with_each_model_looked_for_o
         await queen.recovery.run()
         assert [job.job_id for job in queen.submitted()] == [f"job-{n}" for n in range(count)]
         assert sorted(queen.library.asked) == ["model-0", "model-1", "model-2"]
-
-
-def files(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in folder.iterdir())

@@ -176,7 +176,7 @@ async def test_a_cut_link_is_noticed_at_once(session: Session, server: Sshd):
 async def test_a_silent_link_is_noticed_by_the_keepalive(server: Sshd, known: KnownHosts):
     limits = Limits(keepalive=0.2, keepalive_count=3)
     async with opened(machine(server), known, limits) as session:
-        await anyio.sleep(1.5)
+        await anyio.sleep(1.5)  # twice what would end a silent one
         assert not session.lost, "a link that is idle is kept"
         server.freeze()
         with anyio.fail_after(20):

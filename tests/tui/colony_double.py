@@ -266,7 +266,7 @@ class ColonyDouble:
                 for line in known[sent:]:
                     yield encode_event(encode({"line": line}))
                 sent = len(known)
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # the test adds lines in its own thread and tells nobody
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
@@ -402,6 +402,7 @@ class KeeperDouble:
 
 
 async def _opened(gate: threading.Event, other: asyncio.Event | None = None) -> None:
+    """Looks again and again: a thread that waited for the gate could not be called off."""
     while not gate.is_set() and not (other is not None and other.is_set()):  # noqa: ASYNC110
         await anyio.sleep(0.01)
 

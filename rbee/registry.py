@@ -1,18 +1,23 @@
 """Finds backends: whatever is installed under the entry point group `rbee.backends`.
 
-Owns discovery only. The bundled backends come through the same door as a third party's, and a
-broken one is reported with its reason, never allowed to take its finder down. Nothing here
-imports a heavy library: an entry point holds a `BackendInfo`, which is cheap by contract.
+Owns discovery only. The bundled backends come through the same door as a third party's, and one
+that is broken or hangs is reported with its reason, never allowed to take its finder down. Nothing
+here imports a heavy library: an entry point holds a `BackendInfo`, which is cheap by contract.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata
+from threading import Thread
 
 from rbee.backend_api import Backend, BackendInfo, Support
 from rbee.errors import BackendUnavailable
 
 GROUP = "rbee.backends"
+PATIENCE = 10.0
+"""Seconds for a backend to be imported and to say of itself what it can: cheap, by contract."""
+_hanging: dict[str, Thread] = {}
+"""By the backend's name. Nothing ends a thread from outside: it is left behind, but only one."""
 
 
 def names() -> list[str]:
@@ -45,7 +50,8 @@ def package_of(name: str) -> tuple[str, str]:
 
 
 def survey() -> list[tuple[BackendInfo, Support]]:
-    """Every installed backend with what it says of itself; a broken one is unavailable."""
+    """Every installed backend with what it says of itself; one that is broken, or does not say it
+    within PATIENCE, is unavailable."""
     return [_survey(entry) for _, entry in sorted(_entries().items())]
 
 
@@ -74,6 +80,20 @@ def _load(entry: EntryPoint) -> BackendInfo:
 
 
 def _survey(entry: EntryPoint) -> tuple[BackendInfo, Support]:
+    before = _hanging.get(entry.name)
+    if before is None or not before.is_alive():
+        found: list[tuple[BackendInfo, Support]] = []
+        thread = Thread(target=lambda: found.append(_asked(entry)), daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        if found:
+            return found[0]
+        _hanging[entry.name] = thread
+    error = _broken(entry, f"it does not say what it can ({PATIENCE:g} s are allowed)")
+    return _placeholder(entry.name, error), Support(False, (), error.message, error.action)
+
+
+def _asked(entry: EntryPoint) -> tuple[BackendInfo, Support]:
     try:
         info = _load(entry)
     except BackendUnavailable as exc:

@@ -71,3 +71,33 @@ def test_broken_third_party_backends_are_reported_not_raised(tmp_path, monkeypat
         registry.load("badimport")
     with pytest.raises(BackendUnavailable, match="boom"):
         found["badimport"][0].create()
+
+
+def test_a_backend_that_hangs_does_not_hang_its_finder(tmp_path, monkeypatch):
+    (tmp_path / "hung_backend.py").write_text(
+        "import threading\n"
+        "from rbee.backend_api import BackendInfo, Support\n"
+        "GO = threading.Event()\n"
+        "def probe():\n"
+        "    GO.wait()\n"
+        "    return Support(True, ('cpu',))\n"
+        "INFO = BackendInfo('hung', (), (), probe, probe)\n"
+    )
+    info = tmp_path / "hung_backend-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hung-backend\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rbee.backends]\nhung = hung_backend:INFO\n")
+    registry.survey()  # the others are imported, however long that takes
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "PATIENCE", 0.5)
+    left = set()
+    for _ in range(2):
+        found = {info.name: support for info, support in registry.survey()}
+        assert not found["hung"].available
+        assert "hung-backend is broken: it does not say what it can" in found["hung"].reason
+        assert found["echo"].available
+        left.add(registry._hanging["hung"])
+    (thread,) = left
+    sys.modules["hung_backend"].GO.set()
+    thread.join(30)
+    assert {info.name: support for info, support in registry.survey()}["hung"].available

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rbee.daemons.addresses import plain
 from rbee.daemons.base import error_response
 from rbee.errors import Forbidden
 
@@ -38,9 +39,7 @@ class Neighbours:
 
 def _inside(host: str, networks: Sequence[Network]) -> bool:
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(plain(host))
     except ValueError:
         return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     return address.is_loopback or any(address in network for network in networks)

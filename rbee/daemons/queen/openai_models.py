@@ -36,11 +36,10 @@ def named(queen: Queen) -> dict[str, ModelInfo]:
 
 def one(queen: Queen, name: str) -> dict[str, Any] | None:
     """A model by one of those names, or by that of a hidden model; None: there is none."""
-    known = next((model for model in listed(queen) if model["id"] == name), None)
-    if known is not None:
-        return known
-    hidden = next((model for model in queen.catalog.models() if model.id == name), None)
-    return None if hidden is None else _model(queen, name, hidden)
+    known = named(queen).get(name)
+    if known is None:
+        known = next((model for model in queen.catalog.models() if model.id == name), None)
+    return None if known is None else _model(queen, name, known)
 
 
 def missing(name: str) -> ModelNotFound:

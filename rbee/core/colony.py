@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rbee.core import fetching, hives, moving, performing, placing, running, supervising, workers
+from rbee.core.effects import Count, Effect, Narrate
 from rbee.core.events import (
-    Count,
     Counted,
-    Effect,
     Event,
     Fetched,
     FetchFailed,
@@ -28,7 +27,6 @@ from rbee.core.events import (
     JobCancelAsked,
     JobSubmitted,
     ModelLocated,
-    Narrate,
     PerformCancelled,
     Performed,
     PerformFailed,

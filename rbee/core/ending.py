@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import telling
-from rbee.core.events import SaveJob
+from rbee.core.effects import SaveJob
 from rbee.core.jobs import Job
 from rbee.errors import HiveOffline, RbeeError, WorkerStuck
 from rbee.protocol.jobs import CancelledData, EndData, ErrorData, EventType, JobState, StatusData

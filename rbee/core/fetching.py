@@ -14,15 +14,8 @@ from typing import TYPE_CHECKING
 
 from rbee.core import ending, hives, telling
 from rbee.core.costs import losing, usual
-from rbee.core.events import (
-    AbortFetch,
-    Fetched,
-    FetchFailed,
-    FetchModel,
-    FetchProgress,
-    ModelLocated,
-    SaveJob,
-)
+from rbee.core.effects import AbortFetch, FetchModel, SaveJob
+from rbee.core.events import Fetched, FetchFailed, FetchProgress, ModelLocated
 from rbee.core.eviction import Room, spare_of
 from rbee.core.feasibility import Place, Wish, fit, sites
 from rbee.core.fleet import HiveState

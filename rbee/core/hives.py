@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import supervising, telling
-from rbee.core.events import HiveJoined, HiveLabelled, ModelLocated, Publish
+from rbee.core.effects import Publish
+from rbee.core.events import HiveJoined, HiveLabelled, ModelLocated
 from rbee.core.fleet import HiveState, Worker
 from rbee.core.states import WORKER_LIVE, WORKER_READY
 from rbee.errors import HiveOffline

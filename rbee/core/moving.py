@@ -10,7 +10,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, fetching, telling
-from rbee.core.events import AbortRun, SaveJob
+from rbee.core.effects import AbortRun, SaveJob
 from rbee.core.jobs import Job
 from rbee.core.setbacks import pause, times
 from rbee.errors import (

@@ -10,14 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, telling
-from rbee.core.events import (
-    AbortPerform,
-    Perform,
-    Performed,
-    PerformFailed,
-    PerformProgress,
-    SaveJob,
-)
+from rbee.core.effects import AbortPerform, Perform, SaveJob
+from rbee.core.events import Performed, PerformFailed, PerformProgress
 from rbee.core.jobs import Job
 from rbee.errors import Cancelled
 from rbee.protocol.jobs import EventType, StatusData

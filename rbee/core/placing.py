@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rbee.core import ending, supervising, telling
 from rbee.core.bars import pinned_elsewhere
-from rbee.core.events import AbortRun, Count, Dispatch, Record, SaveJob
+from rbee.core.effects import AbortRun, Count, Dispatch, Record, SaveJob
 from rbee.core.jobs import Job
 from rbee.core.policy import Claim, Refuse, Run, Spawn, Verdict, Wait
 from rbee.core.queue import PROMOTE_AFTER

@@ -15,9 +15,8 @@ from rbee.core import (
     unloading,
     workers,
 )
+from rbee.core.effects import AbortRun, Count, SaveJob
 from rbee.core.events import (
-    AbortRun,
-    Count,
     Fetched,
     JobSubmitted,
     Loss,
@@ -25,7 +24,6 @@ from rbee.core.events import (
     RunCompleted,
     RunFailed,
     RunStarted,
-    SaveJob,
 )
 from rbee.core.jobs import Job
 from rbee.core.states import JOB_ACTIVE, WORKER_READY
@@ -232,7 +230,9 @@ def failed(colony: Colony, event: RunFailed) -> None:
         _blame(colony, worker.id, worker.hive)  # one death is one failure, however many it served
     if event.loss is Loss.STALLED and worker is not None:
         supervising.hung(colony, worker, event.error.message)
-    elif event.loss is Loss.BROKEN and worker is not None:
+    elif worker is not None and (
+        event.loss is Loss.BROKEN or isinstance(event.error, DeviceFailed)
+    ):
         supervising.doubt(colony, worker)
     if transient and job.state in JOB_ACTIVE:
         moving.lose(colony, job, event.error, abort=False)

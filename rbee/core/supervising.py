@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rbee.core import ending, moving, telling
-from rbee.core.events import Publish, StartWorker, StopWorker
+from rbee.core.effects import Publish, StartWorker, StopWorker
 from rbee.core.eviction import overdue
 from rbee.core.feasibility import Place
 from rbee.core.fleet import Worker
@@ -240,8 +240,9 @@ def beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
     if worker is None or worker.state in (WorkerState.STOPPING, WorkerState.STOPPED):
         return
     worker.beat_mono, worker.beat_at = colony.now, colony.utc
-    changed = worker.suspect or worker.memory_bytes != beat.memory_bytes
-    worker.suspect, worker.memory_bytes, worker.ctx = False, beat.memory_bytes, beat.ctx
+    ending = beat.state is WorkerState.FAILED  # its process is about to end
+    changed = worker.suspect != ending or worker.memory_bytes != beat.memory_bytes
+    worker.suspect, worker.memory_bytes, worker.ctx = ending, beat.memory_bytes, beat.ctx
     if changed:
         colony.fleet.touch(worker)
         colony.dirty = True

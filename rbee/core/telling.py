@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rbee.core.events import Append, Publish
+from rbee.core.effects import Append, Publish
 from rbee.core.fleet import Worker
 from rbee.core.jobs import Job
 from rbee.protocol.base import Wire

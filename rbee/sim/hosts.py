@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import count
 
+from rbee.core.effects import Dispatch
 from rbee.core.events import (
-    Dispatch,
     Event,
     HiveSaid,
     Loss,

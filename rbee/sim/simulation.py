@@ -10,20 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 from rbee.core.colony import Colony
-from rbee.core.events import (
-    AbortRun,
-    Append,
-    Count,
-    Dispatch,
-    Effect,
-    Event,
-    HiveJoined,
-    HiveLeft,
-    JobSubmitted,
-    StartWorker,
-    StopWorker,
-    Tick,
-)
+from rbee.core.effects import AbortRun, Append, Count, Dispatch, Effect, StartWorker, StopWorker
+from rbee.core.events import Event, HiveJoined, HiveLeft, JobSubmitted, Tick
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.policy import Policy

@@ -16,8 +16,8 @@ from hypothesis.stateful import (
 )
 
 from rbee.core.colony import Colony
+from rbee.core.effects import Effect
 from rbee.core.events import (
-    Effect,
     Event,
     Fetched,
     FetchFailed,

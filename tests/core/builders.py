@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from rbee.core.colony import Colony
+from rbee.core.effects import Append, Effect, StartWorker
 from rbee.core.events import (
-    Append,
-    Effect,
     Event,
     HiveJoined,
     HiveSaid,
@@ -15,7 +14,6 @@ from rbee.core.events import (
     RunCompleted,
     RunFailed,
     RunStarted,
-    StartWorker,
 )
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits

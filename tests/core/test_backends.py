@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from rbee.core.events import AbortRun, Append, HiveJoined, JobSubmitted, Record, StartWorker
+from rbee.core.effects import AbortRun, Append, Record, StartWorker
+from rbee.core.events import HiveJoined, JobSubmitted
 from rbee.core.jobs import Job
 from rbee.protocol.hives import Absent, BackendStatus, Capabilities
 from rbee.protocol.jobs import ErrorData, EventType

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from rbee.core.effects import AbortRun, Append, Dispatch, StartWorker, StopWorker
 from rbee.core.events import (
-    AbortRun,
-    Append,
-    Dispatch,
     HiveJoined,
     HiveSaid,
     JobCancelAsked,
@@ -17,8 +15,6 @@ from rbee.core.events import (
     ModelLocated,
     ShutdownAsked,
     SpawnRefused,
-    StartWorker,
-    StopWorker,
     Tick,
 )
 from rbee.core.jobs import Job

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rbee.core.events import (
-    AbortRun,
-    Dispatch,
-    JobCancelAsked,
-    RunCompleted,
-    StartWorker,
-    Tick,
-)
+from rbee.core.effects import AbortRun, Dispatch, StartWorker
+from rbee.core.events import JobCancelAsked, RunCompleted, Tick
 from rbee.errors import AllSlotsBusy, ModelIncompatible, ValidationFailed
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState
 from rbee.protocol.operations import Embed, Priority

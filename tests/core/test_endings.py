@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rbee.core.events import (
-    AbortRun,
-    Append,
-    Event,
-    HiveLeft,
-    HiveSaid,
-    JobCancelAsked,
-    Loss,
-    ShutdownAsked,
-    Tick,
-)
+from rbee.core.effects import AbortRun, Append
+from rbee.core.events import Event, HiveLeft, HiveSaid, JobCancelAsked, Loss, ShutdownAsked, Tick
 from rbee.core.limits import Limits
 from rbee.core.setbacks import OPEN_SECONDS, OPENS_AT
 from rbee.errors import AllSlotsBusy, ValidationFailed

@@ -6,20 +6,16 @@ import pytest
 from msgspec import structs
 
 from rbee.core import fetching, forecast
+from rbee.core.effects import AbortFetch, Append, Dispatch, FetchModel, StartWorker
 from rbee.core.events import (
-    AbortFetch,
-    Append,
-    Dispatch,
     Fetched,
     FetchFailed,
-    FetchModel,
     FetchProgress,
     HiveJoined,
     HiveLeft,
     JobCancelAsked,
     JobSubmitted,
     ShutdownAsked,
-    StartWorker,
     Tick,
 )
 from rbee.core.jobs import Job

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rbee.core.events import Effect, HiveJoined, HiveLeft, HiveSaid, SpawnRefused, StartWorker, Tick
+from rbee.core.effects import Effect, StartWorker
+from rbee.core.events import HiveJoined, HiveLeft, HiveSaid, SpawnRefused, Tick
 from rbee.core.fleet import Worker
 from rbee.core.limits import Limits
 from rbee.errors import NotFound

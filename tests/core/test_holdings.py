@@ -6,15 +6,8 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 from msgspec import structs
 
-from rbee.core.events import (
-    Effect,
-    HiveJoined,
-    HiveSaid,
-    JobSubmitted,
-    ModelLocated,
-    Publish,
-    StartWorker,
-)
+from rbee.core.effects import Effect, Publish, StartWorker
+from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted, ModelLocated
 from rbee.core.fleet import Fleet, HiveState
 from rbee.core.holdings import MOST_LOCATED
 from rbee.core.jobs import Job

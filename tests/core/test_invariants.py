@@ -5,22 +5,19 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis.stateful import invariant
 
-from rbee.core.events import (
+from rbee.core.effects import (
     AbortFetch,
     AbortPerform,
     AbortRun,
     Append,
     Dispatch,
     Effect,
-    Fetched,
     FetchModel,
-    HiveSaid,
     Perform,
-    Performed,
     StartWorker,
     StopWorker,
-    Tick,
 )
+from rbee.core.events import Fetched, HiveSaid, Performed, Tick
 from rbee.core.states import JOB_ACTIVE, JOB_TERMINAL, WORKER_READY
 from rbee.protocol.hives import HiveTelemetry
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState

@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rbee.core.events import (
-    AbortRun,
-    Append,
-    Count,
-    Counted,
-    Dispatch,
-    Effect,
-    Event,
-    HiveJoined,
-    HiveLeft,
-    JobCancelAsked,
-    Loss,
-    StartWorker,
-    StopWorker,
-    Tick,
-)
+from rbee.core.effects import AbortRun, Append, Count, Dispatch, Effect, StartWorker, StopWorker
+from rbee.core.events import Counted, Event, HiveJoined, HiveLeft, JobCancelAsked, Loss, Tick
 from rbee.core.limits import Limits
 from rbee.core.queue import PROMOTE_AFTER
 from rbee.errors import (

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from rbee.core.effects import AbortPerform, Append, Perform, StartWorker, StopWorker
 from rbee.core.events import (
-    AbortPerform,
-    Append,
     HiveJoined,
     HiveLeft,
     JobCancelAsked,
     JobSubmitted,
-    Perform,
     PerformCancelled,
     Performed,
     PerformFailed,
     PerformProgress,
     ShutdownAsked,
-    StartWorker,
-    StopWorker,
     Tick,
 )
 from rbee.core.jobs import Job

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee.core.colony import Colony
-from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted, StartWorker
+from rbee.core.effects import StartWorker
+from rbee.core.events import HiveJoined, HiveSaid, JobSubmitted
 from rbee.core.feasibility import Wish, places
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits

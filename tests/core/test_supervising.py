@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from rbee.core.events import (
-    Dispatch,
-    Effect,
-    HiveJoined,
-    JobCancelAsked,
-    Narrate,
-    StartWorker,
-    StopWorker,
-    Tick,
-)
+from rbee.core.effects import Dispatch, Effect, Narrate, StartWorker, StopWorker
+from rbee.core.events import HiveJoined, JobCancelAsked, Tick
 from rbee.core.limits import Limits
 from rbee.core.setbacks import GIVEN_UP, LONGEST_PAUSE, OPEN_SECONDS, Breaker, Setbacks, pause
 from rbee.errors import BadGateway, InsufficientRam, WorkerCrashed

@@ -14,14 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from rbee.core.colony import Colony
-from rbee.core.events import (
-    Append,
-    Effect,
-    HiveJoined,
-    HiveSaid,
-    SaveJob,
-    StartWorker,
-)
+from rbee.core.effects import Append, Effect, SaveJob, StartWorker
+from rbee.core.events import HiveJoined, HiveSaid
 from rbee.core.jobs import Job
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect

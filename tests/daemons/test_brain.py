@@ -10,7 +10,8 @@ import pytest
 
 from rbee.clock import SystemClock
 from rbee.core.colony import Colony
-from rbee.core.events import Effect, Event, JobCancelAsked
+from rbee.core.effects import Effect
+from rbee.core.events import Event, JobCancelAsked
 from rbee.core.limits import Limits
 from rbee.core.scheduling import Ect
 from rbee.daemons.queen.brain import AT_ONCE, Brain

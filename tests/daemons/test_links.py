@@ -11,7 +11,8 @@ import anyio
 import pytest
 from raw_server import LIMIT, OK, STREAM, Peer, Server, serving
 
-from rbee.core.events import Dispatch, Event, HiveLeft, RunFailed
+from rbee.core.effects import Dispatch
+from rbee.core.events import Event, HiveLeft, RunFailed
 from rbee.core.jobs import Job
 from rbee.daemons.queen import links
 from rbee.daemons.queen.bounded import Bounded

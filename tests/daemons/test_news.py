@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rbee.core.events import Effect, HiveSaid, StopWorker, Tick
+from rbee.core.effects import Effect, StopWorker
+from rbee.core.events import HiveSaid, Tick
 from rbee.core.limits import Limits
 from rbee.daemons.hive.news import MISSED, News
 from rbee.protocol.hives import Device, HiveHeartbeat, HiveTelemetry, WorkerLoad

@@ -10,11 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from rbee.core.events import (
-    Dispatch,
-    HiveJoined,
-    Tick,
-)
+from rbee.core.effects import Dispatch
+from rbee.core.events import HiveJoined, Tick
 from rbee.core.jobs import Job
 from rbee.protocol.base import decode, encode
 from rbee.protocol.hives import ModelInfo

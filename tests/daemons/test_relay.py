@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from rbee.backend_api import Embedding, Generation
-from rbee.core.events import Dispatch
+from rbee.core.effects import Dispatch
 from rbee.core.jobs import Job
 from rbee.daemons.queen import streams
 from rbee.daemons.queen.asking import execute_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rbee.core.events import Append, Dispatch, Effect
+from rbee.core.effects import Append, Dispatch, Effect
 from rbee.core.policy import Policy
 from rbee.core.scheduling import Ect
 from rbee.protocol.jobs import TERMINAL_EVENTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rbee.core.events import Dispatch
+from rbee.core.effects import Dispatch
 from rbee.daemons.queen.streams import JobStream
 from rbee.errors import RbeeError
 from rbee.protocol.base import builtins

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from rbee.core.colony import TICK, Colony
+from rbee.core.effects import Effect
 from rbee.core.events import (
     Counted,
-    Effect,
     Event,
     HiveLeft,
     HiveSaid,

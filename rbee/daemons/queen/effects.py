@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from rbee.core.events import (
+from rbee.core.effects import (
     AbortFetch,
     AbortPerform,
     AbortRun,
@@ -22,17 +22,16 @@ from rbee.core.events import (
     Count,
     Dispatch,
     Effect,
-    Event,
     FetchModel,
     Narrate,
     Perform,
     Publish,
     Record,
     SaveJob,
-    SpawnRefused,
     StartWorker,
     StopWorker,
 )
+from rbee.core.events import Event, SpawnRefused
 from rbee.core.fleet import number_of
 from rbee.core.states import JOB_TERMINAL
 from rbee.errors import HiveOffline, InternalError, NotFound, RbeeError

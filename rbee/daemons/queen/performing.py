@@ -16,15 +16,8 @@ import anyio
 import anyio.abc
 import msgspec
 
-from rbee.core.events import (
-    AbortPerform,
-    Event,
-    Perform,
-    PerformCancelled,
-    Performed,
-    PerformFailed,
-    PerformProgress,
-)
+from rbee.core.effects import AbortPerform, Perform
+from rbee.core.events import Event, PerformCancelled, Performed, PerformFailed, PerformProgress
 from rbee.daemons.queen import copying
 from rbee.daemons.queen.transfers import TOLD_EVERY, Transfers, progress, sentence
 from rbee.errors import (

@@ -15,7 +15,8 @@ import anyio.abc
 import msgspec
 
 from rbee.core import fetching, forecast
-from rbee.core.events import AbortFetch, Event, Fetched, FetchFailed, FetchModel, FetchProgress
+from rbee.core.effects import AbortFetch, FetchModel
+from rbee.core.events import Event, Fetched, FetchFailed, FetchProgress
 from rbee.daemons.queen.hubdesk import HubDesk, Plan
 from rbee.daemons.queen.reach import check_fetched, check_named
 from rbee.daemons.queen.transfers import Transfers, progress, sentence

@@ -17,15 +17,8 @@ import anyio
 import anyio.abc
 import msgspec
 
-from rbee.core.events import (
-    Dispatch,
-    Event,
-    Loss,
-    RunCancelled,
-    RunCompleted,
-    RunFailed,
-    RunStarted,
-)
+from rbee.core.effects import Dispatch
+from rbee.core.events import Event, Loss, RunCancelled, RunCompleted, RunFailed, RunStarted
 from rbee.daemons.queen.asking import as_given, execute_of
 from rbee.daemons.queen.streams import JobStream, Streams
 from rbee.daemons.queen.upstream import (

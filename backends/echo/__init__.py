@@ -10,6 +10,7 @@ start of that message steer it:
     @hang_after=3    after so many pieces make no more until cancelled
     @exit_after=3    after so many pieces end the process at once, with exit code 3
     @fail_after=3    after so many pieces fail with INTERNAL_ERROR
+    @break_after=3   after so many pieces fail with DEVICE_FAILED, which ends the worker
 
 Pieces are counted from the beginning of the answer. One that another run began goes on behind what
 was said; what is to happen after so many pieces happens in the run that makes the last of them, so

@@ -31,6 +31,7 @@ from rbee.errors import (
     BackendUnavailable,
     Cancelled,
     ContextLengthExceeded,
+    DeviceFailed,
     InternalError,
     ModelLoadFailed,
     ValidationFailed,
@@ -40,7 +41,9 @@ from ..shared.shapes import refuse_shapes
 from . import INFO, models
 from .words import vector
 
-_DIRECTIVE = re.compile(r"\s*@(delay|repeat|hang_after|exit_after|fail_after)=(\d{1,7})(?!\S)")
+_DIRECTIVE = re.compile(
+    r"\s*@(delay|repeat|hang_after|exit_after|fail_after|break_after)=(\d{1,7})(?!\S)"
+)
 _LOAD_STEPS = 20
 _EXIT_CODE = 3
 _FLUSH_SECONDS = 0.2
@@ -167,6 +170,8 @@ class Script:
         if said > begin or begin == 0:
             if self.orders.get("fail_after") == said:
                 raise InternalError(f"echo was told to fail after {said} pieces")
+            if self.orders.get("break_after") == said:
+                raise DeviceFailed(f"echo was told that its device fails after {said} pieces")
             if self.orders.get("exit_after") == said:
                 cancelled.wait(_FLUSH_SECONDS)
                 os._exit(_EXIT_CODE)

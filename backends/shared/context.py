@@ -40,7 +40,10 @@ class Batch(Protocol):
 
 
 class Context(Protocol):
-    """Sequences 0 … slots-1 of up to `size` tokens each."""
+    """Sequences 0 … slots-1 of up to `size` tokens each.
+
+    Every call may raise DeviceFailed: nothing can be computed any more.
+    """
 
     @property
     def slots(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rbee.backend_api import Done, Prefill
-from rbee.errors import InternalError, RbeeError
+from rbee.errors import DeviceFailed, InternalError, RbeeError
 
 from .context import Context, KvFull
 from .loop import Loop
@@ -63,9 +63,10 @@ class Engine(Loop):
             self._wake.clear()
             try:
                 self._turn()
-            except Exception:  # a defect here must not leave requests without an end
+            except Exception as exc:  # a defect here must not leave requests without an end
                 log.exception("the engine failed")
-                error = InternalError(f"the {self._name} engine failed")
+                broken = isinstance(exc, DeviceFailed)
+                error = exc if broken else InternalError(f"the {self._name} engine failed")
                 self._fail_all(error)
                 while self._waiting:
                     self._finish(self._waiting.pop(0), error)

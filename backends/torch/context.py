@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import torch
-from rbee.errors import InternalError
 
 from .batch import Batch, Part, Token
 from .cache import SlotCache
+from .devices import computing
 from .masks import Masks
 
 _PORTION_CPU, _PORTION_GPU = 512, 2048
@@ -52,16 +52,12 @@ class Context:
         return self._cache.bytes
 
     def decode(self) -> None:
-        """See Context. Raises InternalError."""
-        try:
-            with torch.inference_mode():
-                if self.batch.tokens:
-                    self._answers(self.batch.tokens)
-                for part in self.batch.parts:
-                    self._prompt(part)
-        except (RuntimeError, IndexError) as exc:
-            reason = str(exc).strip().splitlines()[0][:300] if str(exc).strip() else ""
-            raise InternalError(f"torch failed to compute: {reason or type(exc).__name__}") from exc
+        """See Context. Raises DeviceFailed, InternalError."""
+        with computing("to compute"):
+            if self.batch.tokens:
+                self._answers(self.batch.tokens)
+            for part in self.batch.parts:
+                self._prompt(part)
 
     def logits(self) -> NDArray[np.float32]:
         """See Context."""
@@ -73,9 +69,9 @@ class Context:
         return self._filled[sequence]
 
     def copy(self, source: int, target: int) -> None:
-        """See Context."""
+        """See Context. Raises DeviceFailed, InternalError."""
         length = self._filled[source]
-        with torch.inference_mode():
+        with computing("to copy a prompt"):
             for block in self._cache.blocks():
                 block[target, :, :length] = block[source, :, :length]
         self._filled[target] = length
@@ -85,10 +81,10 @@ class Context:
         return self._filled[sequence] * self._token_bytes()
 
     def save(self, sequence: int, into: NDArray[np.uint8]) -> bool:
-        """See Context."""
+        """See Context. Raises DeviceFailed, InternalError."""
         length, at = self._filled[sequence], 0
         target = torch.from_numpy(into)
-        with torch.inference_mode():
+        with computing("to save a prompt"):
             for block in self._cache.blocks():
                 held = block[sequence, :, :length].contiguous().view(torch.uint8).flatten()
                 target[at : at + len(held)] = held.cpu()
@@ -96,13 +92,13 @@ class Context:
         return at == len(into)
 
     def restore(self, sequence: int, state: NDArray[np.uint8]) -> bool:
-        """See Context."""
+        """See Context. Raises DeviceFailed, InternalError."""
         each = self._token_bytes()
         length, rest = divmod(len(state), each) if each else (0, 1)
         if rest or length > self.size:
             return False
         at, source = 0, torch.from_numpy(state)
-        with torch.inference_mode():
+        with computing("to restore a prompt"):
             for block in self._cache.blocks():
                 place = block[sequence, :, :length]
                 count = place.numel() * place.element_size()

@@ -1,13 +1,15 @@
 """Devices as torch has them, and which numbers a model is computed in on each.
 
-Owns the way from `cuda:0` or `metal` to torch's device, never another one than asked, and the
-choice of the dtype. Used in the worker only: asking torch may start a driver.
+Owns the way from `cuda:0` or `metal` to torch's device, never another one than asked, the choice of
+the dtype, and which errors mean that a device has failed. Used in the worker only: asking torch may
+start a driver.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from rbee.errors import (
     DeviceFailed,
     InsufficientRam,
     InsufficientVram,
+    InternalError,
     ValidationFailed,
 )
 
@@ -27,6 +30,7 @@ _WANTED = re.compile(r"([a-z]+)(?::(\d{1,3}))?")
 _MIB = 1 << 20
 _FULL_SHARE = 0.5
 """On a CPU weights of 32 bits are taken when they need no more of the free memory than this."""
+_BROKEN = ("CUDA error: ", "HIP error: ")
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -126,6 +130,34 @@ def check_room(device: TorchDevice, needed: int, what: str) -> None:
         required=needed,
         available=device.memory_free,
         device=device.name,
+    )
+
+
+@contextlib.contextmanager
+def computing(what: str) -> Generator[None]:
+    """Without gradients; what PyTorch raises is said as it is meant: DeviceFailed, InternalError.
+
+    `what`: as in "torch failed to compute".
+    """
+    try:
+        with torch.inference_mode():
+            yield
+    except (RuntimeError, IndexError) as exc:
+        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+        if broken(exc):
+            raise DeviceFailed(f"the device failed: torch failed {what}: {reason}") from exc
+        raise InternalError(f"torch failed {what}: {reason}") from exc
+
+
+def broken(exc: BaseException) -> bool:
+    """Whether the device computes nothing more for this process.
+
+    CUDA's context does not get well again after an illegal address and its like: "the process must
+    be terminated and relaunched" (CUDA Runtime API, cudaError), and HIP's is the same. PyTorch has
+    a class for what the driver says; what cuBLAS says is a RuntimeError with the same first words.
+    """
+    return isinstance(exc, torch.AcceleratorError) or (
+        isinstance(exc, RuntimeError) and str(exc).startswith(_BROKEN)
     )
 
 

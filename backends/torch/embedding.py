@@ -28,7 +28,7 @@ from rbee.errors import InternalError, ModelIncompatible, ValidationFailed
 from ..shared.fitting import check_length
 from ..shared.hf_vocab import Vocab
 from . import pooling
-from .devices import TorchDevice
+from .devices import TorchDevice, computing
 from .reading import Loaded
 
 _TEXTS = 32
@@ -102,7 +102,7 @@ class EmbeddingModel(ThreadedModel):
         return tokens
 
     def _compute(self, texts: list[list[int]]) -> np.ndarray:
-        """(texts, width), 64 bits. Raises InternalError."""
+        """(texts, width), 64 bits. Raises DeviceFailed, InternalError."""
         assert self._loaded is not None
         network: Any = self._loaded.network
         longest = max(map(len, texts))
@@ -111,17 +111,11 @@ class EmbeddingModel(ThreadedModel):
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
             seen[row, : len(text)] = 1
-        lengths = seen.sum(1).to(network.device)
-        try:
-            with torch.inference_mode():
-                made = network(
-                    input_ids=ids.to(network.device), attention_mask=seen.to(network.device)
-                )
-                pooled = pooling.pool(made.last_hidden_state.float(), lengths, self._pooling)
-        except (RuntimeError, IndexError) as exc:
-            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
-            raise InternalError(f"torch failed to compute vectors: {reason}") from exc
-        return pooled.double().cpu().numpy()
+        with computing("to compute vectors"):
+            seen = seen.to(network.device)
+            made = network(input_ids=ids.to(network.device), attention_mask=seen)
+            states = made.last_hidden_state.float()
+            return pooling.pool(states, seen.sum(1), self._pooling).double().cpu().numpy()
 
 
 def _batches(texts: list[list[int]]) -> Iterator[list[int]]:

@@ -35,7 +35,7 @@ from rbee.errors import (
 )
 
 from ..shared.folder import CONFIG, Folder, check
-from .devices import NAMES, TorchDevice, check_room, choose_dtype
+from .devices import NAMES, TorchDevice, broken, check_room, choose_dtype
 from .pooling import MODULES
 
 log = logging.getLogger("rbee.torch")
@@ -180,13 +180,14 @@ def reasons(model: ModelFile) -> Generator[None]:
         raise ModelLoadFailed(f"{model.id}: the device has no room: {_first(exc)}") from exc
     except MemoryError as exc:
         raise InsufficientRam(f"{model.id}: there is no memory for its weights") from exc
-    except torch.AcceleratorError as exc:
-        raise DeviceFailed(f"the device failed while {model.id} was loaded: {_first(exc)}") from exc
     except SafetensorError as exc:
         raise ModelCorrupted(f"{model.id}: its weights are damaged: {_first(exc)}") from exc
     except OSError as exc:
         raise ModelLoadFailed(f"{model.id} cannot be read: {_first(exc)}") from exc
     except Exception as exc:  # dozens of kinds, by what a model's files get wrong
+        if broken(exc):
+            what = f"the device failed while {model.id} was loaded"
+            raise DeviceFailed(f"{what}: {_first(exc)}") from exc
         raise ModelIncompatible(
             f"transformers {transformers.__version__} cannot load {model.id}: {_first(exc)}",
             action="Choose a GGUF file of this model for llamacpp, or another model.",

@@ -18,6 +18,7 @@ import torch
 from rbee.errors import InternalError, ModelIncompatible, ModelLoadFailed
 
 from .context import Context
+from .devices import computing
 
 _LENGTH = 12
 _CLOSE, _CLOSE_16 = 0.01, 0.25
@@ -27,19 +28,17 @@ differently (measured 1e-6 and 0.03); a wrong position or mask moves them by abo
 
 def check(network: Any, context: Context, *, vocab_size: int) -> None:
     """Raises ModelIncompatible when the two differ or the model cannot be run so, ModelLoadFailed
-    when there is no room for the context."""
+    when there is no room for the context, DeviceFailed."""
     length = min(_LENGTH, context.size - 1)
     tokens = np.array([(7 + 13 * place) % vocab_size for place in range(length)], np.int32)
     try:
         plain = _plainly(network, tokens)
         slotted = _in_slots(context, tokens)
-    except torch.OutOfMemoryError as exc:
-        raise _no_room(context) from exc
     except InternalError as exc:
         if isinstance(exc.__cause__, torch.OutOfMemoryError) or "allocate" in exc.message:
             raise _no_room(context) from exc
         raise _unfit(network, exc.message) from exc
-    except (RuntimeError, TypeError, AttributeError, ValueError, LookupError) as exc:
+    except (TypeError, AttributeError, ValueError, LookupError) as exc:
         raise _unfit(network, f"{type(exc).__name__}: {str(exc)[:200]}") from exc
     spread = float(plain.std())
     if not np.isfinite(plain).all():
@@ -55,7 +54,7 @@ def check(network: Any, context: Context, *, vocab_size: int) -> None:
 
 def _plainly(network: Any, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
     """Logits after the last token, all computed at once without a cache."""
-    with torch.inference_mode():
+    with computing("to compute"):
         ids = torch.from_numpy(tokens.astype(np.int64))[None].to(network.device)
         made = network(input_ids=ids, use_cache=False)
         return made.logits[0, -1].float().cpu().numpy()

@@ -232,7 +232,7 @@ def failed(colony: Colony, event: RunFailed) -> None:
     if event.loss is Loss.STALLED and worker is not None:
         supervising.hung(colony, worker, event.error.message)
     elif worker is not None and (
-        event.loss is Loss.BROKEN
+        event.loss is Loss.BROKEN or isinstance(event.error, DeviceFailed)
     ):
         supervising.doubt(colony, worker)
     if transient and job.state in JOB_ACTIVE:

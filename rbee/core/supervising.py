@@ -240,9 +240,9 @@ def beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
     if worker is None or worker.state in (WorkerState.STOPPING, WorkerState.STOPPED):
         return
     worker.beat_mono, worker.beat_at = colony.now, colony.utc
-    ending = beat.state is WorkerState.FAILED  # its process is about to end
-    changed = worker.suspect != ending or worker.memory_bytes != beat.memory_bytes
-    worker.suspect, worker.memory_bytes, worker.ctx = ending, beat.memory_bytes, beat.ctx
+    dying = beat.state is WorkerState.FAILED  # its process is about to end
+    changed = worker.suspect != dying or worker.memory_bytes != beat.memory_bytes
+    worker.suspect, worker.memory_bytes, worker.ctx = dying, beat.memory_bytes, beat.ctx
     if changed:
         colony.fleet.touch(worker)
         colony.dirty = True

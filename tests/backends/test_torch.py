@@ -168,6 +168,37 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(model):
     assert done.prompt_tokens + done.completion_tokens <= CTX
 
 
+class FailingNetwork:
+    """Stands in for a network on a device that fails; no such device is here."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __call__(self, **_):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), "DEVICE_FAILED"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), "DEVICE_FAILED"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "INTERNAL_ERROR"),
+        (RuntimeError("shapes cannot be multiplied"), "INTERNAL_ERROR"),
+    ],
+)
+def test_a_device_that_fails_is_told_from_a_step_that_fails(model, monkeypatch, error, code):
+    """The first ends the worker (see test_worker_slots), the second the requests of that step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model._context, "_network", FailingNetwork(error))
+        asked = [model.submit(Generation(prompt=WORDS, max_tokens=4)) for _ in range(6)]
+        ends = [answer.end() for answer in asked]
+    assert {end.code for end in ends} == {code}
+    assert str(error) in ends[0].message
+    _, done = model.ask(prompt=WORDS, max_tokens=2, ignore_eos=True)
+    assert done.completion_tokens == 2
+
+
 @pytest.mark.parametrize(
     "field, asked",
     [

@@ -11,6 +11,7 @@ from rbee.core.queue import PROMOTE_AFTER
 from rbee.errors import (
     BadGateway,
     ContextLengthExceeded,
+    DeviceFailed,
     InferenceTimeout,
     InternalError,
     ModelLoadFailed,
@@ -202,6 +203,17 @@ def test_tokens_are_a_sign_of_life_where_heartbeats_fail() -> None:
         world.tell(Tick({"job": second}), after=1.0)
     assert world.colony.fleet.workers[first].suspect
     assert not any(e.worker_id == first for e in world.all if isinstance(e, StopWorker))
+
+
+def test_a_worker_whose_device_failed_gets_nothing_though_it_still_beats() -> None:
+    world = World()
+    running_alone(world)
+    world.tell(failed("job", DeviceFailed("hot"), tokens=2))
+    for _ in range(3):
+        assert world.jobs["job"].state is JobState.QUEUED
+        world.beat("w-01", WorkerState.FAILED)
+    effects = [*world.tell(exited("w-01", 1)), *world.tell(Tick(), after=2.0)]
+    assert [e.spec.worker_id for e in effects if isinstance(e, StartWorker)] == ["w-02"]
 
 
 def test_an_idle_worker_that_is_silent_gets_nothing_and_is_then_removed() -> None:

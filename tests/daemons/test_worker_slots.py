@@ -112,6 +112,17 @@ def test_an_error_in_mid_stream_is_an_event_then_done(start):
     assert worker.execute("alive").json()["text"] == "alive"
 
 
+def test_a_device_that_fails_ends_the_worker_once_its_hive_and_its_caller_know(hive, start):
+    worker = start()
+    answer = worker.answer("@break_after=2 a b c")
+    assert answer.text == "a b "
+    assert answer.done["error"]["code"] == "DEVICE_FAILED"
+    assert answer.ended
+    assert hive.wait_for_state("failed")["error"]["code"] == "DEVICE_FAILED"
+    assert worker.exit_code() == 1
+    assert "failed: echo was told that its device fails" in worker.log.splitlines()[-1]
+
+
 def test_a_long_prefill_is_kept_alive_by_comments(start):
     answer = start().answer("@delay=6000 a")
     assert answer.comments[0] == "prefill"

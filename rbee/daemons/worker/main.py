@@ -1,8 +1,9 @@
 """The worker process: `python -m rbee.daemons.worker.main --spec JSON --fd N --callback-url URL`.
 
 Owns the order of starting (HTTP, ready callback, load) and of ending: by signal at once, by request
-in good order, by a failed load after the hive was told. The internal token comes in the environment
-variable RBEE_INTERNAL_TOKEN and is taken out of it. The socket is inherited, already listening.
+in good order, by a load or a device that failed after the hive was told. The internal token comes
+in the environment variable RBEE_INTERNAL_TOKEN and is taken out of it. The socket is inherited,
+already listening.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from rbee.daemons.worker.runner import Runner
 from rbee.errors import RbeeError
 from rbee.protocol import PROTOCOL
 from rbee.protocol.base import decode
-from rbee.protocol.workers import ShutdownRequest, WorkerReady, WorkerSpec, WorkerState
+from rbee.protocol.workers import ShutdownRequest, WorkerReady, WorkerSpec
 
 log = logging.getLogger("rbee.worker")
 TOKEN_VARIABLE = "RBEE_INTERNAL_TOKEN"
@@ -106,6 +107,8 @@ class Worker:
 
     async def _end(self, runner: Runner, reporter: Reporter) -> int:
         if self._asked is None:
+            if runner.error is not None:
+                log.error("failed: %s", runner.error.message)  # the last line: the hive tells it
             await reporter.deliver(limit=_TELL_SECONDS)
             return 1
         runner.close_door()
@@ -137,8 +140,8 @@ class Worker:
         await runner.load()
         gc.collect()
         gc.freeze()  # what stays for good need not be walked at every collection
-        if runner.state is WorkerState.FAILED:
-            self._wake.set()
+        await runner.failed.wait()
+        self._wake.set()
 
     async def _signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -1,7 +1,8 @@
 """Hosts one backend with one model: loading, slots, and the worker's state.
 
 Owns the state and is the only one to change it, always on the event loop; the backend's threads
-report to it. Knows nothing of HTTP. A backend that fails to load leaves the worker failed for good.
+report to it. Knows nothing of HTTP. A backend that fails to load, or whose device fails, leaves the
+worker failed for good.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from rbee.daemons.worker.running import Running
 from rbee.errors import (
     AllSlotsBusy,
     Conflict,
+    DeviceFailed,
     InternalError,
     ModelLoadFailed,
     RbeeError,
@@ -68,6 +70,8 @@ class Runner:
         self.stage = "starting"
         self.progress = 0.0
         self.error: RbeeError | None = None
+        self.failed = anyio.Event()
+        """Set with the state failed."""
         self.changed = anyio.Event()
         """Set at the next change of anything; take it before looking, wait for it after."""
         self.progress_url = progress_url
@@ -263,6 +267,8 @@ class Runner:
             if running is None:
                 continue
             touched[request_id] = running
+            if isinstance(item, DeviceFailed):
+                self._fail(item)
             if not isinstance(item, Piece | Prefill):
                 del self._running[request_id]
                 self._idle_since = time.monotonic()
@@ -296,10 +302,12 @@ class Runner:
         self._touch()
 
     def _fail(self, error: RbeeError) -> None:
-        log.error("loading failed: %s", error.message)
+        if self.error is not None:
+            return
         self.error = error
-        if self.state is WorkerState.LOADING:
+        if WorkerState.FAILED in _STEPS[self.state]:
             self._become(WorkerState.FAILED)
+            self.failed.set()
 
     def _become(self, state: WorkerState) -> None:
         if state not in _STEPS[self.state]:

@@ -19,7 +19,6 @@ from textual.app import App
 from textual.binding import BindingType
 from textual.command import Command, CommandPalette
 from textual.filter import LineFilter
-from textual.widget import Widget
 
 from rbee import __version__
 from rbee.client import QueenKeeper
@@ -43,7 +42,8 @@ from rbee.tui.palette import Commands
 from rbee.tui.quitting import leave
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.dashboard import Dashboard
-from rbee.tui.screens.overlays import Help, Jump, jump_letters
+from rbee.tui.screens.jump import Jump, Target, jump_targets
+from rbee.tui.screens.overlays import Help
 from rbee.tui.screens.report import Report
 from rbee.tui.store import DEAD_WORKERS, ColonyStore
 from rbee.tui.talk_files import Shelf, Summary
@@ -257,11 +257,11 @@ class RbeeApp(App[str]):
             super().action_command_palette()
 
     def action_jump(self) -> None:
-        """Letters on the panels."""
+        """Letters on the panels and on their rows."""
         if not isinstance(self.screen, ColonyScreen):
             return
         panels = [widget for widget in self.screen.focus_chain if widget.region.area]
-        self.push_screen(Jump(jump_letters(panels)), self._jumped)
+        self.push_screen(Jump(jump_targets(panels)), self._jumped)
 
     def action_help(self) -> None:
         """The keys of the current screen, and all the others below."""
@@ -355,11 +355,11 @@ class RbeeApp(App[str]):
         if model not in running:
             self.start_worker(model)
 
-    def _jumped(self, target: Widget | str | None) -> None:
+    def _jumped(self, target: Target | str | None) -> None:
         if isinstance(target, str):
             self.action_mode(target)
         elif target is not None:
-            target.focus()
+            target.go()
 
     def _chat_screen(self) -> Chat | None:
         stack = self._screen_stacks.get("chat")

@@ -11,7 +11,8 @@ from textual.pilot import Pilot
 
 from rbee.tui.screens.chat import Chat
 from rbee.tui.screens.dialogs import Confirm
-from rbee.tui.screens.overlays import Help, Jump
+from rbee.tui.screens.jump import Jump
+from rbee.tui.screens.overlays import Help
 from rbee.tui.widgets.prompt import Prompt
 from rbee.tui.widgets.reply import ReplyView
 

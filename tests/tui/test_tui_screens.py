@@ -268,6 +268,11 @@ async def test_modes_by_digit_bracket_jump_and_click() -> None:
             await until(pilot, lambda: app.current_mode == "dashboard")
             await pilot.press("ctrl+o", "n")
             await until(pilot, lambda: app.screen.query_one(NarrationPanel).has_focus)
+            workers = app.screen.query_one("#workers", RowTable)
+            third = workers.in_sight()[2][0]
+            assert workers.cursor_key != third
+            await pilot.press("ctrl+o", "f")  # `d` is the panel of devices
+            await until(pilot, lambda: workers.has_focus and workers.cursor_key == third)
             await pilot.click("NavBar", offset=(13, 0))
             await until(pilot, lambda: app.current_mode == "hives")
 

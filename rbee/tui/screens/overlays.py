@@ -1,21 +1,15 @@
-"""Help and jump: what the keys are, and going to a panel with one of them.
-
-Both are built from the registry and from the panels that are on screen, so they cannot be stale.
-"""
+"""Help: what the keys are, from the registry, so that it cannot be stale."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.geometry import Offset
 from textual.screen import ModalScreen
-from textual.widget import Widget
 from textual.widgets import Static
 
 from rbee.tui import keymap
@@ -58,45 +52,3 @@ class Help(ModalScreen[None]):
             (f"{action.help:<38}", "$foreground"),
             (f" {action.id}", "$muted"),
         )
-
-
-class Jump(ModalScreen[Widget | str | None]):
-    """A letter on every panel; a digit is a screen."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
-
-    def __init__(self, targets: Sequence[tuple[str, Widget]]) -> None:
-        super().__init__(classes="jump")
-        self._targets = dict(targets)
-
-    def compose(self) -> ComposeResult:
-        for letter, widget in self._targets.items():
-            label = Static(f"[{letter}]", classes="jump-label", markup=False)
-            label.absolute_offset = Offset(widget.region.x + 1, widget.region.y)
-            yield label
-        yield Vertical(
-            Static("press a key to jump · 1–9 screen · esc", markup=False), classes="jump-hint"
-        )
-
-    def on_key(self, event: events.Key) -> None:
-        """A label's letter or a screen's digit."""
-        character = event.character or ""
-        if character in self._targets:
-            self.dismiss(self._targets[character])
-        elif character.isdigit() and character != "0":
-            self.dismiss(keymap.MODES[int(character) - 1].name)
-        else:
-            return
-        event.stop()
-
-
-def jump_letters(widgets: Sequence[Widget]) -> list[tuple[str, Widget]]:
-    """A distinct letter per panel, the first free one of its id."""
-    out: list[tuple[str, Widget]] = []
-    for widget in widgets:
-        taken = {letter for letter, _ in out}
-        for letter in (widget.id or "") + "abcdefghijklmnopqrstuvwxyz":
-            if letter.isalpha() and letter not in taken:
-                out.append((letter, widget))
-                break
-    return out

@@ -122,6 +122,19 @@ class RowTable(Lines):
             self.marked &= {row.key for row in rows}
         self._lay_out()
 
+    def in_sight(self) -> list[tuple[str, int]]:
+        """(key, cells below the top of the content) of the rows that are on screen."""
+        top = self.scroll_offset.y
+        room = max(0, self.size.height - self.offset_rows)
+        shown = self.rows[top : top + room]
+        return [(row.key, self.offset_rows + at) for at, row in enumerate(shown)]
+
+    def select(self, key: str) -> None:
+        """The cursor to that row; of one that is not shown: nothing."""
+        for at, row in enumerate(self.rows):
+            if row.key == key:
+                self._move_to(at)
+
     def chosen(self) -> list[Row]:
         """The marked rows that are shown, else the one under the cursor."""
         marked = [row for row in self.rows if row.key in self.marked]

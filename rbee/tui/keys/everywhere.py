@@ -51,7 +51,14 @@ def _everywhere() -> list[Action]:
             "app.step_mode(1)",
         ),
         Action(
-            "view.jump", "ctrl+o", "jump", "Jump to a panel", "everywhere", "app.jump", True, True
+            "view.jump",
+            "ctrl+o",
+            "jump",
+            "Jump to a panel or a row",
+            "everywhere",
+            "app.jump",
+            True,
+            True,
         ),
         Action(
             "app.palette", "ctrl+p", "palette", "Everything", "everywhere", "app.command_palette"

@@ -19,6 +19,7 @@ from rbee.errors import (
     QueenUnreachable,
     RbeeError,
 )
+from rbee.protocol.jobs import JobState
 from rbee.protocol.operations import Infer
 from rbee.tui.answer import Answer
 from rbee.tui.link import QueenLink
@@ -44,9 +45,7 @@ async def ask(
     """Until the answer has ended; every failure ends it, too, with its error."""
     try:
         await _submit(link, operation, answer)
-        await _follow(link, answer, clock, PATIENCE)
-        if not answer.ended:
-            raise BadGateway(f"the stream of job {answer.job_id} has no end")
+        await follow(link, answer, clock)
     except (QueenUnreachable, ConnectionTimeout, BadGateway) as exc:
         if answer.wanted_stop:
             answer.stop(clock())
@@ -58,6 +57,23 @@ async def ask(
             answer.fail(type(exc)(exc.message, action=action), clock())
     except RbeeError as exc:
         answer.fail(exc, clock())
+
+
+async def follow(link: QueenLink, answer: Answer, clock: Callable[[], float]) -> None:
+    """An answer's job to its end. Raises RbeeError when that cannot be had."""
+    await _follow(link, answer, clock, PATIENCE)
+    if not answer.ended:
+        raise BadGateway(f"the stream of job {answer.job_id} has no end")
+
+
+async def goes_on(link: QueenLink, job_id: str) -> bool:
+    """Whether a job is under way or complete, as far as the queen can be asked."""
+    try:
+        async with QueenClient(link.require().url) as client:
+            job = await client.job(job_id)
+    except RbeeError:
+        return False
+    return job.state not in (JobState.FAILED, JobState.CANCELLED)
 
 
 async def stop(link: QueenLink, answer: Answer, clock: Callable[[], float]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import colony_data as data
 import pytest
 from colony_double import ColonyDouble
+from msgspec.structs import replace
 from screen_driver import app_for, repaint, text_of, until
 from screen_states import QUESTION, ask, chat_empty
 from textual.pilot import Pilot
@@ -18,6 +19,7 @@ from textual.widgets import Input
 
 from rbee.protocol.base import decode
 from rbee.protocol.colony import Snapshot
+from rbee.protocol.jobs import JobInfo, JobState
 from rbee.protocol.workers import WorkerState
 from rbee.tui import asking
 from rbee.tui.answer import Answer, Phase
@@ -211,6 +213,56 @@ async def test_chats_are_kept_listed_named_and_deleted(
         assert titles == {"wasps", "third question"}, "written when the app went, on screen or not"
 
 
+async def test_an_answer_that_went_on_without_the_app_is_whole_when_its_chat_is_opened(
+    tmp_path: Path,
+) -> None:
+    ids = [f"c-20260101-000000-00000{at}" for at in range(3)]
+    for at, id_ in enumerate(ids):
+        kept(tmp_path, id_, 1, float(at), coming=f"j-90{at}")
+    gate = threading.Event()
+    done = JobInfo(job_id="j-900", operation="infer", state=JobState.COMPLETED)
+    running, failed = (
+        replace(done, job_id="j-901", state=JobState.RUNNING),
+        replace(done, job_id="j-902", state=JobState.FAILED),
+    )
+    whole = [data.started(), *data.tokens("a whole answer"), *data.ended(3)]
+    with ColonyDouble(colony(), older=[done, running, failed]) as double:
+        double.stories = {
+            "j-900": whole,
+            "j-901": [*whole[:2], gate, *whole[2:]],
+            "j-902": whole,
+        }
+        async with app_for(double, chats_folder=tmp_path).run_test(size=(80, 24)) as pilot:
+            await chat_empty(pilot)
+            chat = pilot.app.screen
+            assert isinstance(chat, Chat)
+            assert await chat.bring(ids[0])
+            await until(pilot, lambda: shows(pilot, "a whole answer"))
+            await quiet(pilot, chat, 1)
+            assert not shows(pilot, "interrupted")
+            await until(pilot, lambda: not chat._dirty, "it is written")
+            (reply,) = Shelf(tmp_path).load(ids[0]).turns[0].replies
+            assert (reply.phase, reply.text) == (Phase.DONE, "a whole answer")
+
+            assert await chat.bring(ids[1])
+            await until(pilot, lambda: chat.dialogue.running and chat.chat.turns, "it goes on")
+            await until(pilot, lambda: chat.dialogue.running[0].tokens == 1, "its first word")
+            kept(tmp_path, ids[1], 1, 1.0, revision=2)  # by another rbee that it comes to
+            gate.set()
+            await quiet(pilot, chat, 1)
+            await until(pilot, lambda: chat.dialogue.revision == 2, "that it is written")
+            async with chat._writing:
+                pass
+            assert shows(pilot, "a whole answer")
+            assert sorted(one.id for one in Shelf(tmp_path).listing()[0]) == ids, "and no twin"
+
+            assert await chat.bring(ids[2])
+            await until(pilot, lambda: "/v1/jobs/j-902" in double.asked, "the queen is asked")
+            await quiet(pilot, chat, 1)
+            assert chat.dialogue.exchanges[0].answer.phase is Phase.INTERRUPTED
+            assert shows(pilot, "answer 0")
+
+
 async def test_two_models_are_compared(tmp_path: Path) -> None:
     gate = threading.Event()
     script = [data.started(), *data.tokens("half an"), gate, *data.tokens(" answer")]
@@ -323,12 +375,16 @@ async def test_a_queen_that_goes_away_is_waited_for(monkeypatch: pytest.MonkeyPa
             assert all(path.endswith(f"after={seen}") for path in asked[1:])
 
 
-def kept(folder: Path, id_: str, questions: int, at: float, *, revision: int = 1) -> None:
-    """A conversation on disk."""
+def kept(
+    folder: Path, id_: str, questions: int, at: float, *, revision: int = 1, coming: str = ""
+) -> None:
+    """A conversation on disk. `coming`: the job whose answers were still coming."""
     shelf, exchanges = Shelf(folder), []
     for number in range(questions):
         answer = Answer(prompt=f"q{number}", model="llama-3.2-3b", asked_at=at)
         answer.text, answer.phase = [f"answer {number}"], Phase.DONE
+        if coming:
+            answer.phase, answer.job_id = Phase.STREAMING, coming
         exchanges.append(Exchange(f"q{number} of {id_[-1]}", [answer]))
     chat = Dialogue(id=id_, created_at=at, changed_at=at, revision=revision, exchanges=exchanges)
     shelf.save(id_, chat.talk())

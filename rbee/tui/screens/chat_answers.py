@@ -6,14 +6,16 @@ or conversation is shown. How a question comes about is the chat screen's part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import anyio
 
 from rbee.errors import RbeeError
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import asking, sampling
-from rbee.tui.answer import Answer
+from rbee.tui.answer import Answer, Phase
 from rbee.tui.rows import model_name
 from rbee.tui.screens.chat_book import ChatBook
 from rbee.tui.screens.choosing import Chooser, Offer
@@ -58,6 +60,14 @@ class ChatAnswers(ChatBook):
         if chat.exchanges[at + 1 :]:
             await self.fork(chat, words)
             del chat.exchanges[at + 1 :]
+
+    def was_read(self, chat: Dialogue) -> None:
+        """The last answer, when it was coming as rbee ended, may have gone on without it."""
+        last = chat.exchanges[-1] if chat.exchanges else None
+        if last is None or last.chosen is None or last.answer.phase is not Phase.INTERRUPTED:
+            return
+        if (job_id := last.answer.job_id) is not None:
+            self.run_worker(self._taken_up(chat, last, job_id), exit_on_error=True)
 
     def dropped(self, chat: Dialogue) -> None:
         """What is coming in it ends, and is not drawn any more."""
@@ -132,11 +142,40 @@ class ChatAnswers(ChatBook):
             self.query_one(Prompt).give_back(exchange.prompt)
         self.show()
 
+    async def _taken_up(self, chat: Dialogue, exchange: Exchange, job_id: str) -> None:
+        """Read an answer again from its job; where that cannot be, what was kept of it stays."""
+        old, at = exchange.answer, exchange.chosen or 0
+        link, clock = self.rbee.link, self.rbee.store.clock
+        known = await asking.goes_on(link, job_id)
+        if not known or chat.exchanges[-1] is not exchange or exchange.answer is not old:
+            return
+
+        async def count(answer: Answer, instead: Answer) -> None:
+            exchange.answers[at] = answer
+            if (view := self._reply(chat, instead)) is not None:
+                await view.remove()
+            if (chat_view := self._view_of(chat)) is not None:
+                await chat_view.sync(self.now())
+
+        async def come() -> None:
+            with suppress(RbeeError):
+                await asking.follow(link, answer, clock)
+
+        answer = Answer(old.prompt, old.model, asked_at=old.asked_at, job_id=job_id)
+        await count(answer, old)
+        await self._shown(chat, answer, come, every=math.inf)
+        if answer.ended:
+            self.touch(chat)
+            # Another rbee that it was coming to has written it, too.
+            await self.save(chat, twin=False)
+        else:
+            await count(old, answer)
+        self.show()
+
     async def _one(self, chat: Dialogue, exchange: Exchange, answer: Answer) -> None:
         link, clock = self.rbee.link, self.rbee.store.clock
-        over = anyio.Event()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._drawn, chat, answer, over)
+
+        async def come() -> None:
             try:
                 operation = sampling.asking(
                     answer.model, chat.messages(exchange), chat.sampling, worker_id=answer.pinned
@@ -145,13 +184,24 @@ class ChatAnswers(ChatBook):
                 answer.fail(exc, clock())
             else:
                 await asking.ask(link, operation, answer, clock)
+
+        await self._shown(chat, answer, come)
+
+    async def _shown(
+        self, chat: Dialogue, answer: Answer, come: Callable[[], Awaitable[None]],
+        *, every: float = SAVE_SECONDS,
+    ) -> None:  # fmt: skip
+        over = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._drawn, chat, answer, over, every)
+            await come()
             over.set()
         view = self._reply(chat, answer)
         if view is not None:
             await view.finish(self.now())
 
-    async def _drawn(self, chat: Dialogue, answer: Answer, over: anyio.Event) -> None:
-        """Draw what has come, and write it now and then, until it is over."""
+    async def _drawn(self, chat: Dialogue, answer: Answer, over: anyio.Event, every: float) -> None:
+        """Draw what has come, and write it every so many seconds, until it is over."""
         written_at = anyio.current_time()
         await self.save(chat)
         while not over.is_set():
@@ -160,7 +210,7 @@ class ChatAnswers(ChatBook):
                 job = self.rbee.store.jobs.get(answer.job_id or "")
                 view.waiting_for = (job.waiting_for or "") if job is not None else ""
                 await view.draw(self.now())
-            if anyio.current_time() - written_at > SAVE_SECONDS:
+            if anyio.current_time() - written_at > every:
                 self.touch(chat)
                 await self.save(chat)
                 written_at = anyio.current_time()

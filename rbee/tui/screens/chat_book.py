@@ -100,8 +100,9 @@ class ChatBook(ColonyScreen):
         """Show a conversation. False, and a toast, when it cannot be read."""
         async with self._opening:
             view = next((one for one in self._views if one.dialogue.id == id_), None)
+            read = None
             if view is None:
-                found = self._resting.pop(id_, None) or await self._loaded(id_)
+                found = self._resting.pop(id_, None) or (read := await self._loaded(id_))
                 if found is None:
                     return False
                 view = self._view(found)
@@ -110,7 +111,12 @@ class ChatBook(ColonyScreen):
             self.opened()
             await view.sync(self.now())
             await self._put_away()
+        if read is not None:
+            self.was_read(read)
         return True
+
+    def was_read(self, chat: Dialogue) -> None:
+        """A conversation came from its file."""
 
     def opened(self) -> None:
         """Another conversation is on screen."""
@@ -145,8 +151,9 @@ class ChatBook(ColonyScreen):
         self._summaries[changed.id] = Summary(changed.id, changed.title, changed.changed_at)
         self._dirty.add(changed.id)
 
-    async def save(self, changed: Dialogue) -> None:
-        """Write it if it has changed. A disk that does not take it is told once."""
+    async def save(self, changed: Dialogue, *, twin: bool = True) -> None:
+        """Write it if it has changed. A disk that does not take it is told once. `twin`: when
+        another rbee has written it meanwhile, this one is kept as another chat."""
         shelf = self._shelf
         if shelf is None or changed.id not in self._dirty:
             return
@@ -161,7 +168,8 @@ class ChatBook(ColonyScreen):
                 self._unsaved.discard(changed.id)
                 return
             except Conflict:
-                # Another rbee has written this chat: both are kept.
+                if not twin:
+                    return
                 changed.id, changed.revision = new_id(self.now()), 0
                 self.touch(changed)
             except RbeeError as exc:

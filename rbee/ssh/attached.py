@@ -57,20 +57,21 @@ class _Marked:
     reader: SSHReader[bytes]
     mark: bytes
     pid: int | None = None
+    passed: bool = False
+    """The mark has come, or will not come any more."""
     _noise: bytes = b""
-    _passed: bool = False
 
     async def read(self) -> bytes:
         """The next bytes; empty at the end. Everything, where the mark never comes."""
-        while not self._passed:
+        while not self.passed:
             data = await self.reader.read(PIECE)
             self._noise += data
             if found := re.search(self.mark + rb":([0-9]{1,10})\n", self._noise):
-                self.pid, self._passed = int(found[1]), True
+                self.pid, self.passed = int(found[1]), True
                 if rest := self._noise[found.end() :]:
                     return rest
             elif not data or len(self._noise) > NOISE:
-                self._passed = True
+                self.passed = True
                 return self._noise
         return await self.reader.read(PIECE)
 
@@ -204,6 +205,12 @@ class Attached:
                 self._process.send_signal("KILL")
                 with anyio.move_on_after(SIGNAL_LIMIT):
                     await self._process.wait_closed()
+        if not self._ended and self._err.pid is None and not self._session.lost:
+            # Nobody knows whom to kill before the mark, and a busy machine may begin only now.
+            limit, lost = anyio.move_on_after(KILL_LIMIT), contextlib.suppress(ConnectionFailed)
+            with limit, lost, self._session.errors():
+                while not self._out.passed:
+                    await self._out.read()
         self._process.close()
         pid = self._out.pid or self._err.pid
         if not self._ended and pid is not None:

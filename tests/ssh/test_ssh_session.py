@@ -104,6 +104,16 @@ async def test_a_command_that_does_not_end_is_ended(session: Session, server: Ss
     await gone(server, "sleep")
 
 
+async def test_a_command_given_up_before_it_began_is_ended(
+    start_sshd: Callable[..., Sshd], known: KnownHosts
+):
+    server = start_sshd(options=['ForceCommand sleep 1; eval "$SSH_ORIGINAL_COMMAND"'])
+    async with opened(machine(server), known) as session:
+        with pytest.raises(TimedOut):
+            await session.run(["sleep", "1000"], timeout=0.2)
+        await gone(server, "sleep")
+
+
 @pytest.mark.parametrize("shell", ["bash", "dash"])
 async def test_what_a_login_shell_prints_is_no_output(
     start_sshd: Callable[..., Sshd], known: KnownHosts, shell: str

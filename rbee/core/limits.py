@@ -28,10 +28,10 @@ class Limits:
     it the hive's workers have gone too)."""
     swap_patience: float = 30.0
     """A job waits at most so much longer for others' use of a model that it would displace
-    (`queue.swap_patience`)."""
+    (`queen.swap_patience`)."""
     preempt_after: float = 10.0
     """An interactive job that waits so long has a running batch job put back
-    (`queue.preempt_after`)."""
+    (`queen.preempt_after`)."""
     keep_alives: Mapping[str, float] = field(default_factory=dict[str, float])
     """Model id → seconds in place of keep_alive; inf: for ever."""
     min_workers: Mapping[str, int] = field(default_factory=dict[str, int])

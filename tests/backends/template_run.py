@@ -1,39 +1,62 @@
-"""A program for the tests of hostile templates: it tries one, and says what came of it.
+"""A program for the tests of hostile templates: it tries them, and says what came of each.
 
-Reads the template from stdin; prints one JSON object. It runs apart from the tests so that a
-template that ends the process, or never ends, is seen to.
+Reads a JSON object of templates from stdin; prints one of what came of them. Each is tried in a
+process of its own, so that one that ends its process, or never ends, is seen to.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
+import signal
 import sys
 import time
 
-from rbee.backends.shared.template import ChatTemplate
+from rbee.backends.shared import template
 
 from rbee.errors import RbeeError
 
+SECONDS = 30
+template._TRIAL_SECONDS = 0.4
 logging.disable()
 
 
 def main() -> None:
-    source = sys.stdin.read()
+    sources = json.load(sys.stdin)
+    sys.stdout.write(json.dumps({name: apart(source) for name, source in sources.items()}))
+
+
+def apart(source: str) -> dict[str, object]:
+    """What came of one, or the signal that ended its process."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(SECONDS)
+        with os.fdopen(writing, "w") as out:
+            json.dump(tried(source), out)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    _, status = os.waitpid(pid, 0)
+    return json.loads(text) if status == 0 else {"ended": status}
+
+
+def tried(source: str) -> dict[str, object]:
     began = time.monotonic()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        text = ChatTemplate(source, bos="", eos="").render(
+        text = template.ChatTemplate(source, bos="", eos="").render(
             [{"role": "user", "content": "go " * 50}]
         )
-        result = {"text": text[:100]}
+        result: dict[str, object] = {"text": text[:100]}
     except RbeeError as exc:
         result = {"code": exc.code, "message": exc.message}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1024 if sys.platform != "darwin" else 1
-    result |= {"seconds": time.monotonic() - began, "mib": (peak - before) * unit / (1 << 20)}
-    sys.stdout.write(json.dumps(result))
+    return result | {"seconds": time.monotonic() - began, "mib": (peak - before) * unit / (1 << 20)}
 
 
 if __name__ == "__main__":

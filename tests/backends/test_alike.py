@@ -120,7 +120,7 @@ def test_progress_goes_from_nothing_to_all(here):
 
 
 def test_equal_seeds_give_equal_tokens_beside_others(here):
-    asked = {"prompt": "@repeat=4 Bees dance because", "temperature": 1.2, "max_tokens": 8}
+    asked = {"prompt": "@repeat=4 Bees dance because", "temperature": 1.2, "max_tokens": 6}
 
     def ask(seed: int):
         more = {"seed": seed, **asked, **here.kind.repeats}
@@ -128,7 +128,7 @@ def test_equal_seeds_give_equal_tokens_beside_others(here):
 
     alone = ask(3)
     alone.done()
-    other = here.driver.submit(Generation(prompt="@repeat=9 A story:", max_tokens=20))
+    other = here.driver.submit(Generation(prompt="@repeat=9 A story:", max_tokens=10))
     beside = ask(3)
     beside.done()
     other.done()
@@ -192,13 +192,12 @@ def test_characters_of_several_tokens_come_whole(speaker):
 
 
 def test_stop_strings_are_found_across_the_borders_of_tokens(speaker):
-    count = {"prompt": "1, 2, 3, 4, 5,", "temperature": 0, "max_tokens": 18}
+    count = {"prompt": "1, 2, 3, 4, 5,", "temperature": 0, "max_tokens": 12}
     whole = speaker.driver.ask(**count)[0]
-    assert whole.startswith(" 6, 7, 8, 9, 10,")
-    for stop in (" 8, 9", "7, 8,"):
-        text, done = speaker.driver.ask(stop=("no such", stop), **count)
-        assert text == whole[: whole.index(stop)]
-        assert done.finish_reason == "stop"
+    assert whole.startswith(" 6, 7, 8, 9,")
+    text, done = speaker.driver.ask(stop=("no such", "7, 8,"), **count)
+    assert text == whole[: whole.index("7, 8,")]
+    assert done.finish_reason == "stop"
 
 
 def test_greedy_answers_are_equal_or_part_where_two_tokens_are_nearly_as_likely(opened):
@@ -206,7 +205,7 @@ def test_greedy_answers_are_equal_or_part_where_two_tokens_are_nearly_as_likely(
     log-probabilities lie up to 0.34 apart. So where the answers part first, each has the other's
     token as one of its two likeliest, and hardly less likely than its own."""
     equal = 0
-    for prompt, tokens in (("1, 2, 3, 4, 5,", 32), ("Once upon a time, there was", 20)):
+    for prompt, tokens in (("1, 2, 3, 4, 5,", 16), ("Once upon a time, there was", 10)):
         answers = []
         for name in ("llamacpp", "torch"):
             request = Generation(prompt=prompt, temperature=0, max_tokens=tokens, logprobs=2)
@@ -223,7 +222,7 @@ def test_greedy_answers_are_equal_or_part_where_two_tokens_are_nearly_as_likely(
                 break
             assert abs(one.logprob.logprob - other.logprob.logprob) < 0.4
             equal += 1
-    assert equal >= 32 + 8
+    assert equal >= 16 + 8
 
 
 def test_memory_comes_back_after_unloading(tmp_path):

@@ -64,7 +64,7 @@ SCHEDULES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
 @given(SCHEDULES)
 def test_batched_answers_equal_unbatched_ones(model, schedule):
     alone = {

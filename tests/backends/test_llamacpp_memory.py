@@ -142,7 +142,7 @@ def test_a_conversation_longer_than_the_window_goes_on_as_if_it_were_read_anew(w
     remembers = Driver(load(windowed, slots=2, ctx=4096, flash_attention="off"))
     prompt, used = "", 0
     try:
-        for turn in ("the bees fly " * 60, "and then " * 40, "what is it " * 200, "so " * 10):
+        for turn in ("the bees fly " * 45, "and then " * 10, "what is it " * 60, "so " * 10):
             prompt += turn
             said, cached = ask(remembers, prompt)
             used += cached

@@ -183,12 +183,12 @@ def test_no_other_device_is_taken(here, tmp_path):
 
 def test_characters_of_several_tokens_come_whole(speaker):
     """SmolLM2's vocabulary has a bee in three tokens."""
-    answer = speaker.driver.submit(Generation(prompt="🐝" * 9, temperature=0, max_tokens=12))
+    answer = speaker.driver.submit(Generation(prompt="🐝" * 9, temperature=0, max_tokens=6))
     answer.done()
     texts = [piece.text for piece in answer.pieces]
-    assert "".join(texts) == "🐝" * 4
+    assert "".join(texts) == "🐝" * 2
     assert {text for text in texts if text} == {"🐝"}
-    assert len(ids_of(answer.pieces)) == 12
+    assert len(ids_of(answer.pieces)) == 6
 
 
 def test_stop_strings_are_found_across_the_borders_of_tokens(speaker):

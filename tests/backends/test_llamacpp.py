@@ -75,8 +75,7 @@ def test_the_same_seed_gives_the_same_text_whatever_came_before(model):
     assert again == first
     assert warm.cached_tokens > cold.cached_tokens
     model.ask("Something else entirely.", max_tokens=3)
-    assert model.ask(question, seed=7, **options)[0] == first
-    model.ask(filler + "What else?", **options)
+    model.ask(filler + "What else?", **options | {"max_tokens": 3})
     assert model.ask(question, seed=7, **options)[0] == first
     assert model.ask(question, seed=8, **options)[0] != first
 

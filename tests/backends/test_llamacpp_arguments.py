@@ -89,7 +89,7 @@ def model_file(tmp_path_factory):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_argument_ends_the_process(model_file, seed):
     chance = random.Random(seed)
-    requests = [request_of(chance) for _ in range(200)]
+    requests = [request_of(chance) for _ in range(150)]
     child = subprocess.run(
         [sys.executable, "-c", _CHILD, str(model_file)],
         input="\n".join(json.dumps(request) for request in requests),
@@ -98,5 +98,5 @@ def test_no_argument_ends_the_process(model_file, seed):
     assert child.returncode == 0, child.stderr[-2000:]
     outcomes = json.loads(child.stdout)
     assert outcomes["done"] + outcomes["refused"] == len(requests)
-    assert outcomes["done"] > 30
-    assert outcomes["refused"] > 30
+    assert outcomes["done"] > 20
+    assert outcomes["refused"] > 20

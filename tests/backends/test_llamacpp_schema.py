@@ -368,7 +368,7 @@ def mutated(text, dice):
 def test_every_sentence_of_any_schema_is_valid_under_it():
     work, expected, refused, made = [], [], [], 0
 
-    @settings(max_examples=90, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(SCHEMAS.filter(lambda schema: isinstance(schema, dict) and schema), st.integers(0))
     def run(schema, seed):
         nonlocal made

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OUTPUT_BYTES = 1 << 20
+_AGAIN = 0.05
+"""Seconds until a refused session is asked for again, then ever longer up to one second: a server
+counts a session for a moment longer than we do."""
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
@@ -65,6 +68,7 @@ class Session:
     line: Line = field(repr=False)
     limits: Limits = DEFAULTS
     _open: int = 0
+    _had_one: bool = False
     _freed: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -174,6 +178,7 @@ class Session:
         from asyncssh import ChannelOpenError
 
         opened: T | None = None
+        pause = _AGAIN
         with self.errors(), anyio.move_on_after(self.limits.sessions):
             while opened is None:
                 freed = self._freed
@@ -182,9 +187,11 @@ class Session:
                     opened = await start()
                 except ChannelOpenError:
                     self._open -= 1
-                    if self._open == 0 or self.lost:
+                    if self.lost or not (self._open or self._had_one):
                         raise
-                    await freed.wait()
+                    with anyio.move_on_after(pause):
+                        await freed.wait()
+                    pause = min(1.0, 2 * pause)
                 except BaseException:
                     self._open -= 1
                     raise
@@ -194,6 +201,7 @@ class Session:
                 f"became free within {self.limits.sessions:g} s",
                 action="Raise MaxSessions in its sshd_config (10 is usual).",
             )
+        self._had_one = True
         try:
             yield opened
         finally:

@@ -21,7 +21,7 @@ try:
     main()
 except SystemExit as exc:
     assert not exc.code, exc.code
-sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name, it in sys.modules.items() if it})))
 """
 
 
@@ -46,3 +46,13 @@ def test_help_imports_nothing_heavy(args: list[str], tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert not HEAVY & set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_what_every_command_imports_leaves_out_what_only_some_print_with():
+    program = "import sys, rbee.cli, rbee.client; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "httpx" in imported
+    assert not {"pydantic", "pygments"} & imported

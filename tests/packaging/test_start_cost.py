@@ -21,7 +21,8 @@ try:
     main()
 except SystemExit as exc:
     assert not exc.code, exc.code
-sys.stderr.write(json.dumps(sorted({name.partition(".")[0] for name, it in sys.modules.items() if it})))
+imported = {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
+sys.stderr.write(json.dumps(sorted(imported)))
 """
 
 

@@ -7,6 +7,7 @@ stream, so that a stream that breaks is taken up where it was, for as long as PA
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -67,13 +68,12 @@ async def follow(link: QueenLink, answer: Answer, clock: Callable[[], float]) ->
 
 
 async def goes_on(link: QueenLink, job_id: str) -> bool:
-    """Whether a job is under way or complete, as far as the queen can be asked."""
-    try:
-        async with QueenClient(link.require().url) as client:
+    """Whether a job is under way or complete, as far as the queen can be asked; waits for her."""
+    with anyio.move_on_after(PATIENCE.seconds), suppress(RbeeError):
+        async with QueenClient((await link.arrived()).url) as client:
             job = await client.job(job_id)
-    except RbeeError:
-        return False
-    return job.state not in (JobState.FAILED, JobState.CANCELLED)
+            return job.state not in (JobState.FAILED, JobState.CANCELLED)
+    return False
 
 
 async def stop(link: QueenLink, answer: Answer, clock: Callable[[], float]) -> None:

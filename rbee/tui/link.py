@@ -42,6 +42,7 @@ class QueenLink:
         self._changed = changed
         self._url: str | None = None
         self._moved = anyio.Event()
+        self._arrived = anyio.Event()
         self._pause = RETRY_FIRST
         self._reading: anyio.CancelScope | None = None
         self._stopping = False
@@ -60,6 +61,12 @@ class QueenLink:
                 self.store.message or "the queen is not up yet",
                 action="Wait for `● queen` in the first line.",
             )
+        return self.client
+
+    async def arrived(self) -> QueenClient:
+        """The client, as soon as there is one."""
+        while self.client is None:
+            await self._arrived.wait()
         return self.client
 
     def hurry(self) -> None:
@@ -126,6 +133,7 @@ class QueenLink:
                 self._check(info)
                 self.store.address, self.store.version = info.base_url, info.version
                 self.client = client
+                self._arrived.set()
                 async for name, payload in client.events():
                     self.store.apply(name, payload)
                     if name == "snapshot":
@@ -140,6 +148,7 @@ class QueenLink:
                 self._set(link_for(exc), exc.message, error=exc, wait=self._pause)
         finally:
             self.client = None
+            self._arrived = anyio.Event()
 
     def _check(self, info: Info) -> None:
         if info.version != self.version:

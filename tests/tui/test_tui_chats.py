@@ -10,13 +10,14 @@ from typing import Any
 
 import colony_data as data
 import pytest
-from colony_double import ColonyDouble
+from colony_double import ColonyDouble, KeeperDouble
 from msgspec.structs import replace
 from screen_driver import app_for, repaint, text_of, until
 from screen_states import QUESTION, ask, chat_empty
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from rbee.client import QueenStatus
 from rbee.protocol.base import decode
 from rbee.protocol.colony import Snapshot
 from rbee.protocol.jobs import JobInfo, JobState
@@ -232,11 +233,16 @@ async def test_an_answer_that_went_on_without_the_app_is_whole_when_its_chat_is_
             "j-901": [*whole[:2], gate, *whole[2:]],
             "j-902": whole,
         }
-        async with app_for(double, chats_folder=tmp_path).run_test(size=(80, 24)) as pilot:
-            await chat_empty(pilot)
-            chat = pilot.app.screen
+        keeper = KeeperDouble(None)
+        app = app_for(double, keeper=keeper, chats_folder=tmp_path)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.press("6")
+            await until(pilot, lambda: isinstance(app.screen, Chat) and app.screen.query(Prompt))
+            chat = app.screen
             assert isinstance(chat, Chat)
             assert await chat.bring(ids[0])
+            await until(pilot, lambda: shows(pilot, "interrupted"))
+            keeper.say(QueenStatus(up=True, url=double.url, message="queen is up"))
             await until(pilot, lambda: shows(pilot, "a whole answer"))
             await quiet(pilot, chat, 1)
             assert not shows(pilot, "interrupted")

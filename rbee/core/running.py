@@ -227,13 +227,12 @@ def failed(colony: Colony, event: RunFailed) -> None:
         error = WorkerLost(f"{job.worker_id} cannot go on with the answer: {error.message}")
         event = replace(event, error=error, loss=None)
     transient = event.loss is not None or isinstance(event.error, moving.TRANSIENT)
-    if transient and worker is not None and not (event.loss is Loss.BROKEN and worker.suspect):
+    dead = event.loss is Loss.BROKEN or isinstance(event.error, DeviceFailed)
+    if transient and worker is not None and not (dead and worker.suspect):
         _blame(colony, worker.id, worker.hive)  # one death is one failure, however many it served
     if event.loss is Loss.STALLED and worker is not None:
         supervising.hung(colony, worker, event.error.message)
-    elif worker is not None and (
-        event.loss is Loss.BROKEN or isinstance(event.error, DeviceFailed)
-    ):
+    elif dead and worker is not None:
         supervising.doubt(colony, worker)
     if transient and job.state in JOB_ACTIVE:
         moving.lose(colony, job, event.error, abort=False)

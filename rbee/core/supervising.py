@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -243,6 +244,8 @@ def beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
     dying = beat.state is WorkerState.FAILED  # its process is about to end
     changed = worker.suspect != dying or worker.memory_bytes != beat.memory_bytes
     worker.suspect, worker.memory_bytes, worker.ctx = dying, beat.memory_bytes, beat.ctx
+    if dying:
+        worker.suspect_mono = math.inf  # what it is heard to say is no sign of life
     if changed:
         colony.fleet.touch(worker)
         colony.dirty = True

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from rbee.core.effects import AbortRun, Append, Count, Dispatch, Effect, StartWorker, StopWorker
-from rbee.core.events import Counted, Event, HiveJoined, HiveLeft, JobCancelAsked, Loss, Tick
+from rbee.core.events import (
+    Counted,
+    Event,
+    HiveJoined,
+    HiveLeft,
+    HiveSaid,
+    JobCancelAsked,
+    Loss,
+    Tick,
+)
 from rbee.core.limits import Limits
 from rbee.core.queue import PROMOTE_AFTER
 from rbee.errors import (
@@ -19,6 +28,7 @@ from rbee.errors import (
     ShuttingDown,
     ValidationFailed,
 )
+from rbee.protocol.hives import HiveTelemetry
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState, MetricsData, StartedData
 from rbee.protocol.operations import Embed, Priority, WorkerSpawn
 from rbee.protocol.workers import WorkerState
@@ -212,8 +222,23 @@ def test_a_worker_whose_device_failed_gets_nothing_though_it_still_beats() -> No
     for _ in range(3):
         assert world.jobs["job"].state is JobState.QUEUED
         world.beat("w-01", WorkerState.FAILED)
+        world.tell(HiveSaid("home", HiveTelemetry(devices=[device()], workers=[], heard=["w-01"])))
     effects = [*world.tell(exited("w-01", 1)), *world.tell(Tick(), after=2.0)]
     assert [e.spec.worker_id for e in effects if isinstance(e, StartWorker)] == ["w-02"]
+
+
+def test_a_failed_device_is_one_failure_of_its_machine_however_many_it_answered() -> None:
+    world = World()
+    names = [f"j{at}" for at in range(8)]
+    for name in names:
+        world.submit(name)
+    world.bring_up("w-01", slots=8)
+    for name in names:
+        world.tell(failed(name, DeviceFailed("hot")))
+    world.beat("w-01", WorkerState.FAILED)
+    assert world.colony.setbacks.hives["home"].failures == 1
+    effects = [*world.tell(exited("w-01", 1)), *world.tell(Tick(), after=2.0)]
+    assert of(effects, StartWorker)
 
 
 def test_an_idle_worker_that_is_silent_gets_nothing_and_is_then_removed() -> None:

@@ -339,14 +339,15 @@ OPERATIONS = (
 _DECODER: msgspec.json.Decoder[Operation] = msgspec.json.Decoder(Operation)
 
 
-def parse_operation(body: bytes) -> Operation:
-    """Decode a POST /v1/jobs body. Raises ValidationFailed naming the unknown one."""
+def parse_operation(body: bytes, *, stops: int = STOPS) -> Operation:
+    """Decode a POST /v1/jobs body, with so many stop strings at most. Raises ValidationFailed
+    naming the unknown one."""
     try:
         op = _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         op = _explained(body)
     if isinstance(op, Infer):
-        check_infer(op)
+        check_infer(op, stops=stops)
     return op
 
 

@@ -168,6 +168,16 @@ def test_what_failed_is_asked_again_as_a_new_job_for_the_same_client(
     assert queen.get(f"/v1/jobs/{first}").json()["state"] == "failed"
 
 
+def test_what_another_dialect_asked_is_asked_again_with_all_it_had(queen: httpx.Client) -> None:
+    options = {"stop": [f"stop {at}" for at in range(9)]}
+    body = {"model": "echo", "prompt": "@fail_after=1 a b", "stream": False, "options": options}
+    first = queen.post("/api/generate", json=body).headers["X-Rbee-Job"]
+    assert ended(queen, first)["state"] == "failed"
+    again = queen.post(f"/v1/jobs/{first}/retry")
+    assert again.status_code == 202, again.text
+    assert ended(queen, again.json()["job_id"])["error_code"] == "INTERNAL_ERROR"
+
+
 def test_what_was_cancelled_is_asked_again(queen: httpx.Client, submit: Submit) -> None:
     running(queen, submit(FOREVER))
     first = submit("hello")

@@ -25,7 +25,7 @@ from rbee.errors import Conflict, JobFinished, NotFound, RbeeError, ValidationFa
 from rbee.protocol.base import decode, encode
 from rbee.protocol.decisions import Decision, Why
 from rbee.protocol.jobs import EventType, JobAccepted, JobInfo, JobState, StatusData
-from rbee.protocol.operations import ModelWork, parse_operation
+from rbee.protocol.operations import STOPS_ELSEWHERE, ModelWork, parse_operation
 from rbee.protocol.queue import QueueInfo
 from rbee.sse import DONE, encode_comment, encode_event
 
@@ -86,7 +86,7 @@ class JobRoutes:
                 action=f"Wait for its end, or cancel it: rbee job cancel {job_id}",
             )
         try:
-            operation = parse_operation(body)
+            operation = parse_operation(body, stops=STOPS_ELSEWHERE)
         except RbeeError as exc:
             log.error("the request of job %s cannot be read: %s", job_id, exc)
             raise Conflict(

@@ -228,14 +228,16 @@ def main(argv: list[str] | None = None, env: Mapping[str, str] = os.environ) -> 
     try:
         paths = Paths.user(env)
 
-        def read() -> Settings:
+        def read(*, first: bool = False) -> Settings:
             loaded = load(paths=paths, env=env, flags=flags)
-            if (wrong := loaded.problem) is not None:
+            if first:
                 setup_logging(loaded.settings)
+            if (wrong := loaded.problem) is not None:
                 log.warning("ui.toml is left out: %s → %s", wrong.message, wrong.action)
             return loaded.settings
 
-        return serve(read(), paths, reload=read, lifetime=args.lifetime, lifeline=args.lifeline)
+        settings = read(first=True)
+        return serve(settings, paths, reload=read, lifetime=args.lifetime, lifeline=args.lifeline)
     except RbeeError as exc:
         sys.stderr.write(f"error {exc.code}: {exc.message}\n  → {exc.action}\n")
         return exc.exit_code

@@ -107,9 +107,9 @@ class Worker:
 
     async def _end(self, runner: Runner, reporter: Reporter) -> int:
         if self._asked is None:
+            await reporter.deliver(limit=_TELL_SECONDS)
             if runner.error is not None:
                 log.error("failed: %s", runner.error.message)  # the last line: the hive tells it
-            await reporter.deliver(limit=_TELL_SECONDS)
             return 1
         runner.close_door()
         if self._asked.graceful:

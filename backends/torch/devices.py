@@ -31,6 +31,9 @@ _MIB = 1 << 20
 _FULL_SHARE = 0.5
 """On a CPU weights of 32 bits are taken when they need no more of the free memory than this."""
 _BROKEN = ("CUDA error: ", "HIP error: ")
+_FULL = ("out of memory", "_STATUS_ALLOC_FAILED")
+_NO_FAULT = (*_FULL, "_STATUS_NOT_SUPPORTED", "_STATUS_INVALID_VALUE", "_STATUS_ARCH_MISMATCH")
+"""What is said with the same first words of a full device, and of one call that cannot be made."""
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -154,10 +157,20 @@ def broken(exc: BaseException) -> bool:
 
     CUDA's context does not get well again after an illegal address and its like: "the process must
     be terminated and relaunched" (CUDA Runtime API, cudaError), and HIP's is the same. PyTorch has
-    a class for what the driver says; what cuBLAS says is a RuntimeError with the same first words.
+    a class for what the driver says; what cuBLAS says is a RuntimeError with the same first words
+    (its Exceptions.h), whether or not the device is to blame.
     """
-    return isinstance(exc, torch.AcceleratorError) or (
-        isinstance(exc, RuntimeError) and str(exc).startswith(_BROKEN)
+    if not isinstance(exc, RuntimeError) or any(words in str(exc) for words in _NO_FAULT):
+        return False
+    return isinstance(exc, torch.AcceleratorError) or str(exc).startswith(_BROKEN)
+
+
+def full(exc: BaseException | None) -> bool:
+    """Whether there was no room for it on the device, or in main memory."""
+    if isinstance(exc, torch.OutOfMemoryError):
+        return True
+    return isinstance(exc, RuntimeError) and any(
+        words in str(exc) for words in (*_FULL, "allocate")
     )
 
 

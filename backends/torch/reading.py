@@ -35,7 +35,7 @@ from rbee.errors import (
 )
 
 from ..shared.folder import CONFIG, Folder, check
-from .devices import NAMES, TorchDevice, broken, check_room, choose_dtype
+from .devices import NAMES, TorchDevice, broken, check_room, choose_dtype, full
 from .pooling import MODULES
 
 log = logging.getLogger("rbee.torch")
@@ -176,8 +176,6 @@ def reasons(model: ModelFile) -> Generator[None]:
         yield
     except RbeeError:
         raise
-    except torch.OutOfMemoryError as exc:
-        raise ModelLoadFailed(f"{model.id}: the device has no room: {_first(exc)}") from exc
     except MemoryError as exc:
         raise InsufficientRam(f"{model.id}: there is no memory for its weights") from exc
     except SafetensorError as exc:
@@ -185,6 +183,8 @@ def reasons(model: ModelFile) -> Generator[None]:
     except OSError as exc:
         raise ModelLoadFailed(f"{model.id} cannot be read: {_first(exc)}") from exc
     except Exception as exc:  # dozens of kinds, by what a model's files get wrong
+        if full(exc):
+            raise ModelLoadFailed(f"{model.id}: the device has no room: {_first(exc)}") from exc
         if broken(exc):
             what = f"the device failed while {model.id} was loaded"
             raise DeviceFailed(f"{what}: {_first(exc)}") from exc

@@ -18,7 +18,7 @@ import torch
 from rbee.errors import InternalError, ModelIncompatible, ModelLoadFailed
 
 from .context import Context
-from .devices import computing
+from .devices import computing, full
 
 _LENGTH = 12
 _CLOSE, _CLOSE_16 = 0.01, 0.25
@@ -35,7 +35,7 @@ def check(network: Any, context: Context, *, vocab_size: int) -> None:
         plain = _plainly(network, tokens)
         slotted = _in_slots(context, tokens)
     except InternalError as exc:
-        if isinstance(exc.__cause__, torch.OutOfMemoryError) or "allocate" in exc.message:
+        if full(exc.__cause__):
             raise _no_room(context) from exc
         raise _unfit(network, exc.message) from exc
     except (TypeError, AttributeError, ValueError, LookupError) as exc:

@@ -184,6 +184,8 @@ class FailingNetwork:
         (torch.AcceleratorError("CUDA error: an illegal memory access"), "DEVICE_FAILED"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), "DEVICE_FAILED"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "INTERNAL_ERROR"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "INTERNAL_ERROR"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "INTERNAL_ERROR"),
         (RuntimeError("shapes cannot be multiplied"), "INTERNAL_ERROR"),
     ],
 )

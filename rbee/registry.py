@@ -90,6 +90,8 @@ def _survey(entry: EntryPoint) -> tuple[BackendInfo, Support]:
             return found[0]
         _hanging[entry.name] = thread
     error = _broken(entry, f"it does not say what it can ({PATIENCE:g} s are allowed)")
+    again = "Start the hive again, if its machine was only busy. "
+    error.details["suggested_action"] = again + error.action
     return _placeholder(entry.name, error), Support(False, (), error.message, error.action)
 
 

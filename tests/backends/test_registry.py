@@ -89,7 +89,7 @@ def test_a_backend_that_hangs_does_not_hang_its_finder(tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text("[rbee.backends]\nhung = hung_backend:INFO\n")
     registry.survey()  # the others are imported, however long that takes
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "PATIENCE", 0.5)
+    monkeypatch.setattr(registry, "PATIENCE", 2.0)
     left = set()
     for _ in range(2):
         found = {info.name: support for info, support in registry.survey()}

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OUTPUT_BYTES = 1 << 20
-_AGAIN = 0.05
+_AGAIN, _LINGERS = 0.05, 3.0
 """Seconds until a refused session is asked for again, then ever longer up to one second: a server
-counts a session for a moment longer than we do."""
+counts a session for a moment longer than we do. With none of ours, for so many seconds in all."""
+_START = 5.0
+"""Seconds for a server to answer whether a command may run; a cancelled caller waits for it."""
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
@@ -68,7 +70,8 @@ class Session:
     line: Line = field(repr=False)
     limits: Limits = DEFAULTS
     _open: int = 0
-    _had_one: bool = False
+    _lingers: float = 0.0
+    """Seconds for which a refusal may come from sessions that have just ended."""
     _freed: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -160,9 +163,9 @@ class Session:
     async def kill(self, pid: int) -> None:
         """SIGKILL for a process there, and for its group where it leads one."""
         words = ["sh", "-c", f"kill -KILL -{pid} 2>/dev/null || kill -KILL {pid}"]
-        with self.errors():
-            process = await self._start(quoted(words))
-            await process.wait_closed()
+        async with self.channel(lambda: self._start(quoted(words))) as process:
+            with self.errors():
+                await process.wait_closed()
 
     async def _start(self, command: str) -> SSHClientProcess[bytes]:
         return await self.connection.create_process(
@@ -178,17 +181,20 @@ class Session:
         from asyncssh import ChannelOpenError
 
         opened: T | None = None
-        pause = _AGAIN
+        pause, alone = _AGAIN, 0.0
         with self.errors(), anyio.move_on_after(self.limits.sessions):
             while opened is None:
                 freed = self._freed
                 self._open += 1
                 try:
-                    opened = await start()
+                    # Given up half-way it would stay open there, and what it runs with it.
+                    with anyio.fail_after(_START, shield=True):
+                        opened = await start()
                 except ChannelOpenError:
                     self._open -= 1
-                    if self.lost or not (self._open or self._had_one):
+                    if self.lost or (not self._open and alone >= self._lingers):
                         raise
+                    alone = 0.0 if self._open else alone + pause
                     with anyio.move_on_after(pause):
                         await freed.wait()
                     pause = min(1.0, 2 * pause)
@@ -201,7 +207,7 @@ class Session:
                 f"became free within {self.limits.sessions:g} s",
                 action="Raise MaxSessions in its sshd_config (10 is usual).",
             )
-        self._had_one = True
+        self._lingers = _LINGERS
         try:
             yield opened
         finally:

@@ -169,7 +169,8 @@ def replace_private(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, for its owner only (0600), on disk when this returns.
 
     Its folder is made as `make_private` does. Raises Forbidden as that does, and OSError; what was
-    there before is then still there, and nothing else is.
+    there before is then still there, and nothing else is. A process that is killed meanwhile may
+    leave its half, `.NAME.….new`, beside it.
     """
     import tempfile  # 4 ms
 

@@ -1,9 +1,9 @@
 """Runs GGUF models with llama.cpp, through the low-level C interface of llama-cpp-python.
 
 Importing this package is cheap: the library is looked for, and loaded only by what `create` makes.
-`native` is the door to the C library, `model` and `vocab` hold what is loaded. `generate` makes a
-request ready (`grammar`) for the engine of `shared`, which answers all requests at once in the
-slots of one `context`; `embedding` makes vectors.
+`native` is the door to the C library, `model` and `vocab` hold what is loaded. `generate` puts the
+`text_model` of `shared` and a `grammar` on the engine of `shared`, which answers all requests at
+once in the slots of one `context`; `embedding` makes vectors.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Importing this package is cheap: the libraries are looked for, and loaded only by what `create`
 makes. `loading` reads a folder, `engine` answers all requests at once with mlx-lm's batch
-generator, `prompts` keeps what was computed of prompts, `model` makes requests ready. Templates,
-tokens, sampling and the text of answers are those of `shared`.
+generator, `prompts` keeps what was computed of prompts, `model` is the `text_model` of `shared` on
+it. Templates, tokens, sampling and the text of answers are those of `shared`.
 
 An answer has no shape asked of it here: a grammar, a JSON schema and a call that must be made are
 refused by name. It makes no vectors. Keys and values are kept as the model computes. Code that lies

@@ -204,7 +204,7 @@ def owner_token(path: Path, *, make: bool = False) -> str | None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace a file in one step, for its owner only, on disk when this returns."""
+    """`replace_private`. Raises InternalError where it cannot be written, and its Forbidden."""
     try:
         replace_private(path, data)
     except OSError as exc:

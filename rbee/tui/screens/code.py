@@ -77,15 +77,11 @@ class Code(ListScreen):
             return self.table.current is not None or parameters == ("Policy",)
         return self.table.current is not None if action in ("open_row", "filter") else True
 
-    def on_screen_resume(self) -> None:
-        self._seen = None
-        super().on_screen_resume()
-
     def on_screen_suspend(self) -> None:
         super().on_screen_suspend()
         for group in ("read", "why"):
             self.workers.cancel_group(self, group)
-        self._asked = ""
+        self._seen, self._asked = None, ""
 
     def show(self) -> None:
         """The decisions, and what is shown of the one under the cursor."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee.access import usage as module
-from rbee.access.usage import DAY, OTHER, Usage, app_of, day_of
+from rbee.access.usage import DAY, OTHER, Cell, Counts, Usage, app_of, day_of
 from rbee.errors import InternalError
 
 pytestmark = pytest.mark.anyio
@@ -80,33 +82,49 @@ async def test_a_flood_of_apps_takes_bounded_room(
     second.close()
 
 
-async def test_what_cannot_be_kept_now_is_kept_later(tmp_path: Path) -> None:
+async def test_what_cannot_be_kept_now_is_kept_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "usage.db"
     file.mkdir()
     usage = Usage(file, 90)
     add(usage)
-    counted = 1
+    write = usage._write
 
-    async def ask_meanwhile() -> None:
-        nonlocal counted
-        add(usage)
-        counted += 1
+    def asked_meanwhile(fresh: Mapping[Cell, Counts]) -> None:
+        anyio.from_thread.run_sync(add, usage)
+        write(fresh)
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(ask_meanwhile)
+    with monkeypatch.context() as patched:
+        patched.setattr(usage, "_write", asked_meanwhile)
         with pytest.raises(InternalError):
             await usage.flush()
-        assert counted == 2, "it came while the disk was written"
     file.rmdir()
     assert [row.requests for row in (await usage.report(NOW)).rows] == [2]
     usage.close()
 
 
-async def test_a_flush_that_is_cancelled_loses_no_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [False, True])
+async def test_a_flush_that_is_cancelled_counts_each_request_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
     usage = Usage(tmp_path / "usage.db", 90)
     add(usage)
-    with anyio.CancelScope() as scope:
+    take, write = usage._take, usage._write
+
+    def before_the_disk() -> dict[Cell, Counts]:
         scope.cancel()
+        return take()
+
+    def at_the_disk(fresh: Mapping[Cell, Counts]) -> None:
+        anyio.from_thread.run_sync(scope.cancel)
+        write(fresh)
+
+    with monkeypatch.context() as patched, anyio.CancelScope() as scope:
+        if written:
+            patched.setattr(usage, "_write", at_the_disk)
+        else:
+            patched.setattr(usage, "_take", before_the_disk)
         await usage.flush()
     assert [row.requests for row in (await usage.report(NOW)).rows] == [1]
     usage.close()

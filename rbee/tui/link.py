@@ -148,7 +148,8 @@ class QueenLink:
                 self._set(link_for(exc), exc.message, error=exc, wait=self._pause)
         finally:
             self.client = None
-            self._arrived = anyio.Event()
+            if self._arrived.is_set():  # another one would leave those who wait for it alone
+                self._arrived = anyio.Event()
 
     def _check(self, info: Info) -> None:
         if info.version != self.version:

@@ -54,7 +54,7 @@ def _everywhere() -> list[Action]:
             "view.jump",
             "ctrl+o",
             "jump",
-            "Jump to a panel or a row",
+            "Jump to a panel or a table's row",
             "everywhere",
             "app.jump",
             True,

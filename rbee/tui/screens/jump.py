@@ -1,7 +1,8 @@
 """Jump: a letter on every panel and on every row in sight, a digit for a screen; press it and be
 there.
 
-The letters come from what is on screen at that moment, so they cannot be stale.
+Letters and their places are those of the moment it opened: a table that moves under them is not
+followed, and a letter goes to the row it was made for.
 """
 
 from __future__ import annotations

@@ -76,11 +76,25 @@ class Answer:
     away_since: float | None = None
     """Since when the queen does not answer."""
     eta_ms: int | None = None
+    kept: Answer | None = None
+    """What there was of it before it was read again from its job."""
 
     @property
     def ended(self) -> bool:
         """True once nothing more will come."""
         return self.phase in ENDED
+
+    @property
+    def interrupted(self) -> bool:
+        """It was still coming when it was kept: the job may know more of it."""
+        return self.phase is Phase.INTERRUPTED
+
+    @property
+    def counts(self) -> Answer:
+        """Itself; one that is read again only once it has ended with no less than was kept."""
+        if self.kept is None or (self.ended and len(self.body()) >= len(self.kept.body())):
+            return self
+        return self.kept
 
     def body(self) -> str:
         """All that came so far, thoughts too."""
@@ -152,19 +166,23 @@ class Answer:
         self._end(Phase.STOPPED, now)
 
     def rate(self, now: float) -> float | None:
-        """Tokens per second: the worker's own figure once known, else counted here."""
+        """Tokens per second: the worker's own figure once known, else counted here; not of one
+        that is read again, whose tokens come all at once."""
         if self.metrics is not None:
             return self.metrics.tokens_per_second
-        if self.first_at is None or self.tokens < 2:
+        if self.kept is not None or self.first_at is None or self.tokens < 2:
             return None
         seconds = (self.ended_at or now) - self.first_at
         return (self.tokens - 1) / seconds if seconds > 0 else None
 
     def ttft(self) -> float | None:
-        """Seconds from asking to the first token, as the user felt it until the queen tells."""
+        """Seconds from asking to the first token, as the user felt it until the queen tells; not of
+        one that is read again."""
         if self.metrics is not None:
             return self.metrics.ttft_ms / 1000
-        return None if self.first_at is None else self.first_at - self.asked_at
+        if self.kept is not None or self.first_at is None:
+            return None
+        return self.first_at - self.asked_at
 
     def _token(self, token: TokenData, now: float) -> str:
         if self.first_at is None:

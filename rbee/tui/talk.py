@@ -104,6 +104,8 @@ class Dialogue:
     model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
+    awaited: bool = False
+    """The queen is being asked whether its last answer went on."""
 
     @property
     def title(self) -> str:
@@ -153,7 +155,7 @@ class Dialogue:
             turns=[
                 Turn(
                     prompt=exchange.prompt,
-                    replies=[_reply(answer) for answer in exchange.answers],
+                    replies=[_reply(answer.counts) for answer in exchange.answers],
                     chosen=exchange.chosen,
                 )
                 for exchange in self.exchanges

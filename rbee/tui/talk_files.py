@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # What is there is looked at and then replaced: by one thread at a time.
+        self._saving = threading.Lock()
 
     def listing(self) -> tuple[list[Summary], list[str]]:
         """All conversations, the one that was changed last first; and the names under which those
@@ -101,6 +104,20 @@ class Shelf:
                 action="Go on in a new chat (^n); ^s writes this one as markdown.",
                 limit=MOST_BYTES,
             )
+        with self._saving:
+            self._replace(path, content, talk.about.revision)
+
+    def remove(self, id_: str) -> None:
+        """Delete a conversation for good."""
+        path = self._path(id_)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise _local(
+                f"{path} cannot be deleted: {exc.strerror}", "Look at its rights."
+            ) from exc
+
+    def _replace(self, path: Path, content: bytes, revision: int) -> None:
         try:
             there = self._about(path).revision
         except RbeeError:
@@ -116,22 +133,12 @@ class Shelf:
                 ) from None
         except OSError as exc:
             raise _unwritten(path, exc) from exc
-        if there >= talk.about.revision:
+        if there >= revision:
             raise Conflict(f"{path.name} was written by another rbee meanwhile")
         try:
             replace_private(path, content)
         except OSError as exc:
             raise _unwritten(path, exc) from exc
-
-    def remove(self, id_: str) -> None:
-        """Delete a conversation for good."""
-        path = self._path(id_)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as exc:
-            raise _local(
-                f"{path} cannot be deleted: {exc.strerror}", "Look at its rights."
-            ) from exc
 
     def _paths(self) -> list[Path]:
         try:

@@ -101,3 +101,21 @@ def test_why_it_waits_is_told() -> None:
     answer.apply(event(("queued", queued)), 101.0)
     line = usage_line(answer, UNICODE, 101.0, waiting_for="waiting for 19.8G on mule:0")
     assert "… queued #2, waiting for 19.8G on mule:0 · first word in about 4 s" in line
+
+
+def test_one_that_is_read_again_counts_once_it_has_ended_with_no_less_than_was_kept() -> None:
+    kept = asked()
+    kept.text, kept.phase = ["abcd"], Phase.INTERRUPTED
+    again, late = Answer(kept.prompt, kept.model, asked_at=kept.asked_at, kept=kept), 86_500.0
+    for step in [data.started(), *data.tokens("abcdefgh", 4)]:
+        again.apply(event(step), late)
+    assert usage_line(again, UNICODE, late + 1)[2:] == "llama-3.2-3b · w-03@mule · ↓2"
+    assert again.counts is kept
+    for step in data.ended(2):
+        again.apply(event(step), late + 1)
+    assert usage_line(again, UNICODE, late + 1).endswith("81.7 tok/s · ttft 0.14 s")
+    assert again.counts is again
+
+    less = Answer(kept.prompt, kept.model, asked_at=kept.asked_at, kept=kept)
+    less.stop(late)
+    assert less.counts is kept

@@ -15,7 +15,7 @@ import anyio
 from rbee.errors import RbeeError
 from rbee.protocol.workers import WorkerInfo, WorkerState
 from rbee.tui import asking, sampling
-from rbee.tui.answer import Answer, Phase
+from rbee.tui.answer import Answer
 from rbee.tui.rows import model_name
 from rbee.tui.screens.chat_book import ChatBook
 from rbee.tui.screens.choosing import Chooser, Offer
@@ -61,12 +61,13 @@ class ChatAnswers(ChatBook):
             await self.fork(chat, words)
             del chat.exchanges[at + 1 :]
 
-    def was_read(self, chat: Dialogue) -> None:
+    def was_opened(self, chat: Dialogue) -> None:
         """The last answer, when it was coming as rbee ended, may have gone on without it."""
         last = chat.exchanges[-1] if chat.exchanges else None
-        if last is None or last.chosen is None or last.answer.phase is not Phase.INTERRUPTED:
+        if last is None or last.chosen is None or not last.answer.interrupted:
             return
         if (job_id := last.answer.job_id) is not None:
+            chat.awaited = True
             self.run_worker(self._taken_up(chat, last, job_id), exit_on_error=True)
 
     def dropped(self, chat: Dialogue) -> None:
@@ -143,11 +144,17 @@ class ChatAnswers(ChatBook):
         self.show()
 
     async def _taken_up(self, chat: Dialogue, exchange: Exchange, job_id: str) -> None:
-        """Read an answer again from its job; where that cannot be, what was kept of it stays."""
+        """Read an answer again from its job; where that cannot be, or ends with less than was kept
+        of it, that stays."""
         old, at = exchange.answer, exchange.chosen or 0
         link, clock = self.rbee.link, self.rbee.store.clock
-        known = await asking.goes_on(link, job_id)
-        if not known or chat.exchanges[-1] is not exchange or exchange.answer is not old:
+        try:
+            known = await asking.goes_on(link, job_id)
+        finally:
+            chat.awaited = False
+        if not known or chat.id in self._deleted:
+            return
+        if chat.exchanges[-1] is not exchange or exchange.answer is not old:
             return
 
         async def count(answer: Answer, instead: Answer) -> None:
@@ -161,13 +168,15 @@ class ChatAnswers(ChatBook):
             with suppress(RbeeError):
                 await asking.follow(link, answer, clock)
 
-        answer = Answer(old.prompt, old.model, asked_at=old.asked_at, job_id=job_id)
+        answer = Answer(old.prompt, old.model, asked_at=old.asked_at, job_id=job_id, kept=old)
         await count(answer, old)
         await self._shown(chat, answer, come, every=math.inf)
-        if answer.ended:
+        if answer.counts is answer:
             self.touch(chat)
             # Another rbee that it was coming to has written it, too.
             await self.save(chat, twin=False)
+            if (view := self._view_of(chat)) is not None:
+                await view.sync(self.now())
         else:
             await count(old, answer)
         self.show()

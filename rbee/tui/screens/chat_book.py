@@ -44,7 +44,8 @@ class ChatBook(ColonyScreen):
         self._summaries: dict[str, Summary] = {}
         self._views: list[Conversation] = []
         self._resting: dict[str, Dialogue] = {}
-        self._dirty: set[str] = set()
+        # How often each was touched since it was written.
+        self._dirty: dict[str, int] = {}
         self._deleted: set[str] = set()
         self._unsaved: set[str] = set()
         self._writing = anyio.Lock()
@@ -100,9 +101,9 @@ class ChatBook(ColonyScreen):
         """Show a conversation. False, and a toast, when it cannot be read."""
         async with self._opening:
             view = next((one for one in self._views if one.dialogue.id == id_), None)
-            read = None
+            known = view is not None
             if view is None:
-                found = self._resting.pop(id_, None) or (read := await self._loaded(id_))
+                found = self._resting.pop(id_, None) or await self._loaded(id_)
                 if found is None:
                     return False
                 view = self._view(found)
@@ -111,12 +112,12 @@ class ChatBook(ColonyScreen):
             self.opened()
             await view.sync(self.now())
             await self._put_away()
-        if read is not None:
-            self.was_read(read)
+        if not known:
+            self.was_opened(view.dialogue)
         return True
 
-    def was_read(self, chat: Dialogue) -> None:
-        """A conversation came from its file."""
+    def was_opened(self, chat: Dialogue) -> None:
+        """A conversation that was not drawn is on screen."""
 
     def opened(self) -> None:
         """Another conversation is on screen."""
@@ -149,35 +150,61 @@ class ChatBook(ColonyScreen):
             return
         changed.changed_at = self.now()
         self._summaries[changed.id] = Summary(changed.id, changed.title, changed.changed_at)
-        self._dirty.add(changed.id)
+        self._dirty[changed.id] = self._dirty.get(changed.id, 0) + 1
 
     async def save(self, changed: Dialogue, *, twin: bool = True) -> None:
-        """Write it if it has changed. A disk that does not take it is told once. `twin`: when
-        another rbee has written it meanwhile, this one is kept as another chat."""
-        shelf = self._shelf
-        if shelf is None or changed.id not in self._dirty:
+        """Write it if it has changed. A disk that does not take it is told once. When another rbee
+        has written it meanwhile, this one is kept as another chat; `twin` False: not where that
+        rbee wrote the same answer, and nothing else is new here."""
+        if changed.id not in self._dirty:
             return
         async with self._writing:
-            self._dirty.discard(changed.id)
-            if changed.id in self._deleted:
+            shelf, touched = self._shelf, self._dirty.get(changed.id)
+            if shelf is None or touched is None:
                 return
             changed.revision += 1
-            talk = changed.talk()
             try:
-                await anyio.to_thread.run_sync(shelf.save, changed.id, talk)
-                self._unsaved.discard(changed.id)
-                return
+                await anyio.to_thread.run_sync(shelf.save, changed.id, changed.talk())
             except Conflict:
-                if not twin:
+                settled = not twin and await self._adopted(shelf, changed)
+                self._dirty.pop(changed.id, None)
+                if settled or changed.id in self._deleted:
                     return
                 changed.id, changed.revision = new_id(self.now()), 0
                 self.touch(changed)
             except RbeeError as exc:
+                changed.revision -= 1
                 if changed.id not in self._unsaved:
                     self._unsaved.add(changed.id)
                     self.rbee.toast(exc)
                 return
+            else:
+                self._unsaved.discard(changed.id)
+                if self._dirty.get(changed.id) == touched:
+                    del self._dirty[changed.id]
+                return
         await self.save(changed)
+
+    async def _adopted(self, shelf: Shelf, changed: Dialogue) -> bool:
+        """Take over what another rbee has written, if nothing but its last answer is new here and
+        that is there, whole."""
+        try:
+            there = dialogue(changed.id, await anyio.to_thread.run_sync(shelf.load, changed.id))
+        except RbeeError:
+            return False
+        if self._dirty.get(changed.id) != 1 or not there.exchanges or not changed.exchanges:
+            return False
+        mine, theirs = changed.exchanges[-1].answer, there.exchanges[-1].answer
+        same = mine.job_id is not None and mine.job_id == theirs.job_id
+        if not same or theirs.interrupted or len(theirs.body()) < len(mine.body()):
+            return False
+        changed.name, changed.changed_at, changed.revision = (
+            there.name, there.changed_at, there.revision,
+        )  # fmt: skip
+        changed.model, changed.sampling = there.model, there.sampling
+        changed.exchanges = there.exchanges
+        self._summaries[changed.id] = Summary(changed.id, changed.title, changed.changed_at)
+        return True
 
     async def name_chat(self, id_: str, name: str) -> None:
         """Give it a title of the user's; an empty one is its first question again."""
@@ -196,6 +223,7 @@ class ChatBook(ColonyScreen):
     async def delete_chat(self, id_: str) -> None:
         """For good, from the list and the disk."""
         self._deleted.add(id_)
+        self._dirty.pop(id_, None)
         if (gone := self._dialogue(id_)) is not None:
             self.dropped(gone)
         view = next((one for one in self._views if one.dialogue.id == id_), None)
@@ -266,12 +294,15 @@ class ChatBook(ColonyScreen):
 
     def on_unmount(self) -> None:
         """Write what is not written yet; the app is leaving."""
+        # None: a save that is on its way makes no twin of what is written here.
+        shelf, self._shelf = self._shelf, None
         for changed in [*(view.dialogue for view in self._views), *self._resting.values()]:
-            unwritten = changed.id in self._dirty | self._unsaved or bool(changed.running)
-            if self._shelf is not None and unwritten and changed.id not in self._deleted:
+            coming = any(answer.counts is answer for answer in changed.running)
+            unwritten = changed.id in self._dirty or coming
+            if shelf is not None and unwritten and changed.id not in self._deleted:
                 changed.revision += 1
                 try:
-                    self._shelf.save(changed.id, changed.talk())
+                    shelf.save(changed.id, changed.talk())
                 except RbeeError as exc:
                     self.log.error(exc.message)
 
@@ -312,9 +343,10 @@ class ChatBook(ColonyScreen):
         for view in list(self._views):
             if len(self._views) <= MOST_OPEN:
                 return
-            if view is self.chat or view.dialogue.running:
+            shown = view.dialogue
+            if view is self.chat or shown.running or shown.awaited:
                 continue
             self._views.remove(view)
-            if self._shelf is None or view.dialogue.id in self._dirty | self._unsaved:
-                self._resting[view.dialogue.id] = view.dialogue
+            if self._shelf is None or shown.id in self._dirty:
+                self._resting[shown.id] = shown
             await view.remove()

@@ -15,7 +15,10 @@ def figures(name: str, seed: int, *policies: str) -> list[Outcome]:
     return contest(trace, load_fleet(trace.fleet), policies, names=(name, trace.fleet), seed=seed)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+LAB = pytest.mark.lab
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=LAB), pytest.param(3, marks=LAB)])
 @pytest.mark.parametrize("name, times", [("abab", 4.0), ("three-models", 1.2)])
 def test_models_that_compete_for_memory_are_served_sooner(name: str, times: float, seed: int):
     ect, least = figures(name, seed, "ect", "least-connections")
@@ -33,7 +36,7 @@ def test_it_is_what_others_lose_that_makes_the_difference(name: str):
     assert ect.loads * 2 < own.loads
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=LAB)])
 def test_in_an_uneven_house_the_first_token_comes_sooner(seed: int):
     ect, least = figures("chat", seed, "ect", "least-connections")
     assert (ect.failed, least.failed) == (0, 0)

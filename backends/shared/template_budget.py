@@ -49,7 +49,7 @@ class Budget:
     def tick(self) -> None:
         """Called wherever something can repeat."""
         if time.monotonic() > self._deadline:
-            raise TooCostly(f"it takes longer than {self._seconds:g} s")
+            raise TooCostly(f"it takes longer than {self._seconds:.2g} s")
 
     def fits(self, size: int) -> None:
         """Called before a value of this many characters or elements is made."""

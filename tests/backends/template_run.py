@@ -1,7 +1,8 @@
 """A program for the tests of hostile templates: it tries them, and says what came of each.
 
-Reads a JSON object of templates from stdin; prints one of what came of them. Each is tried in a
-process of its own, so that one that ends its process, or never ends, is seen to.
+Reads a JSON object of names, templates and the seconds that each may take from stdin; prints one of
+what came of them. Each is tried in a process of its own, so that one that ends its process, or
+never ends, is seen to.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from rbee.backends.shared import template
 from rbee.errors import RbeeError
 
 SECONDS = 30
-template._TRIAL_SECONDS = 0.4
 logging.disable()
 
 
 def main() -> None:
-    sources = json.load(sys.stdin)
-    sys.stdout.write(json.dumps({name: apart(source) for name, source in sources.items()}))
+    asked = json.load(sys.stdin)
+    told = {name: apart(source, seconds) for name, (source, seconds) in asked.items()}
+    sys.stdout.write(json.dumps(told))
 
 
-def apart(source: str) -> dict[str, object]:
+def apart(source: str, seconds: float) -> dict[str, object]:
     """What came of one, or the signal that ended its process."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         signal.alarm(SECONDS)
+        template._TRIAL_SECONDS = seconds
         with os.fdopen(writing, "w") as out:
             json.dump(tried(source), out)
         os._exit(0)

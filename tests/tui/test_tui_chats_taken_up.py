@@ -136,7 +136,7 @@ async def test_what_comes_again_replaces_nothing_before_it_says_as_much(tmp_path
     jobs = dict.fromkeys(("j-900", "j-901"), JobState.RUNNING)
     for id_, job in zip(ids, jobs, strict=True):
         kept(tmp_path, id_, job=job, coming=True)
-    before = [(tmp_path / f"{id_}.json").read_bytes() for id_ in ids]
+    before = (tmp_path / f"{stopped}.json").read_bytes()
     with colony_with(jobs) as double:
         double.stories = {job: [*WHOLE[:2], threading.Event()] for job in jobs}
         app = app_for(double, chats_folder=tmp_path)
@@ -149,4 +149,9 @@ async def test_what_comes_again_replaces_nothing_before_it_says_as_much(tmp_path
             await quiet(pilot, chat, 1)
             assert shows(pilot, "interrupted")
             await begun(pilot, chat, left)
-    assert [(tmp_path / f"{id_}.json").read_bytes() for id_ in ids] == before
+            await chat.name_chat(left, "bees")
+    assert (tmp_path / f"{stopped}.json").read_bytes() == before
+    talk = Shelf(tmp_path).load(left)
+    assert (talk.about.title, talk.about.revision) == ("bees", 2), "nothing else was written"
+    (reply,) = talk.turns[0].replies
+    assert (reply.phase, reply.text) == (Phase.INTERRUPTED, "answer 0")

@@ -141,8 +141,10 @@ async def test_values_are_changed_told_undone_and_refused(
         await until(pilot, lambda: box.has_focus)
         assert box.value == "2048"
         box.value = "12"
+        screen.table.cursor_key = "worker.slots"
         await pilot.press("enter")
         await until(pilot, lambda: "worker.ctx = '12'" in words(app), "why not")
+        assert screen._chosen_name() == "worker.ctx", "it is said beside what was refused"
         assert box.has_focus
         assert kept("worker.ctx") == 2048
         box.value = "8192"

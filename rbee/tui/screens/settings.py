@@ -294,6 +294,8 @@ class Settings(FilteredScreen[RowTable]):
             self.rbee.apply_settings()
         except RbeeError as exc:
             self._error = self._beside(exc, name) if told else ""
+            if self._edit.display and name == self._editing:
+                self.table.select(name)
             if not told:
                 self.rbee.toast(exc)
             self.changed()

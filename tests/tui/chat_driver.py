@@ -54,10 +54,6 @@ async def sent(pilot: Pilot[Any], chat: Chat, text: str) -> None:
     await pilot.press("enter")
 
 
-async def dialog(pilot: Pilot[Any], kind: type) -> None:
-    await until(pilot, lambda: isinstance(pilot.app.screen, kind), kind.__name__)
-
-
 def ids_of(count: int) -> list[str]:
     """Names of conversations."""
     return [f"c-20260101-000000-00000{at}" for at in range(count)]

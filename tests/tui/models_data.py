@@ -148,3 +148,9 @@ def furnish(double: ColonyDouble) -> None:
     double.spots = {"qwen2.5-32b-q4": SPOTS}
     double.hub = list(HUB)
     double.stories = {"j-128": [("error", TROUBLE)]}
+
+
+def ended(job_id: str, state: JobState, **more: Any) -> JobInfo:
+    """Something that was done with a model, five seconds ago."""
+    more = {"operation": "model_verify", "model": "bge-m3", "hive": "mule"} | more
+    return JobInfo(job_id=job_id, state=state, finished_at=NOW - 5, **more)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from colony_data import NOW
-from colony_double import ColonyDouble, KeeperDouble
+from colony_double import ColonyDouble
+from keeper_double import KeeperDouble
 from textual.pilot import Pilot
 
 from rbee.tui.app import RbeeApp
@@ -49,6 +50,12 @@ async def connected(pilot: Pilot[Any]) -> RbeeApp:
     repaint(app)
     await pilot.pause()
     return app
+
+
+async def dialog(pilot: Pilot[Any], kind: type) -> None:
+    """Until such a screen is on top, and drawn."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind), kind.__name__)
+    await pilot.pause()
 
 
 def repaint(app: RbeeApp) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio.to_thread
 import pytest
-from colony_double import KeeperDouble
+from keeper_double import KeeperDouble
 from screen_driver import app_for, connected, text_of, until
 from textual.pilot import Pilot
 

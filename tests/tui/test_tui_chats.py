@@ -8,9 +8,9 @@ from pathlib import Path
 
 import colony_data as data
 import pytest
-from chat_driver import colony, dialog, quiet, sent, shows
+from chat_driver import colony, quiet, sent, shows
 from colony_double import ColonyDouble
-from screen_driver import app_for, text_of, until
+from screen_driver import app_for, dialog, text_of, until
 from screen_states import QUESTION, ask, chat_empty
 
 from rbee.tui import asking

@@ -11,9 +11,9 @@ import anyio
 import anyio.from_thread
 import colony_data as data
 import pytest
-from chat_driver import colony, dialog, ids_of, kept, quiet, sent, shows
+from chat_driver import colony, ids_of, kept, quiet, sent, shows
 from colony_double import ColonyDouble
-from screen_driver import app_for, until
+from screen_driver import app_for, dialog, until
 from screen_states import ask, chat_empty
 from textual.widgets import Input
 

@@ -10,7 +10,8 @@ from typing import Any
 import colony_data as data
 import pytest
 from chat_driver import colony, ids_of, kept, quiet, shows
-from colony_double import ColonyDouble, KeeperDouble, Step
+from colony_double import ColonyDouble, Step
+from keeper_double import KeeperDouble
 from screen_driver import app_for, until
 from textual.pilot import Pilot
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from colony_double import KeeperDouble
+from keeper_double import KeeperDouble
 from screen_driver import connected, repaint, text_of, until
 from textual.widgets import Input
 

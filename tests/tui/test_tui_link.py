@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 import colony_data as data
 import pytest
-from colony_double import ColonyDouble, KeeperDouble
+from colony_double import ColonyDouble
+from keeper_double import KeeperDouble
 from screen_driver import Clock
 
 from rbee.client import QueenClient

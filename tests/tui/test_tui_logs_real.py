@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from colony_double import KeeperDouble
+from keeper_double import KeeperDouble
 from screen_driver import app_for, connected, repaint, text_of, until
 
 from rbee.client import QueenClient

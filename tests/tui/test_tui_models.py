@@ -10,24 +10,19 @@ import models_data
 import msgspec
 import pytest
 from colony_double import ColonyDouble
-from screen_driver import app_for, connected, repaint, text_of, until
+from screen_driver import app_for, connected, dialog, repaint, text_of, until
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from rbee.protocol.colony import Models as ModelsChanged
-from rbee.protocol.jobs import JobInfo, JobState
+from rbee.protocol.jobs import JobState
 from rbee.protocol.models import TransferState
 from rbee.tui.app import RbeeApp
-from rbee.tui.carriage import KEPT_SECONDS, Stand, Tale, carriages
-from rbee.tui.glyphs import UNICODE
-from rbee.tui.rows_carriage import sentence, words
-from rbee.tui.rows_found import fits_words, reference, repository_row
-from rbee.tui.rows_models import detail_lines, gigabytes, items
+from rbee.tui.carriage import Tale
 from rbee.tui.screens.choosing import Chooser
 from rbee.tui.screens.dialogs import Confirm
 from rbee.tui.screens.finding import FindModel
 from rbee.tui.screens.models import Models
-from rbee.tui.store import ColonyStore
 
 anyio = pytest.mark.anyio
 replace = msgspec.structs.replace
@@ -67,11 +62,6 @@ def details(screen: Models) -> str:
 def question(app: RbeeApp) -> str:
     assert isinstance(app.screen, Confirm)
     return app.screen._question
-
-
-async def dialog(pilot: Pilot[Any], kind: type) -> None:
-    await until(pilot, lambda: isinstance(pilot.app.screen, kind), kind.__name__)
-    await pilot.pause()
 
 
 def asked(colony: ColonyDouble) -> list[dict[str, Any]]:
@@ -241,7 +231,7 @@ async def test_the_library_follows_the_catalogue_and_is_filtered(colony: ColonyD
         repaint(app)
         row = next(row for row in screen.table.rows if row.key == whisper.model.id)
         assert (row.cells["where"][0], row.cells["model"][0]) == ("mule", "whisper-large-v3")
-        colony.push("job", ended("j-140", JobState.COMPLETED, operation="model_delete"))
+        colony.push("job", models_data.ended("j-140", JobState.COMPLETED, operation="model_delete"))
         await until(pilot, lambda: repaint(app) or screen._carried[-1].key == "j-140")
         screen.transfers.focus()
         await pilot.press("G", "escape")
@@ -313,92 +303,3 @@ def test_models_empty(snap_compare: Callable[..., bool], size: tuple[int, int]) 
 def test_models_found(snap_compare: Callable[..., bool], colony: ColonyDouble) -> None:
     app = app_for(colony, ascii_glyphs=True)
     assert snap_compare(app, terminal_size=(80, 24), run_before=choices_state)
-
-
-# ---- pure parts ---------------------------------------------------------------------------------
-
-
-def store_with(*jobs: JobInfo) -> ColonyStore:
-    store = ColonyStore(clock=lambda: data.NOW)
-    store.apply("snapshot", replace(models_data.snapshot(), jobs=list(jobs)))
-    return store
-
-
-def ended(job_id: str, state: JobState, **more: Any) -> JobInfo:
-    more = {"operation": "model_verify", "model": "bge-m3", "hive": "mule"} | more
-    return JobInfo(job_id=job_id, state=state, finished_at=data.NOW - 5, **more)
-
-
-def test_carriages_put_what_runs_first_then_what_failed() -> None:
-    done, lost = ended("j-1", JobState.COMPLETED), ended("j-2", JobState.FAILED, retry_of="j-0")
-    before = ended("j-0", JobState.FAILED)
-    old = replace(ended("j-3", JobState.CANCELLED), finished_at=data.NOW - KEPT_SECONDS)
-    store = store_with(done, lost, before, old, models_data.FETCH)
-    tales = {"j-1": Tale(result={"problems": ["x.gguf: wrong hash"], "files": 1})}
-    told = carriages(store, tales, {"j-9"})
-    assert [(one.key, one.stand) for one in told] == [
-        ("j-130", Stand.RUNNING),
-        ("attic hf:org/phi@1::p.gguf", Stand.RUNNING),
-        ("j-2", Stand.FAILED),
-        ("j-1", Stand.FAILED),
-    ]
-    assert [one.jobs for one in told[:2]] == [("j-130",), ("j-120",)]
-    assert not told[1].own
-    lines = words(told[3], UNICODE, 60)
-    assert ("  x.gguf: wrong hash", "bad") in [span for line in lines for span in line]
-    assert [one.key for one in carriages(store, {}, {"j-1", "j-2"})][2:] == []
-
-
-@pytest.mark.parametrize(
-    ("operation", "result", "told"),
-    [
-        ("model_verify", {"files": 2}, "all 2 files are well"),
-        ("model_delete", {"freed": 3e9}, "3.0 GB freed"),
-        ("model_download", {"bytes": 2e9, "already": True}, "it was there already: 2.0 GB"),
-        ("model_copy", {}, "it is there"),
-    ],
-)
-def test_what_was_done_is_told(operation: str, result: dict[str, Any], told: str) -> None:
-    job = ended("j-1", JobState.COMPLETED, operation=operation)
-    last = carriages(store_with(job), {"j-1": Tale(result=result)}, ())[-1]
-    assert sentence(last) == told
-
-
-@pytest.mark.parametrize(
-    ("text", "ref"),
-    [
-        ("qwen3", None),
-        ("two words", None),
-        ("org/repo", "hf:org/repo"),
-        ("hf:org/repo:Q4_K_M", "hf:org/repo:Q4_K_M"),
-        ("https://huggingface.co/org/repo", "hf:org/repo"),
-        ("https://huggingface.co/org/repo/tree/main", "hf:org/repo"),
-        ("https://huggingface.co/org/repo?library=x", "hf:org/repo"),
-        ("https://hf.co/o/r/resolve/main/a/b.gguf?download=true", "hf:o/r@main::a/b.gguf"),
-    ],
-)
-def test_references_are_told_from_words(text: str, ref: str | None) -> None:
-    assert reference(text) == ref
-
-
-def test_two_models_of_one_name_are_two_rows_and_nothing_is_wider_than_its_panel() -> None:
-    from rich.cells import cell_len
-
-    store = store_with()
-    evil = models_data.held("a" * 300 + "蜂\x1b[2J", 1.0, ["mule"])
-    twins = [models_data.QWEN, replace(models_data.QWEN, hives=["attic"]), evil]
-    found = items(twins, store)
-    assert [item.key for item in found[:2]] == ["qwen2.5-32b-q4", "qwen2.5-32b-q4 (attic)"]
-    for spots in (models_data.SPOTS, [], None):
-        for line in detail_lines(found[2], spots, "", store, UNICODE, 60):
-            assert sum(cell_len(text) for text, _ in line) <= 60, line
-    assert (gigabytes(386_000_000), gigabytes(19_800_000_000)) == ("0.39G", "19.8G")
-
-
-def test_what_is_here_already_is_said_first() -> None:
-    here = models_data.choice("o/r", "Q4_K_M", 1.0, here=["mule"], files=3)
-    assert fits_words(here) == "here: mule"
-    nothing = models_data.choice("o/r", "Q4_K_M", 1.0)
-    assert "no machine here runs" in fits_words(nothing)
-    row = repository_row(replace(models_data.HUB[0], choices=[here]), UNICODE)
-    assert row.cells["fits"] == ("Q4_K_M is here", "ok")

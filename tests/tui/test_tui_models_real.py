@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from colony_double import KeeperDouble
+from keeper_double import KeeperDouble
 from screen_driver import app_for, connected, repaint, text_of, until
 from textual.pilot import Pilot
 from textual.widgets import Input

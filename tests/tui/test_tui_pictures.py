@@ -8,7 +8,8 @@ from typing import Any
 
 import colony_data as data
 import pytest
-from colony_double import ColonyDouble, KeeperDouble
+from colony_double import ColonyDouble
+from keeper_double import KeeperDouble
 from screen_driver import Clock, app_for
 from screen_states import (
     answered,

@@ -8,7 +8,8 @@ from typing import Any
 import colony_data as data
 import msgspec
 import pytest
-from colony_double import ColonyDouble, KeeperDouble
+from colony_double import ColonyDouble
+from keeper_double import KeeperDouble
 from screen_driver import Clock, app_for, repaint, until
 from screen_states import dashboard, jump, palette
 from test_tui_first_run import added, failed, fresh, near

@@ -7,9 +7,10 @@ from typing import Any
 import colony_data as data
 import msgspec
 import pytest
-from colony_double import ColonyDouble, KeeperDouble
+from colony_double import ColonyDouble
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keeper_double import KeeperDouble
 from rich.cells import cell_len
 from rich.segment import Segment
 from screen_driver import Clock, app_for, connected, repaint, text_of, until

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import pty
-import re
-import struct
-import subprocess
-import sys
-import termios
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import colony_data as data
 import pytest
-from colony_double import ColonyDouble, KeeperDouble
+from colony_double import ColonyDouble
+from keeper_double import KeeperDouble
 from screen_driver import app_for, connected, repaint, text_of, until
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from rbee.errors import SettingsError
 from rbee.paths import Paths
 from rbee.settings import load
 from rbee.settings_layers import SECRET, parse
 from rbee.tui.app import RbeeApp
-from rbee.tui.background import background_is_dark
 from rbee.tui.desk import SettingsDesk
 from rbee.tui.glyphs import UNICODE
-from rbee.tui.key_choices import effective
-from rbee.tui.keymap import BY_ID
-from rbee.tui.keys.vim import VIM
 from rbee.tui.rows_settings import CATEGORIES, RELOADED, applies, as_text, category_of, unit_of
 from rbee.tui.rows_settings import shown as shown_value
 from rbee.tui.screens.key_capture import CaptureKey
@@ -368,80 +354,6 @@ def test_settings_without_colour_and_lines(
     assert snap_compare(app, terminal_size=(80, 24), run_before=state("Appearance", "enter"))
 
 
-@pytest.mark.parametrize(
-    ("keys", "told"),
-    [
-        ({"worker.stpo": "x"}, "did you mean 'worker.stop'"),
-        ({"worker.stop": "ctlr+x"}, "there is no key 'ctlr+x'; did you mean 'ctrl+x'"),
-        ({"worker.stop": "x,"}, "there is no key ''"),
-        ({"worker.stop": "n"}, "'worker.new'"),
-        ({"worker.stop": "1"}, "'screen.dashboard'"),
-        ({"job.cancel": "R"}, "'job.retry'"),
-        ({"list.up": "ctrl+p"}, "'app.palette'"),
-    ],
-)
-def test_keys_that_cannot_be_are_named(keys: dict[str, str], told: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        RbeeApp.check_keys(keys)
-    assert told in caught.value.message
-
-
-def test_keys_that_can_be() -> None:
-    chosen = {
-        "worker.stop": "X, delete",
-        "list.filter": "/,f9",
-        "worker.new": "none",
-        "job.cancel": "n",
-        "view.jump": "alt+o",
-    }
-    assert RbeeApp.check_keys(chosen) == {
-        "worker.stop": "X,delete",
-        "list.filter": "slash,f9",
-        "worker.new": "none",
-        "job.cancel": "n",
-        "view.jump": "alt+o",
-    }
-    vim = effective({"narration.last": "none"}, vim=True)
-    assert vim["list.half_down"] == "shift+pagedown,ctrl+d"
-    assert vim["narration.last"] == "none"
-    assert set(VIM) <= set(BY_ID)
-
-
-@pytest.mark.parametrize(
-    ("answer", "dark"),
-    [
-        (b"\x1b]11;rgb:1414/1111/0b0b\x1b\\\x1b[?62;22c", True),
-        (b"\x1b]11;rgb:ffff/f9f9/ecec\x07\x1b[?6c", False),
-        (b"\x1b]11;rgba:f/f/f/f\x07", False),
-        (b"\x1b[?1;2c", None),
-    ],
-)
-def test_the_terminal_tells_its_background(answer: bytes, dark: bool | None) -> None:
-    ours, theirs = pty.openpty()
-
-    def answers() -> None:
-        asked = b""
-        while not asked.endswith(b"\x1b[c"):
-            asked += os.read(ours, 64)
-        os.write(ours, answer)
-
-    terminal = threading.Thread(target=answers)
-    terminal.start()
-    try:
-        assert background_is_dark({}, theirs) is dark
-    finally:
-        terminal.join(10)
-        os.close(ours)
-        os.close(theirs)
-
-
-@pytest.mark.parametrize(
-    ("text", "dark"), [("15;0", True), ("0;15", False), ("0;default;7", False), ("", None)]
-)
-def test_a_variable_tells_the_background(text: str, dark: bool | None) -> None:
-    assert background_is_dark({"COLORFGBG": text}) is dark
-
-
 def test_every_setting_has_a_place_a_form_and_a_unit(tmp_path: Path) -> None:
     desk = desk_of(home_of(tmp_path))
     seconds = [name for name, field in desk.fields.items() if unit_of(field) == "s"]
@@ -455,36 +367,3 @@ def test_every_setting_has_a_place_a_form_and_a_unit(tmp_path: Path) -> None:
     assert set(desk.fields) >= RELOADED
     secret = next(iter(SECRET))
     assert shown_value(desk.fields[secret], "hunter2", UNICODE) == "(hidden)"
-
-
-def test_sixteen_colours_are_enough(tmp_path: Path) -> None:
-    """The real app in a terminal that has no more: no other colour is ever sent."""
-    code = (
-        "import sys; sys.path[:0] = [sys.argv[1]]\n"
-        "from screen_driver import app_for\n"
-        "app = app_for(None)\n"
-        "app.call_later(app.set_timer, 0.5, app.exit)\n"
-        "app.run()\n"
-    )
-    env = {
-        **os.environ, "TERM": "xterm", "TEXTUAL_COLOR_SYSTEM": "standard",
-        "RBEE_HOME": str(tmp_path),
-    }  # fmt: skip
-    env.pop("NO_COLOR", None)
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    here = str(Path(__file__).parent)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, here], stdin=theirs, stdout=theirs, stderr=theirs, env=env
-    )
-    os.close(theirs)
-    out = b""
-    with contextlib.suppress(OSError):  # the other end is gone
-        while chunk := os.read(ours, 65536):
-            out += chunk
-    assert process.wait(20) == 0
-    os.close(ours)
-    assert b"rbee" in out
-    styles = re.findall(rb"\x1b\[([0-9;]*)m", out)
-    assert any(re.search(rb"(^|;)(3[0-7]|9[0-7])(;|$)", style) for style in styles)
-    assert not [style for style in styles if re.search(rb"(^|;)[34]8;[25];", style)]

@@ -9,7 +9,7 @@ import colony_data as data
 import msgspec
 import pytest
 from colony_double import ColonyDouble
-from screen_driver import app_for, connected, repaint, text_of, until
+from screen_driver import app_for, connected, dialog, repaint, text_of, until
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -85,11 +85,6 @@ async def shown(pilot: Pilot[Any]) -> Workers:
 
 def shows(app: RbeeApp, words: str) -> bool:
     return any(words in line for line in text_of(app))
-
-
-async def dialog(pilot: Pilot[Any], kind: type) -> None:
-    await until(pilot, lambda: isinstance(pilot.app.screen, kind), kind.__name__)
-    await pilot.pause()
 
 
 @anyio

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -242,16 +242,18 @@ class MachineTasks:
 
     async def _stop(self, name: str, say: Say) -> None:
         machine = self._machines.get(name)
-        if machine is not None:
-            say("stopping", f"stopping the hive of {name} and its workers", None)
-            try:
-                async with machine.held(), self._session(name, say) as session:
-                    await machine.command(session, "--stop", "--name", name, timeout=STOP_LIMIT)
-            except NotFound:
-                log.info("nothing to stop on %s: rbee is not installed there", name)
-        record = self._machines.record(name)  # it may be another one by now
-        self._machines.change(msgspec.structs.replace(record, wanted=False))
-        await self._machines.leave(name)
+        # Held until it is left: between the two its hive would be started again.
+        async with machine.held() if machine is not None else nullcontext():
+            if machine is not None:
+                say("stopping", f"stopping the hive of {name} and its workers", None)
+                try:
+                    async with self._session(name, say) as session:
+                        await machine.command(session, "--stop", "--name", name, timeout=STOP_LIMIT)
+                except NotFound:
+                    log.info("nothing to stop on %s: rbee is not installed there", name)
+            record = self._machines.record(name)  # it may be another one by now
+            self._machines.change(msgspec.structs.replace(record, wanted=False))
+            await self._machines.leave(name)
 
     async def _refresh(self, name: str, say: Say) -> Result:
         if self._machines.registry.get(name) is None:

@@ -196,9 +196,7 @@ async def test_its_log_is_followed_while_it_is_on_screen_and_no_longer(
         await pilot.press("l")
         tail = screen.query_one(Tail)
         await until(pilot, lambda: len(tail.texts()) == len(LOG), "the log")
-        repaint(app)
-        await pilot.pause()
-        assert shows(app, "load: [31mreading[0m tensors 1/32"), "no control character is left"
+        await until(pilot, lambda: shows(app, "load: [31mreading[0m tensors 1/32"), "no escapes")
         colony.logs["w-01"].append("and one more")
         await until(pilot, lambda: "and one more" in tail.texts())
         await pilot.press("l")

@@ -71,7 +71,7 @@ def markdown(chat: Dialogue) -> str:
     for exchange in chat.exchanges:
         out += ["## Question", "", exchange.prompt, ""]
         for answer in exchange.shown:
-            out += [*_answer(answer), ""]
+            out += [*_answer(answer.counts), ""]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -82,7 +82,7 @@ def as_json(chat: Dialogue) -> str:
         messages.append({"role": "system", "content": chat.sampling.system})
     for exchange in chat.exchanges:
         messages.append({"role": "user", "content": exchange.prompt})
-        if said := exchange.answer.said():
+        if said := exchange.answer.counts.said():
             messages.append({"role": "assistant", "content": said})
     body = {"title": chat.title, "model": chat.model, "messages": messages}
     return json.dumps(body | chat.sampling.told(), ensure_ascii=False, indent=2) + "\n"

@@ -90,6 +90,11 @@ class Exchange:
         """Those that are still coming."""
         return [answer for answer in self.answers if not answer.ended]
 
+    def turn(self) -> Turn:
+        """As it is kept."""
+        replies = [_reply(answer.counts) for answer in self.answers]
+        return Turn(prompt=self.prompt, replies=replies, chosen=self.chosen)
+
 
 @dataclass
 class Dialogue:
@@ -101,6 +106,7 @@ class Dialogue:
     """The user's own title."""
     changed_at: float = 0.0
     revision: int = 0
+    """The one on disk that this goes on from."""
     model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
@@ -134,32 +140,25 @@ class Dialogue:
         for exchange in self.exchanges:
             if exchange is last:
                 break
-            answer = exchange.answer
+            answer = exchange.answer.counts
             if answer.phase is not Phase.FAILED and (said := answer.said()):
                 out.append(Message(role="user", content=exchange.prompt))
                 out.append(Message(role="assistant", content=said))
         return [*out, Message(role="user", content=last.prompt)]
 
     def talk(self) -> Talk:
-        """As it is kept."""
+        """As it is kept next: one revision on from the one on disk."""
         return Talk(
             about=About(
                 title=self.title,
                 named=bool(self.name),
                 created_at=self.created_at,
                 changed_at=self.changed_at,
-                revision=self.revision,
+                revision=self.revision + 1,
             ),
             model=self.model,
             sampling=self.sampling,
-            turns=[
-                Turn(
-                    prompt=exchange.prompt,
-                    replies=[_reply(answer.counts) for answer in exchange.answers],
-                    chosen=exchange.chosen,
-                )
-                for exchange in self.exchanges
-            ],
+            turns=[exchange.turn() for exchange in self.exchanges],
         )
 
 
@@ -185,6 +184,41 @@ def copied(old: Dialogue, id_: str, name: str) -> Dialogue:
     twin = dialogue(id_, old.talk())
     twin.name, twin.revision = printable(name)[:TITLE], 0
     return twin
+
+
+def unite(here: Dialogue, there: Dialogue) -> bool | None:
+    """Go on from what another rbee has written of a conversation, in which nothing but the answers
+    to the last question is new here, if there they are of the same jobs; of each the one counts
+    that says more. What is equal stays the same object here.
+
+    True: it is to be written, there is less. False: it is not, or not yet: what is coming here has
+    come there. None: they are two conversations; nothing was done.
+    """
+    if not here.exchanges or not there.exchanges:
+        return None
+    ours, theirs = here.exchanges[-1], there.exchanges[-1]
+    jobs = [answer.job_id for answer in ours.answers]
+    same = jobs == [answer.job_id for answer in theirs.answers] and ours.chosen == theirs.chosen
+    if not same or ours.answer.job_id is None:
+        return None
+    answers: list[Answer] = []
+    for mine, other in zip(ours.answers, theirs.answers, strict=True):
+        more = len(other.body()) - len(mine.body())
+        ahead = more > 0 or (more == 0 and not other.interrupted)
+        if ahead and not mine.ended:
+            return False
+        if ahead and other.interrupted:
+            return None
+        answers.append(other if ahead else mine)
+    new = any(one is not other for one, other in zip(answers, theirs.answers, strict=True))
+    theirs.answers = answers
+    for at, (mine, other) in enumerate(zip(here.exchanges, there.exchanges, strict=False)):
+        if mine.turn() == other.turn():
+            there.exchanges[at] = mine
+    here.exchanges, here.revision = there.exchanges, there.revision
+    here.name, here.changed_at = there.name, max(here.changed_at, there.changed_at)
+    here.model, here.sampling = there.model, there.sampling
+    return new
 
 
 def _exchange(turn: Turn) -> Exchange:

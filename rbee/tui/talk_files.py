@@ -10,7 +10,6 @@ import json
 import os
 import re
 import secrets
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +47,6 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # What is there is looked at and then replaced: by one thread at a time.
-        self._saving = threading.Lock()
 
     def listing(self) -> tuple[list[Summary], list[str]]:
         """All conversations, the one that was changed last first; and the names under which those
@@ -91,7 +88,7 @@ class Shelf:
         )
 
     def save(self, id_: str, talk: Talk) -> None:
-        """Write a conversation, whose revision is a new one.
+        """Write a conversation, whose revision is a new one; by one thread at a time.
 
         Raises Conflict when somebody else has written that revision, PayloadTooLarge, and Local
         when the disk does not take it; what was there before is then still there.
@@ -104,8 +101,7 @@ class Shelf:
                 action="Go on in a new chat (^n); ^s writes this one as markdown.",
                 limit=MOST_BYTES,
             )
-        with self._saving:
-            self._replace(path, content, talk.about.revision)
+        self._replace(path, content, talk.about.revision)
 
     def remove(self, id_: str) -> None:
         """Delete a conversation for good."""

@@ -79,6 +79,6 @@ def kept(
         answer.phase = Phase.STREAMING if coming else Phase.DONE
         exchanges.append(Exchange(f"q{number} of {id_[-1]}", [answer]))
     chat = Dialogue(
-        id=id_, created_at=at, name=name, changed_at=at, revision=revision, exchanges=exchanges
+        id=id_, created_at=at, name=name, changed_at=at, revision=revision - 1, exchanges=exchanges
     )
     shelf.save(id_, chat.talk())

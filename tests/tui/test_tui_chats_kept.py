@@ -141,7 +141,7 @@ async def test_many_chats_and_long_ones(tmp_path: Path, monkeypatch: pytest.Monk
             assert not shows(pilot, "earlier questions")
 
             # Another rbee writes the same chat: both are kept.
-            kept(tmp_path, ids[2], revision=2)
+            kept(tmp_path, ids[2], revision=2, name="theirs")
             await sent(pilot, chat, "mine")
             await quiet(pilot, chat, 6)
             await until(pilot, lambda: not chat._dirty, "it is written")
@@ -149,6 +149,25 @@ async def test_many_chats_and_long_ones(tmp_path: Path, monkeypatch: pytest.Monk
             shelf = Shelf(tmp_path)
             assert len(shelf.load(ids[2]).turns) == 1
             assert len(shelf.load(chat.dialogue.id).turns) == 6
+            titles = {one.id: one.title for one in chat.chats}
+            assert (titles[ids[2]], titles[chat.dialogue.id]) == ("theirs", "q0 of 2")
+
+            # From the list, which keeps no copy of what is on disk.
+            await chat.name_chat(ids[0], "ours")
+            kept(tmp_path, ids[0], revision=3, name="theirs again")
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "fsync", full_disk)
+                await chat.name_chat(ids[1], "ours")
+            kept(tmp_path, ids[1], revision=2, name="theirs")
+            await chat.name_chat(ids[1], "ours now")
+            titles = {one.id: one.title for one in shelf.listing()[0]}
+            assert (titles.pop(ids[1]), "ours now" in titles.values()) == ("theirs", True)
+            mine = chat.dialogue.id
+            for id_, title in ((ids[0], "theirs again"), (ids[1], "theirs")):
+                assert await chat.bring(id_)
+                assert chat.dialogue.name == title
+            assert not chat._resting
+            assert await chat.bring(mine)
 
             double.script = [data.started(), *data.tokens("half"), gate]
             await sent(pilot, chat, "to be deleted")
@@ -186,6 +205,7 @@ async def test_a_write_that_does_not_come_about_is_made_good_when_the_app_goes(
         with monkeypatch.context() as patched, anyio.CancelScope() as scope:
             patched.setattr(Dialogue, "talk", as_it_is_cancelled)
             await chat.name_chat(ids[0], "cancelled before the disk")
+        kept(tmp_path, ids[0], revision=2, name="theirs")
 
         def name_again() -> None:
             changed = chat.dialogue
@@ -201,5 +221,6 @@ async def test_a_write_that_does_not_come_about_is_made_good_when_the_app_goes(
             patched.setattr(shelf, "save", as_it_is_touched)
             await chat.name_chat(ids[1], "first")
         assert Shelf(tmp_path).load(ids[1]).about.title == "first"
-    titles = [Shelf(tmp_path).load(id_).about.title for id_ in ids]
-    assert titles == ["cancelled before the disk", "touched meanwhile"]
+    titles = {one.id: one.title for one in Shelf(tmp_path).listing()[0]}
+    assert [titles.pop(id_) for id_ in ids] == ["theirs", "touched meanwhile"]
+    assert list(titles.values()) == ["cancelled before the disk"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import colony_data as data
 import pytest
-from chat_driver import colony, ids_of, kept, quiet, shows
+from chat_driver import colony, ids_of, kept, quiet, sent, shows
 from colony_double import ColonyDouble, Step
 from keeper_double import KeeperDouble
 from screen_driver import app_for, until
@@ -17,9 +17,11 @@ from textual.pilot import Pilot
 
 from rbee.client import QueenStatus
 from rbee.protocol.jobs import JobInfo, JobState
-from rbee.tui.answer import Phase
+from rbee.tui import chat_exports
+from rbee.tui.answer import Answer, Phase
 from rbee.tui.screens import chat_book
 from rbee.tui.screens.chat import Chat
+from rbee.tui.talk import Exchange
 from rbee.tui.talk_files import Shelf
 from rbee.tui.widgets.prompt import Prompt
 
@@ -97,7 +99,7 @@ async def test_an_answer_that_went_on_without_the_app_is_whole_when_its_chat_is_
             assert sorted(streams) == ["j-900", "j-901"]
 
 
-async def test_what_another_rbee_has_written_meanwhile_is_taken_over_or_kept_beside(
+async def test_an_answer_that_another_rbee_has_written_too_is_in_one_chat(
     tmp_path: Path,
 ) -> None:
     whole, named = ids = ids_of(2)
@@ -122,14 +124,29 @@ async def test_what_another_rbee_has_written_meanwhile_is_taken_over_or_kept_bes
             assert (about.title, about.revision, chat.dialogue.id) == ("ours", 3, whole)
 
             await begun(pilot, chat, named)
+            (exchange,) = chat.dialogue.exchanges
             kept(tmp_path, named, revision=2, name="theirs", job="j-901", coming=True)
             gates["j-901"].set()
-            await until(pilot, lambda: chat.dialogue.id not in ids, "another chat")
-            await written(pilot, chat, 1)
-            assert shelf.load(named).about.title == "theirs"
-            (reply,) = shelf.load(chat.dialogue.id).turns[0].replies
-            assert (reply.phase, reply.text) == (Phase.DONE, "a whole answer")
-            assert len(shelf.listing()[0]) == 3
+            await written(pilot, chat, 3)
+            assert chat.dialogue.exchanges == [exchange], "an edit of it goes on"
+            talk = shelf.load(named)
+            (reply,) = talk.turns[0].replies
+            assert (talk.about.title, reply.text) == ("theirs", "a whole answer")
+
+            gate = threading.Event()
+            double.script = [*WHOLE[:2], gate, *WHOLE[2:]]
+            await sent(pilot, chat, "next")
+            await until(pilot, lambda: chat.dialogue.running and chat.dialogue.running[0].tokens)
+            await until(pilot, lambda: not chat._dirty, "it is written")
+            job, revision = chat.dialogue.running[0].job_id, chat.dialogue.revision + 1
+            kept(tmp_path, named, revision=revision, said="a whole answer", job=job)
+            chat.touch(chat.dialogue)
+            await chat.save(chat.dialogue, twin=False)
+            assert chat.dialogue.running, "what comes goes on"
+            gate.set()
+            await until(pilot, lambda: len(chat.chat.turns) == 1, "that it is taken over")
+            assert chat.dialogue.revision == revision
+            assert sorted(one.id for one in shelf.listing()[0]) == ids
 
 
 async def test_what_comes_again_replaces_nothing_before_it_says_as_much(tmp_path: Path) -> None:
@@ -150,6 +167,12 @@ async def test_what_comes_again_replaces_nothing_before_it_says_as_much(tmp_path
             await quiet(pilot, chat, 1)
             assert shows(pilot, "interrupted")
             await begun(pilot, chat, left)
+            chat.action_copy_answer()
+            assert app.clipboard == "answer 0"
+            assert "answer 0" in chat_exports.markdown(chat.dialogue)
+            assert "answer 0" in chat_exports.as_json(chat.dialogue)
+            following = Exchange("next", [Answer("next", "m", 0.0)])
+            assert chat.dialogue.messages(following)[1].content == "answer 0"
             await chat.name_chat(left, "bees")
     assert (tmp_path / f"{stopped}.json").read_bytes() == before
     talk = Shelf(tmp_path).load(left)

@@ -29,7 +29,7 @@ def talk(title: str = "why?", revision: int = 1, at: float = 5.0) -> Talk:
         id=ID,
         created_at=1.0,
         changed_at=at,
-        revision=revision,
+        revision=revision - 1,
         model="m",
         sampling=Sampling(temperature=0.1),
         exchanges=[Exchange(title, answers, chosen=None)],

@@ -133,7 +133,7 @@ class ChatAnswers(ChatBook):
             for answer in answers:
                 tasks.start_soon(self._one, chat, exchange, answer)
         self.touch(chat)
-        await self.save(chat)
+        await self.save(chat, twin=False)
         if not self.query(Prompt):
             return  # the app is leaving
         if (view := self._view_of(chat)) is not None:
@@ -173,7 +173,6 @@ class ChatAnswers(ChatBook):
         await self._shown(chat, answer, come, every=math.inf)
         if answer.counts is answer:
             self.touch(chat)
-            # Another rbee that it was coming to has written it, too.
             await self.save(chat, twin=False)
             if (view := self._view_of(chat)) is not None:
                 await view.sync(self.now())
@@ -221,7 +220,7 @@ class ChatAnswers(ChatBook):
                 await view.draw(self.now())
             if anyio.current_time() - written_at > every:
                 self.touch(chat)
-                await self.save(chat)
+                await self.save(chat, twin=False)
                 written_at = anyio.current_time()
             with anyio.move_on_after(PULSE_SECONDS):
                 await over.wait()

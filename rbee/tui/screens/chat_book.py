@@ -6,6 +6,7 @@ answered is added by the screens that build on it.
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from rbee.narration import printable
 from rbee.tui.screens.base import ColonyScreen
 from rbee.tui.screens.dialogs import Choice, Confirm
 from rbee.tui.screens.naming import AskText
-from rbee.tui.talk import TITLE, Dialogue, copied, dialogue
+from rbee.tui.talk import TITLE, Dialogue, Talk, copied, dialogue, unite
 from rbee.tui.talk_files import Shelf, Summary, new_id
 from rbee.tui.widgets.conversation import Conversation
 from rbee.tui.widgets.prompt import Prompt
@@ -49,6 +50,7 @@ class ChatBook(ColonyScreen):
         self._deleted: set[str] = set()
         self._unsaved: set[str] = set()
         self._writing = anyio.Lock()
+        self._disk = threading.Lock()
         self._opening = anyio.Lock()
         self._number = 0
         first = self._view(self._fresh(rbee.first_model))
@@ -154,64 +156,73 @@ class ChatBook(ColonyScreen):
 
     async def save(self, changed: Dialogue, *, twin: bool = True) -> None:
         """Write it if it has changed. A disk that does not take it is told once. When another rbee
-        has written it meanwhile, this one is kept as another chat; `twin` False: not where that
-        rbee wrote the same answer, and nothing else is new here."""
+        has written it meanwhile, this one is kept as another chat; `twin` False, where only what
+        comes of an answer is new here: not if that rbee has the same answer."""
         if changed.id not in self._dirty:
             return
         async with self._writing:
-            shelf, touched = self._shelf, self._dirty.get(changed.id)
+            shelf, id_, touched = self._shelf, changed.id, self._dirty.get(changed.id)
             if shelf is None or touched is None:
                 return
-            changed.revision += 1
             try:
-                await anyio.to_thread.run_sync(shelf.save, changed.id, changed.talk())
+                await anyio.to_thread.run_sync(self._write, shelf, changed, id_, changed.talk())
             except Conflict:
-                settled = not twin and await self._adopted(shelf, changed)
-                self._dirty.pop(changed.id, None)
-                if settled or changed.id in self._deleted:
+                there = await self._there(shelf, id_)
+                if id_ in self._deleted:
                     return
-                changed.id, changed.revision = new_id(self.now()), 0
-                self.touch(changed)
+                more = None
+                if there is not None and not twin and self._dirty.get(id_) == 1:
+                    more = unite(changed, there)
+                if more is None:
+                    self._part(changed, there)
+                else:
+                    self._summaries[id_] = Summary(id_, changed.title, changed.changed_at)
+                if more is False:
+                    del self._dirty[id_]
             except RbeeError as exc:
-                changed.revision -= 1
-                if changed.id not in self._unsaved:
-                    self._unsaved.add(changed.id)
+                if id_ not in self._unsaved:
+                    self._unsaved.add(id_)
                     self.rbee.toast(exc)
                 return
             else:
-                self._unsaved.discard(changed.id)
-                if self._dirty.get(changed.id) == touched:
-                    del self._dirty[changed.id]
+                self._unsaved.discard(id_)
+                if self._dirty.get(id_) == touched:
+                    del self._dirty[id_]
+                    self._resting.pop(id_, None)
                 return
-        await self.save(changed)
+        await self.save(changed, twin=twin)
 
-    async def _adopted(self, shelf: Shelf, changed: Dialogue) -> bool:
-        """Take over what another rbee has written, if nothing but its last answer is new here and
-        that is there, whole."""
+    def _write(self, shelf: Shelf, changed: Dialogue, id_: str, talk: Talk) -> None:
+        """Blocking, in any thread; the revision goes on once the disk has it."""
+        with self._disk:
+            shelf.save(id_, talk)
+            changed.revision = talk.about.revision
+
+    async def _there(self, shelf: Shelf, id_: str) -> Dialogue | None:
+        """What another rbee has written, if it can be read."""
         try:
-            there = dialogue(changed.id, await anyio.to_thread.run_sync(shelf.load, changed.id))
+            return dialogue(id_, await anyio.to_thread.run_sync(shelf.load, id_))
         except RbeeError:
-            return False
-        if self._dirty.get(changed.id) != 1 or not there.exchanges or not changed.exchanges:
-            return False
-        mine, theirs = changed.exchanges[-1].answer, there.exchanges[-1].answer
-        same = mine.job_id is not None and mine.job_id == theirs.job_id
-        if not same or theirs.interrupted or len(theirs.body()) < len(mine.body()):
-            return False
-        changed.name, changed.changed_at, changed.revision = (
-            there.name, there.changed_at, there.revision,
-        )  # fmt: skip
-        changed.model, changed.sampling = there.model, there.sampling
-        changed.exchanges = there.exchanges
-        self._summaries[changed.id] = Summary(changed.id, changed.title, changed.changed_at)
-        return True
+            return None
+
+    def _part(self, changed: Dialogue, there: Dialogue | None) -> None:
+        """Go on as another chat beside the one that another rbee has written."""
+        old, changed.id, changed.revision = changed.id, new_id(self.now()), 0
+        self._dirty.pop(old, None)
+        self._summaries.pop(old, None)
+        if there is not None:
+            self._summaries[old] = Summary(old, there.title, there.changed_at)
+        if self._resting.get(old) is changed:
+            self._resting[changed.id] = self._resting.pop(old)
+        self.touch(changed)
 
     async def name_chat(self, id_: str, name: str) -> None:
         """Give it a title of the user's; an empty one is its first question again."""
-        found = self._dialogue(id_) or await self._loaded(id_)
-        if found is not None:
-            if all(view.dialogue is not found for view in self._views):
+        async with self._opening:
+            found = self._dialogue(id_) or await self._loaded(id_)
+            if found is not None and all(view.dialogue is not found for view in self._views):
                 self._resting[id_] = found
+        if found is not None:
             at = found.changed_at
             found.name = printable(name)[:TITLE]
             self.touch(found)
@@ -222,6 +233,7 @@ class ChatBook(ColonyScreen):
 
     async def delete_chat(self, id_: str) -> None:
         """For good, from the list and the disk."""
+        shelf = self._shelf  # the app may be leaving before the disk is free
         self._deleted.add(id_)
         self._dirty.pop(id_, None)
         if (gone := self._dialogue(id_)) is not None:
@@ -235,10 +247,10 @@ class ChatBook(ColonyScreen):
             await view.remove()
         self._resting.pop(id_, None)
         self._summaries.pop(id_, None)
-        if self._shelf is not None:
+        if shelf is not None:
             try:
                 async with self._writing:
-                    await anyio.to_thread.run_sync(self._shelf.remove, id_)
+                    await anyio.to_thread.run_sync(shelf.remove, id_)
             except RbeeError as exc:
                 self.rbee.toast(exc)
         self.opened()
@@ -300,11 +312,17 @@ class ChatBook(ColonyScreen):
             coming = any(answer.counts is answer for answer in changed.running)
             unwritten = changed.id in self._dirty or coming
             if shelf is not None and unwritten and changed.id not in self._deleted:
-                changed.revision += 1
                 try:
-                    shelf.save(changed.id, changed.talk())
+                    self._write_last(shelf, changed)
                 except RbeeError as exc:
                     self.log.error(exc.message)
+
+    def _write_last(self, shelf: Shelf, changed: Dialogue) -> None:
+        try:
+            self._write(shelf, changed, changed.id, changed.talk())
+        except Conflict:
+            self._part(changed, None)
+            self._write(shelf, changed, changed.id, changed.talk())
 
     def _fresh(self, model: str | None) -> Dialogue:
         now = self.rbee.store.clock()

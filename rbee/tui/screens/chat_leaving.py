@@ -24,13 +24,13 @@ class ChatLeaving(ChatAnswers):
     def action_copy_answer(self) -> None:
         """The answer to the clipboard; thoughts only when there is nothing else."""
         here = self.chat.here
-        parts = None if here is None else here.answer.parts()
+        parts = None if here is None else here.answer.counts.parts()
         self._copy("answer", parts and (parts.said or parts.thought))
 
     def action_copy_code(self) -> None:
         """The last block of code of the answer."""
         here = self.chat.here
-        self._copy("code", here and chat_exports.last_code(here.answer.said()))
+        self._copy("code", here and chat_exports.last_code(here.answer.counts.said()))
 
     def action_copy_curl(self) -> None:
         """The question as a command line, by the OpenAI route."""

@@ -46,6 +46,8 @@ class Worker:
     suspect: bool = False
     """A connection to it broke: nothing more is sent until it beats again or its exit is known."""
     suspect_mono: float = 0.0
+    blamed: bool = False
+    """Its end is counted as a failure already; until it gives a sign of life."""
     decode_rate: float | None = None
     """Measured tokens per second of one stream, moving average."""
     error: str | None = None

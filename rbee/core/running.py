@@ -228,12 +228,13 @@ def failed(colony: Colony, event: RunFailed) -> None:
         event = replace(event, error=error, loss=None)
     transient = event.loss is not None or isinstance(event.error, moving.TRANSIENT)
     dead = event.loss is Loss.BROKEN or isinstance(event.error, DeviceFailed)
-    if transient and worker is not None and not (dead and worker.suspect):
+    if transient and worker is not None and not (dead and worker.blamed):
         _blame(colony, worker.id, worker.hive)  # one death is one failure, however many it served
     if event.loss is Loss.STALLED and worker is not None:
         supervising.hung(colony, worker, event.error.message)
     elif dead and worker is not None:
-        supervising.doubt(colony, worker)
+        worker.blamed = True
+        supervising.doubt(colony, worker, dying=event.loss is not Loss.BROKEN)
     if transient and job.state in JOB_ACTIVE:
         moving.lose(colony, job, event.error, abort=False)
         return

@@ -179,16 +179,18 @@ def heard(
             worker.beat_at = max(worker.beat_at or 0.0, colony.utc - age)
     for worker in colony.fleet.suspects():
         if worker.hive == hive and worker.heard_mono > worker.suspect_mono:
-            worker.suspect = False
+            worker.suspect = worker.blamed = False
             colony.fleet.touch(worker)
             colony.dirty = True
             telling.publish_worker(colony, worker)
 
 
-def doubt(colony: Colony, worker: Worker) -> None:
-    """Nothing more is sent to it until it gives a sign of life."""
+def doubt(colony: Colony, worker: Worker, *, dying: bool = False) -> None:
+    """Nothing more is sent to it until it gives a sign of life; while `dying` that is none."""
     if not worker.suspect:
         worker.suspect, worker.suspect_mono = True, colony.now
+    if dying:
+        worker.suspect_mono = math.inf
     colony.fleet.touch(worker)
 
 
@@ -245,7 +247,9 @@ def beat(colony: Colony, hive: str, beat: Heartbeat) -> None:
     changed = worker.suspect != dying or worker.memory_bytes != beat.memory_bytes
     worker.suspect, worker.memory_bytes, worker.ctx = dying, beat.memory_bytes, beat.ctx
     if dying:
-        worker.suspect_mono = math.inf  # what it is heard to say is no sign of life
+        worker.suspect_mono = math.inf
+    else:
+        worker.blamed = False
     if changed:
         colony.fleet.touch(worker)
         colony.dirty = True

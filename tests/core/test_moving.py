@@ -10,7 +10,6 @@ from rbee.core.events import (
     Event,
     HiveJoined,
     HiveLeft,
-    HiveSaid,
     JobCancelAsked,
     Loss,
     Tick,
@@ -20,7 +19,6 @@ from rbee.core.queue import PROMOTE_AFTER
 from rbee.errors import (
     BadGateway,
     ContextLengthExceeded,
-    DeviceFailed,
     InferenceTimeout,
     InternalError,
     ModelLoadFailed,
@@ -28,7 +26,6 @@ from rbee.errors import (
     ShuttingDown,
     ValidationFailed,
 )
-from rbee.protocol.hives import HiveTelemetry
 from rbee.protocol.jobs import TERMINAL_EVENTS, JobState, MetricsData, StartedData
 from rbee.protocol.operations import Embed, Priority, WorkerSpawn
 from rbee.protocol.workers import WorkerState
@@ -213,32 +210,6 @@ def test_tokens_are_a_sign_of_life_where_heartbeats_fail() -> None:
         world.tell(Tick({"job": second}), after=1.0)
     assert world.colony.fleet.workers[first].suspect
     assert not any(e.worker_id == first for e in world.all if isinstance(e, StopWorker))
-
-
-def test_a_worker_whose_device_failed_gets_nothing_though_it_still_beats() -> None:
-    world = World()
-    running_alone(world)
-    world.tell(failed("job", DeviceFailed("hot"), tokens=2))
-    for _ in range(3):
-        assert world.jobs["job"].state is JobState.QUEUED
-        world.beat("w-01", WorkerState.FAILED)
-        world.tell(HiveSaid("home", HiveTelemetry(devices=[device()], workers=[], heard=["w-01"])))
-    effects = [*world.tell(exited("w-01", 1)), *world.tell(Tick(), after=2.0)]
-    assert [e.spec.worker_id for e in effects if isinstance(e, StartWorker)] == ["w-02"]
-
-
-def test_a_failed_device_is_one_failure_of_its_machine_however_many_it_answered() -> None:
-    world = World()
-    names = [f"j{at}" for at in range(8)]
-    for name in names:
-        world.submit(name)
-    world.bring_up("w-01", slots=8)
-    for name in names:
-        world.tell(failed(name, DeviceFailed("hot")))
-    world.beat("w-01", WorkerState.FAILED)
-    assert world.colony.setbacks.hives["home"].failures == 1
-    effects = [*world.tell(exited("w-01", 1)), *world.tell(Tick(), after=2.0)]
-    assert of(effects, StartWorker)
 
 
 def test_an_idle_worker_that_is_silent_gets_nothing_and_is_then_removed() -> None:

@@ -40,8 +40,9 @@ OUTPUT_BYTES = 1 << 20
 _AGAIN, _LINGERS = 0.05, 3.0
 """Seconds until a refused session is asked for again, then ever longer up to one second: a server
 counts a session for a moment longer than we do. With none of ours, for so many seconds in all."""
-_START = 5.0
-"""Seconds for a server to answer whether a command may run; a cancelled caller waits for it."""
+_START = 30.0
+"""Seconds for a server to answer whether a command may run; a cancelled caller waits for it. A link
+that is dead ends before."""
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
@@ -190,14 +191,25 @@ class Session:
                     # Given up half-way it would stay open there, and what it runs with it.
                     with anyio.fail_after(_START, shield=True):
                         opened = await start()
-                except ChannelOpenError:
+                except ChannelOpenError as exc:
                     self._open -= 1
-                    if self.lost or (not self._open and alone >= self._lingers):
+                    if self.lost:
                         raise
+                    if not self._open and alone >= self._lingers:
+                        raise ConnectionFailed(
+                            f"{self.machine} refuses to run a command: {exc.reason}",
+                            action="See what its sshd says; MaxSessions 0 lets no command run.",
+                        ) from exc
                     alone = 0.0 if self._open else alone + pause
                     with anyio.move_on_after(pause):
                         await freed.wait()
                     pause = min(1.0, 2 * pause)
+                except TimeoutError as exc:
+                    self._open -= 1
+                    raise ConnectionFailed(
+                        f"{self.machine} did not say within {_START:g} s whether a command may run",
+                        action="Try again when that machine, or the way to it, is less busy.",
+                    ) from exc
                 except BaseException:
                     self._open -= 1
                     raise

@@ -222,6 +222,35 @@ async def test_no_free_session_is_told(start_sshd: Callable[..., Sshd], known: K
         assert "MaxSessions" in caught.value.action
 
 
+async def test_a_session_that_was_given_up_before_the_server_answered_is_free_again(
+    start_sshd: Callable[..., Sshd], known: KnownHosts
+):
+    server = start_sshd(options=["MaxSessions 2"])
+    async with opened(machine(server), known) as session:
+
+        async def give_up() -> None:
+            with pytest.raises(TimedOut):
+                await session.run(["sleep", "1000"], timeout=0.2)
+
+        server.freeze()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up)
+            await anyio.sleep(0.5)  # it is the server's answer that comes too late
+            server.thaw()
+        await gone(server, "sleep")
+        async with session.attached(["cat"]):
+            assert (await session.run(["echo", "free"])).stdout == b"free\n"
+
+
+async def test_a_server_that_runs_no_command_is_told(
+    start_sshd: Callable[..., Sshd], known: KnownHosts
+):
+    server = start_sshd(options=["MaxSessions 0"])
+    async with opened(machine(server), known) as session:
+        with pytest.raises(ConnectionFailed, match="refuses to run a command"):
+            await session.run(["true"])
+
+
 async def test_many_log_in_where_few_may_at_once(
     start_sshd: Callable[..., Sshd], known: KnownHosts
 ):

@@ -164,13 +164,16 @@ class Sshd:
     def freeze(self, *, whole: bool = False) -> None:
         """Nothing is answered any more, and no connection is closed: a cable that was cut. `whole`:
         new connections are not answered either."""
-        for process in (*self._own(whole), *self.children()):
-            process.send_signal(signal.SIGSTOP)
+        self._signal(whole, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """The cable is back."""
-        for process in (*self._own(True), *self.children()):
-            process.send_signal(signal.SIGCONT)
+        self._signal(True, signal.SIGCONT)
+
+    def _signal(self, whole: bool, number: int) -> None:
+        for process in (*self._own(whole), *self.children()):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.send_signal(number)
 
     def _own(self, wanted: bool) -> list[psutil.Process]:
         if not wanted or self._process is None or self._process.poll() is not None:

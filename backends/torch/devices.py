@@ -32,7 +32,10 @@ _FULL_SHARE = 0.5
 """On a CPU weights of 32 bits are taken when they need no more of the free memory than this."""
 _BROKEN = ("CUDA error: ", "HIP error: ")
 _FULL = ("out of memory", "_STATUS_ALLOC_FAILED")
-_NO_FAULT = (*_FULL, "_STATUS_NOT_SUPPORTED", "_STATUS_INVALID_VALUE", "_STATUS_ARCH_MISMATCH")
+_NO_FAULT = (
+    *_FULL, "_STATUS_NOT_INITIALIZED", "_STATUS_NOT_SUPPORTED", "_STATUS_INVALID_VALUE",
+    "_STATUS_ARCH_MISMATCH", "no kernel image", "invalid argument", "invalid configuration",
+)  # fmt: skip
 """What is said with the same first words of a full device, and of one call that cannot be made."""
 NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 

@@ -184,7 +184,7 @@ def reasons(model: ModelFile) -> Generator[None]:
         raise ModelLoadFailed(f"{model.id} cannot be read: {_first(exc)}") from exc
     except Exception as exc:  # dozens of kinds, by what a model's files get wrong
         if full(exc):
-            raise ModelLoadFailed(f"{model.id}: the device has no room: {_first(exc)}") from exc
+            raise ModelLoadFailed(f"{model.id}: there is no room for it: {_first(exc)}") from exc
         if broken(exc):
             what = f"the device failed while {model.id} was loaded"
             raise DeviceFailed(f"{what}: {_first(exc)}") from exc

@@ -11,7 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support.home import Home, processes_of
+from tests.support.home import Home, processes_of, told
 from tests.support.hub_fixture import hub  # noqa: F401
 
 # Two test processes that compute with llama.cpp wait for each other's threads, which by default
@@ -57,10 +57,10 @@ def _nobody_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the run when a process started under the session's temporary folder is still there."""
     yield
     left = processes_of(tmp_path_factory.getbasetemp())
-    told = [f"{p.pid} {' '.join(p.cmdline())[:160]}" for p in left]
+    lines = told(left)
     for process in left:
         process.kill()
-    assert not told, f"processes left behind: {told}"
+    assert not lines, f"processes left behind: {lines}"
 
 
 @pytest.fixture

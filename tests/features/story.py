@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from contextlib import suppress
 
 import httpx
 import psutil
 
 from rbee.sse import ServerEvent
 from tests.support.colony import Colony
-from tests.support.home import Home
+from tests.support.home import Home, words_of
 from tests.support.hub_fixture import StandIn
 from tests.support.told import Reader, Told, follow
 
@@ -60,10 +59,9 @@ def running(home: Home, *words: str) -> list[psutil.Process]:
     """The user's processes with any of the words on their command line."""
     found: list[psutil.Process] = []
     for process in home.processes():
-        with suppress(psutil.Error):  # gone since it was listed
-            line = " ".join(process.cmdline())
-            if any(word in line for word in words):
-                found.append(process)
+        line = " ".join(words_of(process))
+        if any(word in line for word in words):
+            found.append(process)
     return found
 
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.support.box import Boxes
-from tests.support.home import wait_for
+from tests.support.home import wait_for, words_of
 
 pytestmark = pytest.mark.lab
 
@@ -36,7 +36,7 @@ def test_the_programs_of_a_way_are_killed_one_after_the_other(boxes: Boxes) -> N
     # what guards its worker against being left behind
     reader = boxes.ask(LONG, "attic")
     wait_for(lambda: "tick" in reader.told.text, what="the first word")
-    (guard,) = [p for p in box.processes() if "guard.py" in " ".join(p.cmdline())]
+    (guard,) = [p for p in box.processes() if "guard.py" in " ".join(words_of(p))]
     guard.kill()
     assert reader.whole().text.split() == WHOLE
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.home import Home, processes_of, wait_for
+from tests.support.home import Home, processes_of, wait_for, words_of
 from tests.support.sshd import Silent, Sshd, SshUser
 from tests.support.told import Reader
 
@@ -92,7 +92,7 @@ class Box:
 
     def hive(self) -> psutil.Process:
         """The process of its hive."""
-        (found,) = [p for p in self.processes() if "rbee.daemons.hive.main" in p.cmdline()]
+        (found,) = [p for p in self.processes() if "rbee.daemons.hive.main" in words_of(p)]
         return found
 
     def close(self) -> None:

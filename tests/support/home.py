@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -47,6 +48,18 @@ def processes_of(folder: Path) -> list[psutil.Process]:
         if str(folder) in named:
             found.append(process)
     return found
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; of one that has gone meanwhile, none."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def told(processes: list[psutil.Process]) -> list[str]:
+    """Number and command of each, for people."""
+    return [f"{process.pid} {' '.join(words_of(process))[:160]}" for process in processes]
 
 
 class Home:
@@ -152,7 +165,7 @@ class Home:
         """All processes are gone within the limit."""
         wait_for(
             lambda: not self.processes(), limit=limit,
-            what=f"all gone, left: {[' '.join(p.cmdline())[:120] for p in self.processes()]}",
+            what=f"all gone, left: {told(self.processes())}",
         )  # fmt: skip
 
     def close(self) -> None:

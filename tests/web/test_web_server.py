@@ -21,15 +21,15 @@ import psutil
 import pytest
 
 from rbee.web import tab
-from tests.support.home import Home, wait_for
+from tests.support.home import Home, wait_for, words_of
 
 TAB = "rbee.commands.web_tab"
 
 
 def tabs(home: Home) -> list[psutil.Process]:
     """The processes of screens, their guards aside."""
-    found = [one for one in home.processes() if TAB in one.cmdline()]
-    return [one for one in found if "--" not in one.cmdline()]
+    found = [one for one in home.processes() if TAB in words_of(one)]
+    return [one for one in found if "--" not in words_of(one)]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def use(home: Home, base: str, prefix: str, cookies: dict[str, str]) -> No
 
         async with session.ws_connect(socket, origin=own) as ws:
             await drawn(ws, "queen is up")
-            (server,) = [one for one in home.processes() if "web" in one.cmdline()]
+            (server,) = [one for one in home.processes() if "web" in words_of(one)]
             server.kill()
             assert await closed(ws) == 1006
 
@@ -166,7 +166,7 @@ def test_a_queen_that_runs_is_left_alone_and_enter_makes_links(
     assert first in door.read_text("utf-8")
     assert stat.S_IMODE(door.stat().st_mode) == 0o600
     token = first.partition("?token=")[2]
-    assert not any(token in " ".join(one.cmdline()) for one in home.processes())
+    assert not any(token in " ".join(words_of(one)) for one in home.processes())
 
     os.write(master, b"\n")
     second = process.stdout.readline().strip()

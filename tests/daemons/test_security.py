@@ -353,15 +353,28 @@ def test_web_pages_that_were_named_may_call_and_no_others(house: House) -> None:
                 assert "access-control-allow-origin" not in reply.headers
 
 
-def test_a_key_is_in_no_file_of_hers(house: House) -> None:
-    """The last test: all that the others did has been logged, at the level that tells most."""
-    secrets = [*house.secrets, house.home.token]
-    assert len(secrets) >= 6
-    with house.caller(house.secrets[0]) as gone:
-        gone.get("/v1/models?key=" + house.secrets[0])
-    done = house.home.rbee("doctor", "--json")
+@pytest.fixture(scope="module")
+def used(house: House) -> House:
+    """Keys that infer, that may not, that are revoked and that never were; their use on disk."""
+    key, admin = house.key("used"), house.key("ruler", "--scope", "admin")
+    for one, code in ((key, 200), (admin, 200), (f"{key[:-1]}!", 401)):
+        with house.caller(one) as caller:
+            assert caller.post("/v1/chat/completions", json=chat()).status_code == code
+    assert house.home.rbee("key", "revoke", "ruler").returncode == 0
+    with house.caller(admin) as gone:
+        assert gone.get("/v1/models").status_code == 401
+    assert house.home.rbee("usage").returncode == 0
+    return house
+
+
+def test_a_key_is_in_no_file_of_hers(used: House) -> None:
+    """At the level that tells most; with all that tests before it have done, if any were here."""
+    secrets = [*used.secrets, used.home.token]
+    with used.caller(used.secrets[0]) as gone:
+        gone.get("/v1/models?key=" + used.secrets[0])
+    done = used.home.rbee("doctor", "--json")
     assert not [secret for secret in secrets if secret in done.stdout]
-    files = [file for file in house.home.path.rglob("*") if file.is_file()]
+    files = [file for file in used.home.path.rglob("*") if file.is_file()]
     names = {file.name for file in files}
     assert {"queen.log", "keys.json", "usage.db", "rbee.db"} <= names
     for file in files:
@@ -374,9 +387,9 @@ def test_a_key_is_in_no_file_of_hers(house: House) -> None:
     assert "fingerprint=" in logged
 
 
-def test_no_other_user_can_read_what_is_hers(house: House) -> None:
+def test_no_other_user_can_read_what_is_hers(used: House) -> None:
     for name in ("state/owner.token", "data/keys.json", "data/usage.db", "state/queen.json"):
-        file: Path = house.home.path / name
+        file: Path = used.home.path / name
         assert file.stat().st_mode & 0o077 == 0, name
 
 

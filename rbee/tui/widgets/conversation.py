@@ -59,7 +59,7 @@ class TurnView(Vertical):
         self.set_class(self.exchange.chosen is None, "-pair")
         there = {id(view.answer): view for view in self.replies}
         fresh = [ReplyView(one, self._glyphs) for one in shown if id(one) not in there]
-        if fresh:
+        if fresh and self._replies.is_attached:
             await self._replies.mount_all(fresh)
         for at, view in enumerate(self.replies):
             view.display = any(view.answer is one for one in shown)
@@ -156,6 +156,8 @@ class Conversation(VerticalScroll, can_focus=True):
             for view in views:
                 if not view.is_attached:
                     await self.mount(view, after=previous or self._earlier)
+                if not view.is_attached:
+                    return  # the app is leaving, and takes no new widgets
                 await view.sync(now)
                 previous = view
             self.turns = views

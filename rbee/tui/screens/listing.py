@@ -85,7 +85,7 @@ class ListScreen(FilteredScreen[TabbedTable]):
     @property
     def facet_width(self) -> int:
         """Cells of a line of a facet, also of one that has just come on screen."""
-        return max(8, self.query_one("#inspector").size.width - 3)
+        return max([8, *(inspector.size.width - 3 for inspector in self.query("#inspector"))])
 
     def offer(self, state: object) -> None:
         """The keys that are offered depend on this."""
@@ -95,7 +95,10 @@ class ListScreen(FilteredScreen[TabbedTable]):
             self.refresh_bindings()
 
     def set_out_facets(self, title: str) -> list[str]:
-        """Show those there is room for; their names."""
+        """Show those there is room for; their names. None while the app takes the screen apart:
+        what is still being read for it has no place any more."""
+        if not self.query("#inspector"):
+            return []
         stacked = self.has_class("-stacked")
         for name, facet in self.facets.items():
             shown = stacked or name == self.tab

@@ -18,8 +18,8 @@ Feature: Streams that outlive their worker
   @s39
   Scenario: A real model says the same words as if nothing had happened
     Given a queen I started
-    When I run rbee infer --model smollm2-135m --seed 7 --deterministic --ignore-eos --max-tokens 40 "Tell me of bees."
-    And I start rbee infer --model smollm2-135m --seed 7 --deterministic --ignore-eos --max-tokens 40 "Tell me of bees." in the background
+    When I run rbee infer --model smollm2-135m --seed 7 --deterministic --ignore-eos --max-tokens 100 "Tell me of bees."
+    And I start rbee infer --model smollm2-135m --seed 7 --deterministic --ignore-eos --max-tokens 100 "Tell me of bees." in the background
     And its answer has 12 tokens
     And the worker is killed with SIGKILL
     Then it exits with 0

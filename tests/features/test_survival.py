@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from pytest_bdd import given, parsers, scenarios, then, when
 
@@ -29,7 +30,11 @@ def behind_a_line(story: Story, name: str) -> Iterator[None]:
 
 @when(parsers.parse("its answer has {count:d} tokens"))
 def has_tokens(story: Story, count: int) -> None:
-    (job,) = wait_for(lambda: story.home.get("/v1/jobs?state=running")["jobs"], what="it runs")
+    def under_way() -> list[dict[str, Any]]:
+        jobs = story.home.get("/v1/jobs")["jobs"]
+        return [job for job in jobs if job["state"] in ("dispatched", "running")]
+
+    (job,) = wait_for(under_way, what="it runs")
     story.job, story.worker = job["job_id"], job["worker_id"]
     follow(story.home.url, story.job, until=lambda told: told.kinds.count("token") >= count)
 

@@ -82,7 +82,7 @@ run: $(VENV)/.installed
 	exec $(BIN)/rbee infer --ephemeral --model $(MODEL) --max-tokens 512 -- "$${ASKED:-Why do bees dance?}"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 4 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 lab: $(VENV)/.installed-dev
 	$(BIN)/pytest -n 2 --dist worksteal -m lab

@@ -69,7 +69,7 @@ class HiveRoutes:
     async def change(self, request: Request) -> Response:
         """PATCH /v1/hives/{name}"""
         name = request.path_params["name"]
-        await self._queen.machine_tasks.change(name, decode(await request.body(), HiveChange))
+        await self._queen.machines.edit(name, decode(await request.body(), HiveChange))
         return json_response(self._queen.machines.info(name))
 
     async def remove(self, request: Request) -> Response:

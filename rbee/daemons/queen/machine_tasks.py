@@ -21,7 +21,7 @@ from rbee.daemons.queen.installing import Installing
 from rbee.daemons.queen.links import HiveLink, HttpLink
 from rbee.daemons.queen.turns import Turns
 from rbee.errors import Conflict, HiveExists, HiveOffline, HostKeyUnknown, NotFound, RbeeError
-from rbee.protocol.machines import SETTLED, HiveChange, HiveRecord
+from rbee.protocol.machines import SETTLED, HiveRecord
 from rbee.protocol.operations import (
     HiveAdd,
     HiveCheck,
@@ -347,24 +347,6 @@ class MachineTasks:
         async with self._session(name, say) as session:
             told = await self._installing.put(name, session, request, say)
         return self._told(name) | told
-
-    async def change(self, name: str, change: HiveChange) -> None:
-        """PATCH: what is given is remembered. Labels are heeded at once, the rest when the machine
-        is connected next."""
-        record = self._machines.record(name)
-        given = {
-            field: value
-            for field, value in msgspec.structs.asdict(change).items()
-            if value is not None and field != "labels"
-        }
-        new = {key: (None if value == "" else value) for key, value in given.items()}
-        if change.labels is not None:
-            both = {**record.labels, **change.labels}
-            new["labels"] = {key: value for key, value in both.items() if value}
-        changed = msgspec.structs.replace(record, **new)
-        self._machines.change(changed)
-        if change.labels is not None:
-            await self._machines.label(changed)
 
     @asynccontextmanager
     async def _session(self, name: str, say: Say) -> AsyncGenerator[Session]:

@@ -28,7 +28,7 @@ from rbee.errors import HiveExists, HiveNotFound, HiveOffline, RbeeError
 from rbee.naming import queen_name
 from rbee.paths import make_private
 from rbee.protocol.hives import HiveInfo
-from rbee.protocol.machines import SETTLED, HiveRecord, LinkInfo
+from rbee.protocol.machines import SETTLED, HiveChange, HiveRecord, LinkInfo
 
 if TYPE_CHECKING:
     from rbee.clock import Clock
@@ -232,9 +232,23 @@ class Machines:
         except RbeeError as exc:
             log.warning("what is known of %s was not kept: %s", record.name, exc.message)
 
-    async def label(self, record: HiveRecord) -> None:
-        """What the record says of the hive is heeded from now on."""
-        await self._call(HiveLabelled(record.name, record.labels))
+    async def edit(self, name: str, change: HiveChange) -> None:
+        """PATCH: what is given is remembered. Labels are heeded at once, the rest when the machine
+        is connected next."""
+        record = self.record(name)
+        given = {
+            field: value
+            for field, value in msgspec.structs.asdict(change).items()
+            if value is not None and field != "labels"
+        }
+        new = {key: (None if value == "" else value) for key, value in given.items()}
+        if change.labels is not None:
+            both = {**record.labels, **change.labels}
+            new["labels"] = {key: value for key, value in both.items() if value}
+        changed = msgspec.structs.replace(record, **new)
+        self.change(changed)
+        if change.labels is not None:
+            await self._call(HiveLabelled(changed.name, changed.labels))
 
     def stay_alone(self) -> set[str]:
         """Hives that were told to stay without a queen for a while."""

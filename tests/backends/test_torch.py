@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 
 from rbee import backend_contract, registry
@@ -14,23 +11,18 @@ from rbee.errors import (
     ContextLengthExceeded,
     ValidationFailed,
 )
-from tests.support.backends import Driver, load
+from tests.support.backends import Driver
+from tests.support.torch_folders import CTX, altered, load_folder
 
 pytest.importorskip("transformers", reason="the extra torch is not installed")
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
-CTX = 256
 WORDS = "the bees fly over the hill and back again to the hive "
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
 def model(folder):
     seen: list[tuple[str, float]] = []
-    loaded = _load(folder, ctx=CTX, slots=4, seen=seen)
+    loaded = load_folder(folder, ctx=CTX, slots=4, seen=seen)
     assert seen[0][0] == "loading torch"
     assert "reading weights in f32" in {stage for stage, _ in seen}
     assert [done for _, done in seen] == sorted(done for _, done in seen)
@@ -38,18 +30,6 @@ def model(folder):
     driver = Driver(loaded)
     yield driver
     driver.close()
-
-
-def _load(path, **options):
-    return load(path, backend="torch", form="safetensors", **options)
-
-
-def _changed(folder, target, **changes):
-    """A copy whose config.json says something else."""
-    shutil.copytree(folder, target)
-    config = json.loads((target / "config.json").read_text()) | changes
-    (target / "config.json").write_text(json.dumps(config))
-    return target
 
 
 def test_it_keeps_the_contract(folder, tmp_path):
@@ -225,11 +205,11 @@ def test_memory_counts_weights_and_context(model, folder):
 
 def test_a_window_is_kept_to(folder, tmp_path):
     """A model whose layers look back over 5 tokens answers by the last of them alone."""
-    changed = _changed(
+    changed = altered(
         folder, tmp_path / "mistral", model_type="mistral", sliding_window=5,
         architectures=["MistralLMHeadModel"],
     )  # fmt: skip
-    driver = Driver(_load(changed, slots=2, ctx=CTX))
+    driver = Driver(load_folder(changed, slots=2, ctx=CTX))
     assert driver.model.capabilities == ("text-gen",), "GPT-2's end of a name is no embedder's"
     reach = 5 * tiny.LAYERS
     texts = [

@@ -27,27 +27,10 @@ from rbee.errors import (
 )
 from rbee.models.packages import packaged
 from tests.support.backends import Driver, load
+from tests.support.torch_folders import CTX, load_folder
 
 pytest.importorskip("transformers", reason="the extra torch is not installed")
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
-CTX = 256
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
-
-
-def _load(path, **options):
-    return load(path, backend="torch", form="safetensors", **options)
-
-
-def _changed(folder, target, **changes):
-    """A copy whose config.json says something else."""
-    shutil.copytree(folder, target)
-    config = json.loads((target / "config.json").read_text()) | changes
-    (target / "config.json").write_text(json.dumps(config))
-    return target
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -57,7 +40,7 @@ def _changed(folder, target, **changes):
 def test_a_device_that_is_not_there_fails_and_nothing_is_loaded(folder, device):
     seen: list[tuple[str, float]] = []
     with pytest.raises((DeviceFailed, BackendUnavailable)) as caught:
-        _load(folder, device=device, seen=seen)
+        load_folder(folder, device=device, seen=seen)
     assert caught.value.code == "DEVICE_FAILED"
     assert "it has cpu" in caught.value.message
     assert {stage for stage, _ in seen} == {"loading torch"}
@@ -121,7 +104,7 @@ def test_a_bad_folder_is_refused_with_what_is_wrong(folder, tmp_path, name, erro
             config |= {"layer_types": ["full_attention", "linear_attention"]}
         (bad / "config.json").write_text(json.dumps(config))
     with pytest.raises(error):
-        _load(bad)
+        load_folder(bad)
 
 
 def test_a_load_is_given_up_between_tensors(folder):
@@ -152,7 +135,7 @@ def test_a_load_is_given_up_between_tensors(folder):
 )
 def test_options_that_cannot_be_are_refused(folder, options, words):
     with pytest.raises(ModelLoadFailed, match=words):
-        _load(folder, **options)
+        load_folder(folder, **options)
 
 
 def test_the_probe_loads_nothing_and_tells_what_torch_was_built_for(monkeypatch):
@@ -186,7 +169,7 @@ def test_a_causal_model_of_sentences_makes_vectors_of_the_last_token(folder, tmp
         {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     ]
     (made / "modules.json").write_text(json.dumps(modules))
-    driver = Driver(_load(made, ctx=CTX))
+    driver = Driver(load_folder(made, ctx=CTX))
     assert driver.model.capabilities == ("embedding",)
     texts = ("bees make honey", "a much longer text of a lorry on the motorway", "bees make honey")
     together = driver.submit(Embedding(texts)).end()
@@ -203,7 +186,7 @@ def test_a_causal_model_of_sentences_makes_vectors_of_the_last_token(folder, tmp
         bad = [*modules[:1], {"idx": 1, "path": path, "type": f"x.{wrong}"}]
         (made / "modules.json").write_text(json.dumps(bad))
         with pytest.raises(error):
-            _load(made, ctx=CTX)
+            load_folder(made, ctx=CTX)
 
 
 @pytest.mark.lab
@@ -226,7 +209,7 @@ def test_vectors_of_minilm_are_those_of_its_original_network(tmp_path):
         [sys.executable, str(program), str(folder), *texts],
         check=True, capture_output=True, text=True, timeout=120,
     ).stdout  # fmt: skip
-    driver = Driver(_load(folder, ctx=256))
+    driver = Driver(load_folder(folder, ctx=256))
     made = driver.submit(Embedding(texts)).end()
     driver.close()
     assert isinstance(made, Embedded)
